@@ -1,0 +1,1 @@
+"""The program `fleet`: one module per command, each: parse, one call, print."""

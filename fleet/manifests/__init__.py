@@ -1,0 +1,1 @@
+"""Manifests: the YAML a person writes, read and validated."""

@@ -1,0 +1,1 @@
+"""The manifests a person starts from, and what is put beside them."""
