@@ -1,0 +1,137 @@
+"""Every default number in one place, and where things are kept. Standard library only: a hook imports this.
+
+Which value counts: a flag, then a `FLEET_…` variable, then config.yaml (`config.py`), then the default here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+SOCKET_PATH_LIMIT = 107
+"""A Unix socket's path in bytes, without its closing zero (sun_path, unix(7))."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What can be set. Seconds, unless the name says otherwise. Each field's comment is its documentation."""
+
+    # observing (SEMANTICS 3)
+    observe_interval: float = 0.25  # between sweeps of a multiplexer's panes while something moves
+    observe_idle_interval: float = 1.0  # the same while nothing moves
+    observe_timeout: float = 5.0  # a multiplexer that has not answered by then could not be read
+    fresh: float = 5.0  # up to this age a state is live
+    stale: float = 30.0  # up to this age it is stale, beyond it critical
+    ready_agree: float = 0.4  # two screens that say ready must be this far apart
+    panes_per_server: int = 100  # agents per tmux server
+    pane_width: int = 120  # columns of an agent's pane
+    pane_height: int = 40  # rows of an agent's pane
+    history_limit: int = 2000  # lines of scrollback a pane keeps
+
+    # supervising (SEMANTICS 2)
+    start_backoff: tuple[float, ...] = (5.0, 15.0, 45.0)  # after a failed start; then failed/StartFailed
+    shell_started: float = 1.0  # a shell agent that lives this long has started
+    resume_guard: float = 5.0  # a resume that dies within this gets one fresh start
+    backoff_jitter: float = 0.2  # ± this part of every backoff
+    brake_burst: int = 5  # restarts at once, fleet-wide
+    brake_every: float = 5.0  # and one more in this time
+    start_parallel: int = 4  # starts at once when many come back
+    ramp_halt: int = 3  # failed starts in a row that halt the ramp
+    mass_deaths: int = 3  # unexplained deaths …
+    mass_window: float = 30.0  # … within this, that are looked at twice
+    mass_recheck: float = 0.75  # after this
+    kill_grace: float = 0.5  # from SIGTERM to SIGKILL for leftovers of an older generation
+    exit_command_grace: float = 3.0  # for the program's own exit command, before SIGTERM
+    limit_jitter_min: float = 60.0  # after a usage limit's end …
+    limit_jitter_max: float = 300.0  # … up to this
+
+    # keeping
+    events_kept_days: float = 30.0  # hook and phase events
+    log_kept_mb: float = 16.0  # captured lines per agent
+    spool_check: float = 2.0  # the net below the watch on the spool
+
+    # the daemon
+    daemon_start_timeout: float = 20.0  # until its socket answers
+    request_timeout: float = 30.0  # the CLI's wait for an answer that is not meant to take long
+    keeper_delay: float = 0.2  # the keeper's pause before it starts a daemon again
+    keeper_delay_max: float = 30.0  # where the daemon keeps ending
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where one fleet keeps its things. Two homes are two fleets that never meet."""
+
+    config: Path
+    state: Path
+    run: Path
+
+    @classmethod
+    def of(cls, environ: dict[str, str] | os._Environ[str] | None = None) -> Places:
+        """`$FLEET_HOME` where it is set, else the XDG folders."""
+        env = os.environ if environ is None else environ
+        home = Path(env.get("HOME") or Path("~").expanduser())
+        base = env.get("FLEET_HOME")
+        if base:
+            root = Path(base).expanduser().absolute()
+            return cls(config=root, state=root / "state", run=_short(root / "run", env))
+        config = Path(env.get("XDG_CONFIG_HOME") or home / ".config") / "fleet"
+        state = Path(env.get("XDG_STATE_HOME") or home / ".local" / "state") / "fleet"
+        runtime = env.get("XDG_RUNTIME_DIR")
+        return cls(config=config, state=state, run=_short(Path(runtime) / "fleet" if runtime else state / "run", env))
+
+    @property
+    def config_file(self) -> Path:
+        return self.config / "config.yaml"
+
+    @property
+    def agents(self) -> Path:
+        """The default fleet folder."""
+        return self.config / "agents"
+
+    @property
+    def rules(self) -> Path:
+        """A person's own screen rules: HARNESS.toml here adds to and overrides the shipped ones."""
+        return self.config / "screens"
+
+    @property
+    def database(self) -> Path:
+        return self.state / "fleet.db"
+
+    @property
+    def lock(self) -> Path:
+        return self.state / "daemon.lock"
+
+    @property
+    def log(self) -> Path:
+        return self.state / "daemon.log"
+
+    @property
+    def control(self) -> Path:
+        """The daemon's Unix socket, 0600."""
+        return self.run / "control.sock"
+
+    @property
+    def spool(self) -> Path:
+        """Where hooks leave their events: one folder per agent, one file per event."""
+        return self.state / "spool"
+
+    def agent(self, name: str) -> Path:
+        """An agent's own folder: its launches, logs, last screen."""
+        return self.state / "agents" / name
+
+    def workspace(self, name: str) -> Path:
+        """Where an agent works that names no `workdir`."""
+        return self.state / "workspaces" / name
+
+
+def _short(run: Path, env: dict[str, str] | os._Environ[str]) -> Path:
+    """The folder for sockets; a deep home gets a short one of its own, since a socket's path has a limit."""
+    if len(os.fsencode(run / "tmux-000.sock.suffix")) <= SOCKET_PATH_LIMIT:
+        return run
+    mark = hashlib.sha256(os.fsencode(run)).hexdigest()[:16]
+    base = Path(env.get("XDG_RUNTIME_DIR") or f"/tmp/fleet-{os.getuid()}")
+    if len(os.fsencode(base)) > 60:
+        base = Path(f"/tmp/fleet-{os.getuid()}")
+    return base / mark
