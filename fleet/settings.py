@@ -5,13 +5,11 @@ Which value counts: a flag, then a `FLEET_…` variable, then config.yaml (`conf
 
 from __future__ import annotations
 
-import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
-SOCKET_PATH_LIMIT = 107
-"""A Unix socket's path in bytes, without its closing zero (sun_path, unix(7))."""
+from fleet import places
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +52,7 @@ class Settings:
 
     # the daemon
     daemon_start_timeout: float = 20.0  # until its socket answers
-    request_timeout: float = 30.0  # the CLI's wait for an answer that is not meant to take long
+    request_timeout: float = places.REQUEST_TIMEOUT  # the CLI's wait for an answer that is not meant to take long
     keeper_delay: float = 0.2  # the keeper's pause before it starts a daemon again
     keeper_delay_max: float = 30.0  # where the daemon keeps ending
 
@@ -70,16 +68,8 @@ class Places:
     @classmethod
     def of(cls, environ: dict[str, str] | os._Environ[str] | None = None) -> Places:
         """`$FLEET_HOME` where it is set, else the XDG folders."""
-        env = os.environ if environ is None else environ
-        home = Path(env.get("HOME") or Path("~").expanduser())
-        base = env.get("FLEET_HOME")
-        if base:
-            root = Path(base).expanduser().absolute()
-            return cls(config=root, state=root / "state", run=_short(root / "run", env))
-        config = Path(env.get("XDG_CONFIG_HOME") or home / ".config") / "fleet"
-        state = Path(env.get("XDG_STATE_HOME") or home / ".local" / "state") / "fleet"
-        runtime = env.get("XDG_RUNTIME_DIR")
-        return cls(config=config, state=state, run=_short(Path(runtime) / "fleet" if runtime else state / "run", env))
+        config, state, run = places.folders(environ)
+        return cls(config=Path(config), state=Path(state), run=Path(run))
 
     @property
     def config_file(self) -> Path:
@@ -124,14 +114,3 @@ class Places:
     def workspace(self, name: str) -> Path:
         """Where an agent works that names no `workdir`."""
         return self.state / "workspaces" / name
-
-
-def _short(run: Path, env: dict[str, str] | os._Environ[str]) -> Path:
-    """The folder for sockets; a deep home gets a short one of its own, since a socket's path has a limit."""
-    if len(os.fsencode(run / "tmux-000.sock.suffix")) <= SOCKET_PATH_LIMIT:
-        return run
-    mark = hashlib.sha256(os.fsencode(run)).hexdigest()[:16]
-    base = Path(env.get("XDG_RUNTIME_DIR") or f"/tmp/fleet-{os.getuid()}")
-    if len(os.fsencode(base)) > 60:
-        base = Path(f"/tmp/fleet-{os.getuid()}")
-    return base / mark
