@@ -1,21 +1,25 @@
 """What can go wrong, as a tree. A class's docstring is its message: what happened, then what to do.
 
-    FleetError                  1
-      Usage                     2   the command's words are off
-      InvalidManifest           2   with every problem, by file, line and column
-      InvalidSettings           2
-      UnknownAgent              3
-      NotAllowed                1   refused: it would reach beyond its own root or overwrite what is not fleet's
-      CannotYet                 1   declared, valid, and not in this version
-      StartFailed               1   with its reason
-      Held                      4   it waits: a limit, a brake, a condition
-      TimedOut                  4
-      Unconfirmed               5   done, without proof
-      DialogOpen                7   done, but a dialog waits for a person
-      NoDaemon                 69
-      DaemonBusy               69   another daemon holds the state
-      HostUnreachable           1   speaks of the way to the host, never of the agent
-      LaunchError               1   the host said no: no such folder, program, permission
+FleetError                  1
+  Usage                     2   the command's words are off
+  InvalidManifest           2   with every problem, by file, line and column
+  InvalidSettings           2
+  UnknownAgent              3
+  NotAllowed                1   refused: it would reach beyond its own root or overwrite what is not fleet's
+  CannotYet                 1   declared, valid, and not in this version
+  StartFailed               1   with its reason
+  Held                      4   it waits: a limit, a brake, a condition
+  TimedOut                  4
+  Unconfirmed               5   done, without proof
+  DialogOpen                7   done, but a dialog waits for a person
+  NoDaemon                 69
+  DaemonBusy               69   another daemon holds the state
+  HostUnreachable           1   speaks of the way to the host, never of the agent
+  LaunchError               1   the host said no: no such folder, program, permission
+  StorageError              1   the database could not be read or written
+    StorageFull             1   no space left; it goes on once there is some
+    SchemaTooNew            1   written by a newer fleet
+    NetworkFilesystem       1   the database needs a local disk
 """
 
 from __future__ import annotations
@@ -122,3 +126,19 @@ class HostUnreachable(FleetError):
 
 class LaunchError(FleetError):
     """The host refused the launch."""
+
+
+class StorageError(FleetError):
+    """The database could not be read or written."""
+
+
+class StorageFull(StorageError):
+    """The disk is full. Free some space; fleet goes on by itself then."""
+
+
+class SchemaTooNew(StorageError):
+    """The database was written by a newer fleet. Use that one again."""
+
+
+class NetworkFilesystem(StorageError):
+    """The database would be on a network file system. Name a local folder for it (`database_folder`)."""
