@@ -1,1 +1,8 @@
-"""Manifests: the YAML a person writes, read and validated."""
+"""Manifests: YAML files that declare agents, read into `AgentSpec`."""
+
+from fleet.manifests.acting import cannot_yet, not_acting
+from fleet.manifests.loader import Loaded, load, load_text
+from fleet.manifests.model import AgentSpec, Command, Secret
+from fleet.manifests.problem import Problem
+
+__all__ = ["AgentSpec", "Command", "Loaded", "Problem", "Secret", "cannot_yet", "load", "load_text", "not_acting"]
