@@ -1,0 +1,245 @@
+"""Whether a dead agent comes back, and when. Pure: the time and the chance are arguments.
+
+One budget per agent. Starts that fail and deaths after a start are counted apart, because they ask for different
+patience: a start that fails is tried again a few times, a while apart; a run that dies is first brought back at
+once, then ever more slowly, and parked when it keeps dying. What was nobody's fault (a host or a multiplexer that
+went away) costs nothing. Whoever stays down does so with a reason a person can read.
+"""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+
+class Comeback(StrEnum):
+    """The manifest's `restart.policy`."""
+
+    NEVER = "never"
+    ON_FAILURE = "on-failure"
+    ALWAYS = "always"
+
+
+class Cause(StrEnum):
+    """Why an agent died, as far as it is known."""
+
+    CRASH = "crash"
+    """Nothing better is known: the exit status decides."""
+    AUTH = "auth"
+    """The program could not authenticate."""
+    LIMIT = "limit"
+    """It ended at a usage limit."""
+    UNRECOVERABLE = "unrecoverable"
+    """The same launch can only fail again: a bad flag, a missing program."""
+    MULTIPLEXER = "multiplexer"
+    """The multiplexer's server went away, and the agent with it."""
+    HOST = "host"
+    """The host could not be read for a while; when it could again, nothing lived and nobody could say why."""
+
+
+NOBODYS_FAULT = {Cause.MULTIPLEXER: "MultiplexerLost", Cause.HOST: "HostLost"}
+"""Causes that charge no budget, with the reason they are shown under. Those who come back for one of these
+reasons are many at a time: the start ramp lets them go, not the bucket."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """The rules for one agent: its manifest's `restart`, and the fleet's settings. Seconds."""
+
+    policy: Comeback = Comeback.ON_FAILURE
+    max_retries: int = 5
+    """The death within the window that parks it; 0: never."""
+    window: float = 900.0
+    reset_after: float = 600.0
+    """Started for so long, all is forgiven."""
+    backoff_initial: float = 10.0
+    backoff_max: float = 300.0
+    multiplier: float = 2.0
+    success_exit_codes: tuple[int, ...] = (0,)
+    never_exit_codes: tuple[int, ...] = ()
+    """An exit with one of these is not followed by a restart, whatever the policy."""
+    auto_resume: bool = False
+    """Whether it comes back by itself once a usage limit has ended."""
+    start_backoff: tuple[float, ...] = (5.0, 15.0, 45.0)
+    """The waits after failed starts; one more failure than there are waits parks it."""
+    jitter: float = 0.2
+    """± this part of the wait after a run's death."""
+    limit_jitter: tuple[float, float] = (60.0, 300.0)
+    """The wait after a usage limit's end: between these."""
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What an agent has used up. A person's act clears it, and so does a long enough run."""
+
+    deaths: tuple[float, ...] = ()
+    """When it died after having started, within the window."""
+    start_failures: int = 0
+    """Failed starts in a row."""
+    auth_failures: int = 0
+    renewed: bool = False
+    """It has had the one fresh conversation that a resume gets which dies at once."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Death:
+    """What is known of one death."""
+
+    exit_status: int | None
+    """128 + the signal for a signal; `None` where nobody could say: that counts as a failure."""
+    cause: Cause = Cause.CRASH
+    started_at: float | None = None
+    """When this launch had started; `None`: it never had, so this is a failed start."""
+    resumed_within: bool = False
+    """It had resumed a conversation and died within the guard time."""
+    resets_at: float | None = None
+    """When the usage limit ends."""
+
+
+@dataclass(frozen=True, slots=True)
+class ComeBack:
+    """It is launched again, not before `at`."""
+
+    at: float
+    reason: str
+    message: str
+    fresh: bool = False
+    """With a new conversation."""
+
+
+@dataclass(frozen=True, slots=True)
+class StayDown:
+    """It is not launched again until a person says so."""
+
+    failed: bool
+    """Fleet gave up on it; otherwise it ended by itself and its policy leaves it at that."""
+    reason: str
+    message: str
+
+
+Decision = ComeBack | StayDown
+
+
+def after_death(
+    death: Death, budget: Budget, now: float, policy: Policy, chance: float = 0.0
+) -> tuple[Budget, Decision]:
+    """What becomes of an agent that died, and what that leaves of its budget. `chance` in [-1, 1]."""
+    if death.started_at is not None and now - death.started_at >= policy.reset_after:
+        budget = Budget()
+    how = manner(death.exit_status)
+    if death.cause is Cause.UNRECOVERABLE:
+        return budget, StayDown(True, "Unrecoverable", f"It {how}; the same launch could only fail again.")
+    if death.cause in NOBODYS_FAULT:
+        return budget, _after_loss(death.cause, now, policy)
+    if (end := _left_alone(death, policy)) is not None:
+        return budget, end
+    if death.cause is Cause.LIMIT:
+        return budget, _after_limit(death.resets_at, now, policy, chance)
+    if death.cause is Cause.AUTH:
+        budget = replace(budget, auth_failures=budget.auth_failures + 1)
+        if budget.auth_failures > 1:
+            return budget, StayDown(True, "AuthFailed", "It could not authenticate, twice. Log in, then start it.")
+    elif death.resumed_within and not budget.renewed and death.exit_status not in policy.success_exit_codes:
+        message = f"It {how} right after resuming its conversation; it gets a new one, once."
+        return replace(budget, renewed=True), ComeBack(now, "ResumeFailed", message, fresh=True)
+    if death.started_at is None:
+        return after_failed_start(failed_start(budget), now, policy, _reason(death), f"it {how} before it had started")
+    return _after_run(death, budget, now, policy, chance)
+
+
+def failed_start(budget: Budget) -> Budget:
+    """The budget with one more failed start on it."""
+    return replace(budget, start_failures=budget.start_failures + 1)
+
+
+def after_failed_start(budget: Budget, now: float, policy: Policy, reason: str, why: str) -> tuple[Budget, Decision]:
+    """What becomes of an agent whose start failed; the failure is on the budget already. `why` is a clause."""
+    count = budget.start_failures
+    if policy.policy is Comeback.NEVER:
+        return budget, StayDown(True, "StartFailed", f"The start failed: {why}. Its policy is never to try again.")
+    if count > len(policy.start_backoff):
+        return budget, StayDown(True, "StartFailed", f"{_times(count, 'start')} failed in a row; last, {why}.")
+    wait = policy.start_backoff[count - 1] if count else 0.0
+    return budget, ComeBack(now + wait, reason, f"The start failed: {why}. It is tried again after {wait:g} s.")
+
+
+def backoff(recent: int, policy: Policy, chance: float = 0.0) -> float:
+    """How long to wait after the death that is number `recent` in the window: none, then ever longer."""
+    if recent <= 1:
+        return 0.0
+    wait = min(policy.backoff_initial, policy.backoff_max)
+    for _ in range(recent - 2):
+        longer = min(wait * policy.multiplier, policy.backoff_max)
+        if longer == wait:
+            break
+        wait = longer
+    return wait * (1.0 + policy.jitter * chance)
+
+
+def within(deaths: tuple[float, ...], now: float, window: float) -> tuple[float, ...]:
+    """The deaths that still count. One from the future (the clock was set back) counts as of now."""
+    return tuple(min(died, now) for died in deaths if died > now - window)
+
+
+def manner(exit_status: int | None) -> str:
+    """How it ended, as the words after "it"."""
+    if exit_status is None:
+        return "died without an exit status"
+    if exit_status > 128 and exit_status - 128 in signal.valid_signals():
+        return f"was ended by {signal.Signals(exit_status - 128).name} (status {exit_status})"
+    return f"exited with status {exit_status}"
+
+
+def _after_loss(cause: Cause, now: float, policy: Policy) -> Decision:
+    what = "multiplexer" if cause is Cause.MULTIPLEXER else "host"
+    reason = NOBODYS_FAULT[cause]
+    if policy.policy is Comeback.NEVER:
+        return StayDown(True, reason, f"Its {what} went away, and its policy is never to restart it.")
+    return ComeBack(now, reason, f"Its {what} went away; it comes back in its turn.")
+
+
+def _left_alone(death: Death, policy: Policy) -> StayDown | None:
+    """The end of an agent that its own policy does not bring back."""
+    clean = death.exit_status in policy.success_exit_codes
+    listed = death.exit_status in policy.never_exit_codes
+    if not (listed or policy.policy is Comeback.NEVER or (clean and policy.policy is Comeback.ON_FAILURE)):
+        return None
+    how = manner(death.exit_status)
+    because = "that status is listed as one without a restart" if listed else f"its policy is {policy.policy.value}"
+    if clean:
+        return StayDown(False, "ExitedCleanly", f"It {how}, and {because}.")
+    if death.started_at is None:
+        return StayDown(True, "StartFailed", f"It {how} before it had started, and {because}.")
+    return StayDown(False, "Exited", f"It {how}, and {because}.")
+
+
+def _after_limit(resets_at: float | None, now: float, policy: Policy, chance: float) -> Decision:
+    if not policy.auto_resume:
+        return StayDown(True, "UsageLimit", "It ended at a usage limit, and `auto_resume` is off. Start it to go on.")
+    if resets_at is None:
+        return StayDown(True, "UsageLimit", "It ended at a usage limit that does not say when it ends. Start it then.")
+    least, most = policy.limit_jitter
+    wait = least + (most - least) * (chance + 1.0) / 2.0
+    return ComeBack(max(now, resets_at) + wait, "UsageLimit", "It waits for its usage limit to end.")
+
+
+def _after_run(death: Death, budget: Budget, now: float, policy: Policy, chance: float) -> tuple[Budget, Decision]:
+    budget = replace(budget, deaths=(*within(budget.deaths, now, policy.window), now))
+    count, how = len(budget.deaths), manner(death.exit_status)
+    if policy.max_retries and count >= policy.max_retries:
+        message = f"{_times(count, 'death')} within {policy.window:g} s; last, it {how}."
+        return budget, StayDown(True, "CrashLoop", message)
+    wait = backoff(count, policy, chance)
+    when = f"after {wait:.0f} s" if wait else "at once"
+    return budget, ComeBack(now + wait, _reason(death), f"It {how}; it comes back {when}.")
+
+
+def _reason(death: Death) -> str:
+    if death.cause is Cause.AUTH:
+        return "AuthFailed"
+    return "Crashed" if death.started_at is not None else "StartFailed"
+
+
+def _times(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
