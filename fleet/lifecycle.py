@@ -531,8 +531,8 @@ TRANSITIONS: Mapping[Phase, Mapping[type[Event], Transition]] = {
     },
     Phase.UNVERIFIABLE: {
         Start: start_when_seen, Stop: end_when_seen, Restart: restart_when_seen, Reset: forgive,
-        Shutdown: end_when_seen, Launched: launched_unseen, Started: started_unseen, StartTimedOut: stay, LaunchRefused: refused_unseen,
-        Died: gone_meanwhile, Ended: ended_unseen, Elapsed: stay, Lost: stay, Seen: seen_again,
+        Shutdown: end_when_seen, Launched: launched_unseen, Started: started_unseen, StartTimedOut: stay,
+        LaunchRefused: refused_unseen, Died: gone_meanwhile, Ended: ended_unseen, Elapsed: stay, Lost: stay, Seen: seen_again,
     },
 }  # fmt: skip
 
