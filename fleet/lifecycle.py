@@ -171,6 +171,8 @@ class Died:
     """It had resumed a conversation, and died within the guard time of that."""
     resets_at: float | None = None
     """With `Cause.LIMIT`: when the limit ends."""
+    message: str | None = None
+    """What the program said of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,16 +243,15 @@ Action = Launch | End | Wait
 Step = tuple[Life, tuple[Action, ...]]
 
 
-def step(life: Life, event: Event, now: float, policy: Policy, chance: float = 0.0) -> Step:
-    """What the agent becomes, and what to do about it. `chance`, in [-1, 1], spreads waits that would coincide."""
-    return TRANSITIONS[life.phase][type(event)](life, event, _Moment(now, policy, chance))
+def step(life: Life, event: Event, now: float, policy: Policy) -> Step:
+    """What the agent becomes, and what to do about it."""
+    return TRANSITIONS[life.phase][type(event)](life, event, _Moment(now, policy))
 
 
 @dataclass(frozen=True, slots=True)
 class _Moment:
     now: float
     policy: Policy
-    chance: float
 
 
 # -- what a person does ----------------------------------------------------------------------------------------
@@ -348,8 +349,9 @@ def died(life: Life, event: Died, at: _Moment) -> Step:
         started_at=life.started_at,
         resumed_within=event.resumed_within,
         resets_at=event.resets_at,
+        words=event.message,
     )
-    budget, decision = after_death(death, life.budget, at.now, at.policy, at.chance)
+    budget, decision = after_death(death, life.budget, at.now, at.policy)
     over = replace(life, budget=budget, exit_status=event.exit_status, fresh=False)
     return _carry_out(over, decision, at)
 
@@ -532,7 +534,8 @@ TRANSITIONS: Mapping[Phase, Mapping[type[Event], Transition]] = {
     Phase.UNVERIFIABLE: {
         Start: start_when_seen, Stop: end_when_seen, Restart: restart_when_seen, Reset: forgive,
         Shutdown: end_when_seen, Launched: launched_unseen, Started: started_unseen, StartTimedOut: stay,
-        LaunchRefused: refused_unseen, Died: gone_meanwhile, Ended: ended_unseen, Elapsed: stay, Lost: stay, Seen: seen_again,
+        LaunchRefused: refused_unseen, Died: gone_meanwhile, Ended: ended_unseen, Elapsed: stay, Lost: stay,
+        Seen: seen_again,
     },
 }  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Whether a dead agent comes back, and when. Pure: the time and the chance are arguments.
+"""Whether a dead agent comes back, and when. Pure: time and chance come in as arguments.
 
 One budget per agent. Starts that fail and deaths after a start are counted apart, because they ask for different
 patience: a start that fails is tried again a few times, a while apart; a run that dies is first brought back at
@@ -11,14 +11,7 @@ from __future__ import annotations
 import signal
 from dataclasses import dataclass, replace
 from enum import StrEnum
-
-
-class Comeback(StrEnum):
-    """The manifest's `restart.policy`."""
-
-    NEVER = "never"
-    ON_FAILURE = "on-failure"
-    ALWAYS = "always"
+from typing import Literal
 
 
 class Cause(StrEnum):
@@ -47,7 +40,7 @@ reasons are many at a time: the start ramp lets them go, not the bucket."""
 class Policy:
     """The rules for one agent: its manifest's `restart`, and the fleet's settings. Seconds."""
 
-    policy: Comeback = Comeback.ON_FAILURE
+    policy: Literal["never", "on-failure", "always"] = "on-failure"
     max_retries: int = 5
     """The death within the window that parks it; 0: never."""
     window: float = 900.0
@@ -63,10 +56,12 @@ class Policy:
     """Whether it comes back by itself once a usage limit has ended."""
     start_backoff: tuple[float, ...] = (5.0, 15.0, 45.0)
     """The waits after failed starts; one more failure than there are waits parks it."""
-    jitter: float = 0.2
-    """± this part of the wait after a run's death."""
+    backoff_jitter: float = 0.2
+    """The wait after a run's death is up to this part longer or shorter."""
     limit_jitter: tuple[float, float] = (60.0, 300.0)
     """The wait after a usage limit's end: between these."""
+    jitter: float = 0.0
+    """This call's chance, drawn by the caller, in [-1, 1]: where within those bounds its waits fall."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +90,14 @@ class Death:
     """It had resumed a conversation and died within the guard time."""
     resets_at: float | None = None
     """When the usage limit ends."""
+    words: str | None = None
+    """What the program said of it, where that is known."""
+
+    @property
+    def manner(self) -> str:
+        """How it ended, as the words after "it"."""
+        how = manner(self.exit_status)
+        return f"{how} ({self.words.rstrip('.')})" if self.words else how
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,13 +124,11 @@ class StayDown:
 Decision = ComeBack | StayDown
 
 
-def after_death(
-    death: Death, budget: Budget, now: float, policy: Policy, chance: float = 0.0
-) -> tuple[Budget, Decision]:
-    """What becomes of an agent that died, and what that leaves of its budget. `chance` in [-1, 1]."""
+def after_death(death: Death, budget: Budget, now: float, policy: Policy) -> tuple[Budget, Decision]:
+    """What becomes of an agent that died, and what that leaves of its budget."""
     if death.started_at is not None and now - death.started_at >= policy.reset_after:
         budget = Budget()
-    how = manner(death.exit_status)
+    how = death.manner
     if death.cause is Cause.UNRECOVERABLE:
         return budget, StayDown(True, "Unrecoverable", f"It {how}; the same launch could only fail again.")
     if death.cause in NOBODYS_FAULT:
@@ -135,7 +136,7 @@ def after_death(
     if (end := _left_alone(death, policy)) is not None:
         return budget, end
     if death.cause is Cause.LIMIT:
-        return budget, _after_limit(death.resets_at, now, policy, chance)
+        return budget, _after_limit(death.resets_at, now, policy)
     if death.cause is Cause.AUTH:
         budget = replace(budget, auth_failures=budget.auth_failures + 1)
         if budget.auth_failures > 1:
@@ -145,7 +146,7 @@ def after_death(
         return replace(budget, renewed=True), ComeBack(now, "ResumeFailed", message, fresh=True)
     if death.started_at is None:
         return after_failed_start(failed_start(budget), now, policy, _reason(death), f"it {how} before it had started")
-    return _after_run(death, budget, now, policy, chance)
+    return _after_run(death, budget, now, policy)
 
 
 def failed_start(budget: Budget) -> Budget:
@@ -156,7 +157,7 @@ def failed_start(budget: Budget) -> Budget:
 def after_failed_start(budget: Budget, now: float, policy: Policy, reason: str, why: str) -> tuple[Budget, Decision]:
     """What becomes of an agent whose start failed; the failure is on the budget already. `why` is a clause."""
     count = budget.start_failures
-    if policy.policy is Comeback.NEVER:
+    if policy.policy == "never":
         return budget, StayDown(True, "StartFailed", f"The start failed: {why}. Its policy is never to try again.")
     if count > len(policy.start_backoff):
         return budget, StayDown(True, "StartFailed", f"{_times(count, 'start')} failed in a row; last, {why}.")
@@ -164,7 +165,7 @@ def after_failed_start(budget: Budget, now: float, policy: Policy, reason: str, 
     return budget, ComeBack(now + wait, reason, f"The start failed: {why}. It is tried again after {wait:g} s.")
 
 
-def backoff(recent: int, policy: Policy, chance: float = 0.0) -> float:
+def backoff(recent: int, policy: Policy) -> float:
     """How long to wait after the death that is number `recent` in the window: none, then ever longer."""
     if recent <= 1:
         return 0.0
@@ -174,7 +175,7 @@ def backoff(recent: int, policy: Policy, chance: float = 0.0) -> float:
         if longer == wait:
             break
         wait = longer
-    return wait * (1.0 + policy.jitter * chance)
+    return wait * (1.0 + policy.backoff_jitter * policy.jitter)
 
 
 def within(deaths: tuple[float, ...], now: float, window: float) -> tuple[float, ...]:
@@ -194,7 +195,7 @@ def manner(exit_status: int | None) -> str:
 def _after_loss(cause: Cause, now: float, policy: Policy) -> Decision:
     what = "multiplexer" if cause is Cause.MULTIPLEXER else "host"
     reason = NOBODYS_FAULT[cause]
-    if policy.policy is Comeback.NEVER:
+    if policy.policy == "never":
         return StayDown(True, reason, f"Its {what} went away, and its policy is never to restart it.")
     return ComeBack(now, reason, f"Its {what} went away; it comes back in its turn.")
 
@@ -203,10 +204,10 @@ def _left_alone(death: Death, policy: Policy) -> StayDown | None:
     """The end of an agent that its own policy does not bring back."""
     clean = death.exit_status in policy.success_exit_codes
     listed = death.exit_status in policy.never_exit_codes
-    if not (listed or policy.policy is Comeback.NEVER or (clean and policy.policy is Comeback.ON_FAILURE)):
+    if not (listed or policy.policy == "never" or (clean and policy.policy == "on-failure")):
         return None
-    how = manner(death.exit_status)
-    because = "that status is listed as one without a restart" if listed else f"its policy is {policy.policy.value}"
+    how = death.manner
+    because = "that status is listed as one without a restart" if listed else f"its policy is {policy.policy}"
     if clean:
         return StayDown(False, "ExitedCleanly", f"It {how}, and {because}.")
     if death.started_at is None:
@@ -214,23 +215,23 @@ def _left_alone(death: Death, policy: Policy) -> StayDown | None:
     return StayDown(False, "Exited", f"It {how}, and {because}.")
 
 
-def _after_limit(resets_at: float | None, now: float, policy: Policy, chance: float) -> Decision:
+def _after_limit(resets_at: float | None, now: float, policy: Policy) -> Decision:
     if not policy.auto_resume:
         return StayDown(True, "UsageLimit", "It ended at a usage limit, and `auto_resume` is off. Start it to go on.")
     if resets_at is None:
         return StayDown(True, "UsageLimit", "It ended at a usage limit that does not say when it ends. Start it then.")
     least, most = policy.limit_jitter
-    wait = least + (most - least) * (chance + 1.0) / 2.0
+    wait = least + (most - least) * (policy.jitter + 1.0) / 2.0
     return ComeBack(max(now, resets_at) + wait, "UsageLimit", "It waits for its usage limit to end.")
 
 
-def _after_run(death: Death, budget: Budget, now: float, policy: Policy, chance: float) -> tuple[Budget, Decision]:
+def _after_run(death: Death, budget: Budget, now: float, policy: Policy) -> tuple[Budget, Decision]:
     budget = replace(budget, deaths=(*within(budget.deaths, now, policy.window), now))
-    count, how = len(budget.deaths), manner(death.exit_status)
+    count, how = len(budget.deaths), death.manner
     if policy.max_retries and count >= policy.max_retries:
         message = f"{_times(count, 'death')} within {policy.window:g} s; last, it {how}."
         return budget, StayDown(True, "CrashLoop", message)
-    wait = backoff(count, policy, chance)
+    wait = backoff(count, policy)
     when = f"after {wait:.0f} s" if wait else "at once"
     return budget, ComeBack(now + wait, _reason(death), f"It {how}; it comes back {when}.")
 
