@@ -1,1 +1,45 @@
-"""The program `fleet`: one module per command, each: parse, one call, print."""
+"""The program `fleet`: one module per command, each: parse, one call, print.
+
+Two ways in are answered before click is imported, which would cost more than the work itself: a hook's event, and a
+read with `--json`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from fleet.errors import FleetError
+
+
+def main() -> int:
+    """Run the command line; the exit code."""
+    words = sys.argv[1:]
+    try:
+        return _run(words)
+    except FleetError as error:
+        from fleet.cli import output
+
+        return output.error(error, as_json="--json" in words)
+    except BrokenPipeError:
+        # Who read our output has heard enough; nothing must be flushed into the closed pipe at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except KeyboardInterrupt:
+        return 130
+
+
+def _run(words: list[str]) -> int:
+    if words[:1] == ["hook-event"] and "--help" not in words:
+        from fleet import hook
+
+        return hook.main(words[1:])
+    if "--json" in words:
+        from fleet.cli import reads
+
+        asked = reads.understand(words)
+        if asked is not None:
+            return reads.answer(*asked)
+    from fleet.cli import app
+
+    return app.run(words)

@@ -1,0 +1,55 @@
+"""What acting on agents has in common: news as it comes on stderr, the outcomes on stdout."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fleet.cli import call, output, words
+
+GRACE = 10.0
+"""The daemon ends a wait by itself and says so; only a daemon that hangs is waited for this much longer."""
+
+STYLES = {"failed": "bold red", "dialog": "bold magenta", "held": "yellow", "started": "green"}
+
+
+def act(verb: str, args: Mapping[str, Any], *, timeout: float, as_json: bool) -> int:
+    """Have the daemon do it and show what became of each agent."""
+    try:
+        return call.call(
+            verb, args, _show, as_json=as_json, timeout=timeout + GRACE, on_progress=None if as_json else news
+        )
+    except KeyboardInterrupt:
+        output.message(f"left; the {verb} goes on in the daemon: `fleet status` shows it")
+        raise
+
+
+def news(line: dict[str, Any]) -> None:
+    """One line of progress, for a person."""
+    if not line.get("agent"):
+        if line.get("message"):
+            output.message(str(line["message"]))
+        return
+    told = ": ".join(filter(None, [words.one_word(line), line.get("message")]))
+    output.message(f"{line['agent']}: {told}")
+
+
+def _show(data: dict[str, Any]) -> None:
+    agents = data["agents"]
+    if not agents:
+        output.message("no agents: nothing to do")
+        return
+    for agent in agents:
+        output.warnings(f"{agent['name']}: {text}" for text in agent.get("warnings") or ())
+    output.table(("NAME", "OUTCOME", "STATE", "DETAIL"), [_row(agent) for agent in agents])
+
+
+def _row(agent: Mapping[str, Any]) -> list[output.Cell]:
+    outcome, word = str(agent.get("outcome")), words.one_word(agent)
+    detail = ": ".join(str(agent[key]) for key in ("reason", "message") if agent.get(key))
+    return [
+        str(agent["name"]),
+        (outcome.replace("_", " "), STYLES.get(outcome, "")),
+        (word, words.STYLES.get(word, "")),
+        detail or "-",
+    ]

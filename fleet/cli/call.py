@@ -1,0 +1,91 @@
+"""What the commands share: the options that mean the same everywhere, and the one call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import click
+
+from fleet import client
+from fleet.cli import output, reads
+from fleet.errors import FleetError, Usage
+
+Show = Callable[[Any], None]
+Command = Callable[..., Any]
+
+
+class Label(click.ParamType[tuple[str, str]]):
+    """NAME=VALUE."""
+
+    name = "label=value"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        if isinstance(value, tuple):
+            return value
+        name, equals, text = str(value).partition("=")
+        if not name or not equals:
+            self.fail(f"`{value}` is no label; a label is written NAME=VALUE", param, ctx)
+        return name, text
+
+
+def complete_agents(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """The agents' names, for a shell; none where no daemon answers at once."""
+    try:
+        data = client.request("list", {}, timeout=1.0).envelope()["data"]
+    except FleetError:
+        return []
+    return [agent["name"] for agent in data["agents"] if agent["name"].startswith(incomplete)]
+
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
+labels = click.option(
+    "-l", "--label", "labels", multiple=True, type=Label(), metavar="NAME=VALUE", help="Agents with this label."
+)
+everything = click.option("--all", "everything", is_flag=True, help="All agents.")
+one = click.argument("target", metavar="NAME", shell_complete=complete_agents)
+some = click.argument("targets", nargs=-1, metavar="[NAME]...", shell_complete=complete_agents)
+
+
+def time_limit(default: float, what: str) -> Callable[[Command], Command]:
+    """`--timeout`, for what may take long."""
+    return click.option(
+        "--timeout",
+        type=click.FloatRange(min=0, min_open=True),
+        default=default,
+        show_default=True,
+        metavar="SECONDS",
+        help=what,
+    )
+
+
+def selection(targets: tuple[str, ...], labels: tuple[tuple[str, str], ...], everything: bool) -> dict[str, Any]:
+    """Which agents are meant, for a command that acts: without a word it does nothing."""
+    if not targets and not labels and not everything:
+        raise Usage("Which agents?", hint="Name them, or say -l LABEL=VALUE or --all. `fleet status` lists them.")
+    if everything and (targets or labels):
+        raise Usage("`--all` already means every agent.", hint="Leave out the names and labels, or `--all`.")
+    return {"targets": list(targets), "labels": dict(labels), "all": everything, "cwd": reads.here()}
+
+
+def call(
+    verb: str,
+    args: Mapping[str, Any],
+    show: Show,
+    *,
+    as_json: bool,
+    timeout: float | None = None,
+    on_progress: client.Progress | None = None,
+) -> int:
+    """Ask the daemon once and show its answer: with `as_json` as it came, otherwise its data by `show`."""
+    patience = reads.request_timeout() if timeout is None else timeout
+    reply = client.request(verb, args, timeout=patience, on_progress=on_progress)
+    if reply.skew:
+        output.message(reply.skew)
+    if as_json:
+        output.verbatim(reply.body)
+    else:
+        envelope = reply.envelope()
+        output.warnings(envelope.get("warnings") or ())
+        show(envelope["data"])
+    return reply.exit_code

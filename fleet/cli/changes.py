@@ -1,0 +1,30 @@
+"""What `diff` and `apply` print: which agents a folder of manifests adds, takes away or changes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fleet.cli import output
+
+STYLES = {"new": "green", "gone": "red", "changed": "yellow", "same": "dim"}
+
+
+def show(data: dict[str, Any]) -> None:
+    """The changes; agents that stay the same are counted only."""
+    changes = [change for change in data["changes"] if change.get("change") != "same"]
+    same = len(data["changes"]) - len(changes)
+    if changes:
+        output.table(("NAME", "CHANGE", "DETAIL"), map(_row, changes))
+    output.message(f"{len(changes)} to change, {same} the same" if changes else f"no differences in {same} agents")
+
+
+def _row(change: dict[str, Any]) -> list[output.Cell]:
+    word = str(change.get("change"))
+    fields = ", ".join(map(str, change.get("fields") or ()))
+    told = [
+        fields,
+        "needs a restart" if change.get("restart") and word == "changed" else "",
+        str(change.get("outcome") or ""),
+        str(change.get("message") or ""),
+    ]
+    return [str(change["name"]), (word, STYLES.get(word, "")), " · ".join(filter(None, told)) or "-"]

@@ -1,0 +1,89 @@
+"""`fleet explain`: why an agent, or a saved screen, is said to be in its state."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from fleet.cli import call, output, reads, words
+from fleet.errors import Usage
+
+
+@click.command()
+@click.argument("target", metavar="[NAME]", required=False, shell_complete=call.complete_agents)
+@click.option("--screen", metavar="FILE", help="Judge a saved screen instead (`tmux capture-pane -p`).")
+@click.option("--ansi", metavar="FILE", help="The same screen with colours (`capture-pane -e -p`).")
+@click.option("--title", metavar="TEXT", help="The pane's title.")
+@click.option("--size", metavar="WxH", help="The pane's size.")
+@click.option("--cursor", metavar="X,Y", help="Where the cursor stands, from 0.")
+@click.option("--harness", metavar="NAME", help="Whose screen it is.  [default: claude-code]")
+@call.as_json
+def explain(target: str | None, screen: str | None, as_json: bool, **told: str | None) -> int:
+    """Show why an agent is said to be in its state, source by source, or judge a saved screen.
+
+    \b
+    fleet explain web
+    fleet explain --screen pane.txt --ansi pane.ansi --size 120x40
+    """
+    if screen is not None:
+        if target is not None:
+            raise Usage("An agent or a saved screen, not both.", hint="Leave out the name, or `--screen`.")
+        from fleet.cli import explain_screen
+
+        return explain_screen.explain_screen(screen, as_json=as_json, **told)
+    given = [f"--{name}" for name, value in told.items() if value is not None]
+    if given:
+        raise Usage(f"{', '.join(given)} goes with `--screen`.", hint="`fleet explain --help` shows both forms.")
+    if target is None:
+        raise Usage("Which agent, or which screen?", hint="`fleet explain NAME` or `fleet explain --screen FILE`.")
+    return call.call(*reads.ask("explain", [target]), show, as_json=as_json)
+
+
+def show(data: dict[str, Any]) -> None:
+    """The state, then what each source said."""
+    state = data.get("state") or {}
+    output.facts(
+        (name, _value(name, state.get(name)))
+        for name in ("activity", "kind", "question", "options", "source", "rule", "evidence", "since", "freshness")
+    )
+    output.result()
+    output.table(("SOURCE", "SAYS", "RULE", "AGE", "SAW"), map(_row, data.get("evidence") or ()))
+    if data.get("conditions"):
+        output.result()
+        conditions(data["conditions"])
+
+
+def _value(name: str, value: Any) -> Any:
+    if name == "since":
+        return None if value is None else words.clock_time(value)
+    return "\n".join(map(str, value)) if isinstance(value, list) else value
+
+
+def _row(said: dict[str, Any]) -> list[output.Cell]:
+    kind = f" ({said['kind']})" if said.get("kind") else ""
+    word = str(said.get("activity") or "-")
+    return [
+        str(said.get("source")),
+        (f"{word}{kind}", words.STYLES.get(word, "")),
+        str(said.get("rule") or "-"),
+        words.duration(said.get("age_s")),
+        str(said.get("evidence") or said.get("excerpt") or said.get("note") or "-"),
+    ]
+
+
+def conditions(found: list[dict[str, Any]]) -> None:
+    """The conditions as a table."""
+    output.table(
+        ("CONDITION", "STATUS", "REASON", "SINCE", "MESSAGE"),
+        (
+            [
+                str(each.get("type")),
+                str(each.get("status")),
+                str(each.get("reason") or "-"),
+                words.clock_time(each.get("since") or each.get("last_transition_at") or each.get("transition_at")),
+                str(each.get("message") or "-"),
+            ]
+            for each in found
+        ),
+    )

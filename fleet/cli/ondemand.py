@@ -1,0 +1,99 @@
+"""Starts the daemon where a command needs one: under its keeper, detached, with a bare environment."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from dataclasses import fields
+from pathlib import Path
+
+import fleet
+from fleet import client
+from fleet.cli import output
+from fleet.errors import FleetError, NoDaemon
+from fleet.settings import Places, Settings
+
+BARE = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "TZ", "TMPDIR", "FLEET_HOME", "PYTHONPATH")
+BARE_PREFIXES = ("LC_", "XDG_")
+ASK_EVERY = 0.05
+
+
+def ensure_daemon() -> None:
+    """Return when a daemon answers; start one where there is none.
+
+    Raise `NoDaemon` with what its log says where none comes up.
+    """
+    if _answers():
+        return
+    places = Places.of()
+    log_began = _size(places.log)
+    keeper = _spawn_keeper(places)
+    timeout = Settings().daemon_start_timeout
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        if _answers():
+            return
+        if keeper.poll() is not None and not _answers():
+            # It may have lost a race against another command's keeper, whose daemon will answer.
+            deadline = min(deadline, time.monotonic() + 2.0)
+        time.sleep(ASK_EVERY)
+    raise NoDaemon(f"The daemon did not come up within {timeout:g} s.", hint=_last_words(places.log, log_began))
+
+
+def _answers() -> bool:
+    try:
+        client.request("ping", {}, timeout=2.0)
+    except FleetError:
+        return False
+    return True
+
+
+def _spawn_keeper(places: Places) -> subprocess.Popen[bytes]:
+    places.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    log = os.open(places.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-P", "-m", "fleet.keeper"],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            cwd="/",
+            env=bare_environment(),
+            start_new_session=True,
+        )
+    finally:
+        os.close(log)
+
+
+def bare_environment() -> dict[str, str]:
+    """What a daemon needs and no more: it may be started from inside an agent, whose marks it must not carry."""
+    settable = {f"FLEET_{field.name.upper()}" for field in fields(Settings)}
+    env = {
+        name: value
+        for name, value in os.environ.items()
+        if name in BARE or name in settable or name.startswith(BARE_PREFIXES)
+    }
+    root = str(Path(fleet.__file__).parent.parent)
+    if "site-packages" not in root:
+        env["PYTHONPATH"] = os.pathsep.join([root, *filter(None, [env.get("PYTHONPATH")])])
+    if "FLEET_HOME" in env:
+        env["FLEET_HOME"] = str(Path(env["FLEET_HOME"]).expanduser().absolute())
+    return env
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _last_words(log: Path, began: int) -> str:
+    """What was logged since, for a person who wonders why."""
+    output_hint = f"Its log is {log}; `fleet doctor` says what stands in the way."
+    try:
+        with log.open("rb") as stream:
+            stream.seek(began)
+            lines = stream.read().decode(errors="replace").strip().splitlines()
+    except OSError:
+        return output_hint
+    return "\n  ".join([*map(output.printable, lines[-5:]), output_hint])

@@ -1,0 +1,164 @@
+"""Everything the commands print: results on stdout, messages on stderr.
+
+rich is imported only for a terminal that wants colours; everyone else gets the same words as plain text. What came
+from a pane, a hook or a manifest is made printable first, so that it cannot steer the terminal.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from fleet.errors import FleetError
+
+Cell = str | tuple[str, str]
+"""A table's cell: its text, and with it the style that a terminal with colours gives it."""
+
+_CONTROLS = dict.fromkeys((*range(9), *range(11, 32), *range(127, 160)), "�")
+
+
+def printable(text: object) -> str:
+    """A text in which nothing but line ends and tabs is a control character."""
+    return str(text).translate(_CONTROLS)
+
+
+def colours() -> bool:
+    """Whether stdout is a terminal that wants colours (no-color.org)."""
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def result(text: str = "") -> None:
+    """A line of the answer."""
+    print(printable(text))
+
+
+def message(text: str) -> None:
+    """A line about the answer, for a person."""
+    sys.stdout.flush()
+    print(f"fleet: {printable(text)}", file=sys.stderr, flush=True)
+
+
+def warnings(texts: Iterable[object]) -> None:
+    """The warnings that came with an answer."""
+    for text in texts:
+        message(f"warning: {text if isinstance(text, str) else json.dumps(text, ensure_ascii=False)}")
+
+
+def verbatim(body: bytes) -> None:
+    """JSON as the daemon wrote it."""
+    sys.stdout.flush()
+    sys.stdout.buffer.write(body.rstrip(b"\n") + b"\n")
+    sys.stdout.buffer.flush()
+
+
+def as_json(value: object) -> None:
+    """A value as one line of JSON."""
+    verbatim(json.dumps(value, ensure_ascii=False, default=str).encode(errors="backslashreplace"))
+
+
+def envelope(data: object, warned: Sequence[str] = ()) -> None:
+    """What this command found out itself, in the form of the daemon's answers."""
+    from datetime import UTC, datetime
+
+    now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    as_json({"schema_version": 1, "generated_at": now, "data": data, "warnings": list(warned)})
+
+
+def error(problem: FleetError, as_json: bool) -> int:
+    """Say what went wrong, where, and what to do; the exit code."""
+    told = problem.to_json()
+    if as_json:
+        verbatim(json.dumps({"error": told}, ensure_ascii=False, default=str).encode(errors="backslashreplace"))
+        return problem.exit_code
+    for each in told.get("problems") or ():
+        print(printable(_problem(each)), file=sys.stderr)
+    message(told["message"])
+    if told.get("hint"):
+        print(f"  {printable(told['hint'])}", file=sys.stderr)
+    return problem.exit_code
+
+
+def _problem(problem: object) -> str:
+    """One problem of a manifest, with its place."""
+    if not isinstance(problem, Mapping):
+        return str(problem)
+    place = ":".join(str(problem[key]) for key in ("file", "line", "column") if problem.get(key) is not None)
+    key = f"{problem['path']}: " if problem.get("path") else ""
+    return f"{place}: {key}{problem.get('message', '')}" + (f" ({problem['hint']})" if problem.get("hint") else "")
+
+
+def table(headings: Sequence[str], rows: Iterable[Sequence[Cell]]) -> None:
+    """Columns under headings; for a program that reads them, one line a row, never cut or folded."""
+    if colours():
+        _rich_table(headings, list(rows))
+    else:
+        for line in plain_table(headings, rows):
+            print(line)
+
+
+def plain_table(headings: Sequence[str], rows: Iterable[Sequence[Cell]]) -> list[str]:
+    """The lines of a table without colours."""
+    lines = [list(headings), *([_flat(cell) for cell in row] for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(headings))]
+    return ["  ".join(map(str.ljust, line, widths)).rstrip() for line in lines]
+
+
+def _flat(cell: Cell) -> str:
+    text = cell if isinstance(cell, str) else cell[0]
+    return " ".join(printable(text).split()) or "-"
+
+
+def _rich_table(headings: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
+    from rich.console import Console
+
+    Console(highlight=False, markup=False).print(rich_table(headings, rows))
+
+
+def rich_table(headings: Sequence[str], rows: Iterable[Sequence[Cell]]) -> Any:
+    """The same table for a terminal with colours."""
+    from rich.table import Table
+    from rich.text import Text
+
+    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for heading in headings:
+        made.add_column(
+            heading, overflow="fold" if heading == headings[-1] else "ellipsis", no_wrap=heading != headings[-1]
+        )
+    for row in rows:
+        made.add_row(*(Text(_flat(cell), style="" if isinstance(cell, str) else cell[1]) for cell in row))
+    return made
+
+
+def facts(pairs: Iterable[tuple[str, object]]) -> None:
+    """Names and values, one a line; further lines of a value stand under its first."""
+    shown = [(name, value) for name, value in pairs if value not in (None, "", [], {})]
+    width = max((len(name) for name, _ in shown), default=0)
+    for name, value in shown:
+        first, *others = printable(value).splitlines() or [""]
+        print(f"{name.ljust(width)}  {first}")
+        for line in others:
+            print(f"{' ' * width}  {line}")
+
+
+class Screen:
+    """A table that is drawn again in place; where stdout is no terminal, nothing is drawn."""
+
+    def __enter__(self) -> Screen:
+        from rich.console import Console
+        from rich.live import Live
+
+        self._live = Live(console=Console(highlight=False, markup=False), auto_refresh=False, screen=False)
+        self._live.__enter__()
+        return self
+
+    def __exit__(self, *caught: object) -> None:
+        self._live.__exit__(None, None, None)
+
+    def draw(self, headings: Sequence[str], rows: Iterable[Sequence[Cell]], footer: str) -> None:
+        from rich.console import Group
+        from rich.text import Text
+
+        self._live.update(Group(rich_table(headings, rows), Text(footer, style="dim")), refresh=True)

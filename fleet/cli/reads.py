@@ -1,0 +1,130 @@
+"""What each read asks of the daemon, and the short way to its answer: with `--json` the daemon's text is passed on.
+
+The short way understands plain forms only. Whatever it does not know, `--help` and mistakes included, it leaves to
+click; `ask` makes the request for both, so that they cannot differ.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fleet import client, places
+from fleet.errors import InvalidSettings, Usage
+
+Ask = tuple[str, dict[str, Any]]
+
+LABEL = ("labels", "label")
+COUNT = "count"
+TEXT = "text"
+
+READS: dict[str, dict[str, tuple[str, str]]] = {
+    "status": {"-l": LABEL, "--label": LABEL},
+    "inspect": {},
+    "list": {"-l": LABEL, "--label": LABEL, "--capability": ("capability", TEXT), "--machine": ("machine", TEXT)},
+    "explain": {},
+    "health": {"-l": LABEL, "--label": LABEL},
+    "events": {
+        "--agent": ("agent", TEXT),
+        "--type": ("type", TEXT),
+        "--after": ("after", COUNT),
+        "-n": ("limit", COUNT),
+        "--limit": ("limit", COUNT),
+    },
+    "logs": {"-n": ("lines", COUNT), "--lines": ("lines", COUNT)},
+    "diff": {},
+}
+"""The reads and, for each, its options: the argument that an option gives, and its form."""
+
+ONE_TARGET = ("inspect", "explain", "logs")
+LOG_LINES = 100
+
+
+def ask(command: str, targets: Sequence[str] = (), **options: Any) -> Ask:
+    """The request that a read makes. `options` bear the names of the request's arguments; `None` means not given."""
+    given = {key: value for key, value in options.items() if value not in (None, {}, ())}
+    cwd = here()
+    if command == "status" and len(targets) == 1 and not given:
+        return "inspect", {"target": targets[0], "cwd": cwd}
+    if command in ONE_TARGET:
+        lines = {"lines": LOG_LINES} if command == "logs" else {}
+        return command, {"target": targets[0], "cwd": cwd, **lines, **given}
+    if command == "events":
+        return command, {**({"agent": targets[0]} if targets else {}), **given, "cwd": cwd}
+    if command == "diff":
+        folder = {"folder": os.path.abspath(targets[0])} if targets else {}  # noqa: PTH100
+        return command, {**folder, "cwd": cwd, "env": dict(os.environ)}
+    return command, {"targets": list(targets), "labels": {}, "cwd": cwd, **given}
+
+
+def here() -> str:
+    """The folder that relative manifest paths start from."""
+    try:
+        return os.getcwd()  # noqa: PTH109 (pathlib would cost more than the request)
+    except FileNotFoundError as error:
+        raise Usage("The current folder no longer exists.", hint="`cd` to one that does.") from error
+
+
+def understand(words: Sequence[str]) -> Ask | None:
+    """The request of a plain read with `--json`; `None` where click must look."""
+    command, *rest = words
+    options = READS.get(command)
+    if options is None:
+        return None
+    targets: list[str] = []
+    given: dict[str, Any] = {}
+    rest.reverse()
+    while rest:
+        word = rest.pop()
+        if word == "--json":
+            continue
+        if not word.startswith("-"):
+            targets.append(word)
+            continue
+        name, equals, value = word.partition("=")
+        if name not in options or (equals and not name.startswith("--")) or not (equals or rest):
+            return None
+        key, form = options[name]
+        if not _take(given, key, form, value if equals else rest.pop()):
+            return None
+    fits = {"events": len(targets) <= 1 and not (targets and "agent" in given), "diff": len(targets) <= 1}
+    if command in ONE_TARGET:
+        fits[command] = len(targets) == 1
+    return ask(command, targets, **given) if fits.get(command, True) else None
+
+
+def request_timeout() -> float:
+    """How long to wait for an answer that is not meant to take long."""
+    given = os.environ.get("FLEET_REQUEST_TIMEOUT")
+    if not given:
+        return places.REQUEST_TIMEOUT
+    try:
+        return float(given)
+    except ValueError as error:
+        raise InvalidSettings(f"FLEET_REQUEST_TIMEOUT is no number: {given}") from error
+
+
+def _take(given: dict[str, Any], key: str, form: str, value: str) -> bool:
+    """Add an option's value; whether it has the form it must have."""
+    if form == "label":
+        label, equals, text = value.partition("=")
+        given.setdefault(key, {})[label] = text
+        return bool(label and equals)
+    if form == COUNT:
+        given[key] = int(value) if value.isascii() and value.isdecimal() else None
+        return given[key] is not None
+    given[key] = value
+    return bool(value)
+
+
+def answer(verb: str, args: Mapping[str, Any]) -> int:
+    """Ask, and pass the daemon's JSON on; the exit code."""
+    reply = client.request(verb, args, timeout=request_timeout())
+    if reply.skew:
+        print(f"fleet: {reply.skew}", file=sys.stderr)
+    sys.stdout.flush()
+    sys.stdout.buffer.write(reply.body.rstrip(b"\n") + b"\n")
+    sys.stdout.buffer.flush()
+    return reply.exit_code

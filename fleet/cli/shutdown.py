@@ -1,0 +1,18 @@
+"""`fleet shutdown`: everything down, until a person says start."""
+
+from __future__ import annotations
+
+import click
+
+from fleet.cli import acts, call
+
+
+@click.command()
+@call.time_limit(180, "How long to wait for the agents' end; it goes on after that.")
+@call.as_json
+def shutdown(timeout: float, as_json: bool) -> int:
+    """Stop all agents and the daemon, and mark the fleet as down: nothing comes back by itself.
+
+    `fleet start` without a name brings up what was up.
+    """
+    return acts.act("shutdown", {"timeout": timeout}, timeout=timeout, as_json=as_json)
