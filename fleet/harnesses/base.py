@@ -6,10 +6,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any, Protocol
 
 from fleet.manifests.model import AgentSpec
-from fleet.terms import Evidence, File, HookEvent, Screen
+from fleet.terms import Evidence, File, HookEvent
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,10 @@ class LaunchAsk:
     """What the program says of its version; `None` where it could not be asked."""
     user_files: Mapping[str, bytes | None] = field(default_factory=dict)
     """The content of the files that `wants` named, read on the host; `None` for one that is not there."""
+    first_message: str | None = None
+    """The content of the manifest's `prompt_file`, where it has one."""
+    mcp_written: tuple[str, ...] = ()
+    """The servers of a `.mcp.json` that fleet itself put into the workspace: the program need not ask about them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +61,35 @@ class Launch:
     warnings: tuple[str, ...] = ()
 
 
+class Remedy(StrEnum):
+    """What may help after a start that failed."""
+
+    RETRY = "retry"
+    """The same again, later."""
+    RESUME = "resume"
+    """At once, going on with the conversation: it is there after all."""
+    FRESH = "fresh"
+    """At once, with the conversation's id but as a new one: there is nothing to go on with."""
+    PERSON = "person"
+    """Nothing that fleet may do: a person has to settle it."""
+
+
+@dataclass(frozen=True, slots=True)
+class StartProblem:
+    """Why a program does not start, as far as it says so itself."""
+
+    reason: str
+    """CamelCase, stable: for conditions and scripts."""
+    message: str
+    """For a person: what is wrong, and what to do about it."""
+    remedy: Remedy
+
+    @property
+    def retry(self) -> bool:
+        """Whether another attempt makes sense without a person."""
+        return self.remedy is not Remedy.PERSON
+
+
 class Harness(Protocol):
     """One coding-agent program: how to start it, and how to read its word about itself."""
 
@@ -64,6 +98,10 @@ class Harness(Protocol):
     """The program's name where no `command` names it."""
     has_sessions: bool
     """Whether fleet can name, find and resume its conversation."""
+    env_names: tuple[str, ...]
+    """Names (globs) of the starter's environment that the program needs beside the common ones."""
+    env_dropped: tuple[str, ...]
+    """Names (globs) that belong to one running session and must not be inherited by another."""
 
     def version_argv(self, spec: AgentSpec) -> tuple[str, ...] | None:
         """The command that prints the version; `None` where there is none to ask."""
@@ -94,7 +132,7 @@ class Harness(Protocol):
         ...
 
     def read_hook(self, event: HookEvent) -> Evidence | None:
-        """What a hook event says; an event that says nothing about the agent's state gives `activity=None`."""
+        """What a hook event says of the agent's activity; `None` where it says nothing about that."""
         ...
 
     def read_title(self, title: str, now: float, version: str | None) -> Evidence | None: ...
@@ -113,9 +151,14 @@ class Harness(Protocol):
         """The key that begins a new line in the composer without sending."""
         ...
 
-    def dialog_keys(self, screen: Screen, auto_accept: frozenset[str]) -> tuple[str, tuple[str, ...]] | None:
-        """For a startup dialog that `auto_accept` settles: which one, and the next keys to send. One step at a
-        time: move first; Enter only when the screen shows the cursor on Yes. `None`: hands off."""
+    def start_failure(self, screen: str, exit_status: int | None, version: str | None) -> StartProblem | None:
+        """Why a start failed or stands still, where the program's last words say so. `exit_status` is `None` while
+        it lives. Only asked before the program's session was seen: later the same words may be anything."""
+        ...
+
+    def read_process(self, moved_at: float | None, cpu: float | None, now: float) -> Evidence | None:
+        """What the process alone tells: `moved_at` is when the pane last changed, `cpu` how much of a core the
+        process tree has used since the last look. `None` where a program says more about itself than that."""
         ...
 
 
