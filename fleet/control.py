@@ -1,0 +1,705 @@
+"""The operator's verbs, as lines of JSON over the Unix socket.
+
+One request a connection: a line `{"verb", "args", "client"}`. The answer: any number of progress lines, each a JSON
+object, then `=EXIT BYTES` and that many bytes: the very text that `--json` prints.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from fleet import __version__, lifecycle, manifests, report
+from fleet.errors import (
+    CannotYet,
+    DialogOpen,
+    FleetError,
+    Held,
+    InvalidManifest,
+    StartFailed,
+    TimedOut,
+    UnknownAgent,
+    Usage,
+)
+from fleet.manifests.changes import compare
+from fleet.manifests.model import AgentSpec
+from fleet.redact import redact
+from fleet.runner import UP, Runner
+from fleet.supervisor import DOWN, Supervisor
+from fleet.terms import Activity, Phase
+
+log = logging.getLogger(__name__)
+
+LINE_LIMIT = 16 * 1024 * 1024
+"""A request's longest line in bytes: an environment fits many times."""
+
+Args = Mapping[str, Any]
+Progress = Callable[[Mapping[str, Any]], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a verb gives back: the data, and the exit code that the command line ends with."""
+
+    data: Mapping[str, Any]
+    exit_code: int = 0
+    warnings: Sequence[str] = field(default_factory=tuple)
+
+
+class Operator:
+    """The verbs. Each takes its arguments and a way to tell progress."""
+
+    def __init__(self, supervisor: Supervisor, leave: Callable[[], None]) -> None:
+        self.fleet = supervisor
+        self.leave = leave
+        self.started_at = time.time()
+
+    async def do(self, verb: str, args: Args, progress: Progress) -> Answer:
+        """Carry out one verb."""
+        method = getattr(self, f"verb_{verb}", None)
+        if method is None:
+            known = sorted(name.removeprefix("verb_") for name in dir(self) if name.startswith("verb_"))
+            raise Usage(
+                f"This daemon ({__version__}) does not know the verb {verb!r}.",
+                hint="A newer command line meets an older daemon: `fleet daemon restart`.",
+                known=known,
+            )
+        answer: Answer = await method(args, progress)
+        return answer
+
+    # -- reading ---------------------------------------------------------------------------------------------------
+
+    async def verb_ping(self, args: Args, progress: Progress) -> Answer:
+        return Answer({**self._daemon(), "home": str(self.fleet.places.state)})
+
+    async def verb_status(self, args: Args, progress: Progress) -> Answer:
+        runners = self._select(args, everything=True)
+        hooks = await self.fleet.events.summaries([r.name for r in runners])
+        agents = [self._full(r, hooks.get(r.name, {})) for r in runners]
+        return Answer({"agents": agents, "daemon": self._daemon()}, warnings=self._warnings())
+
+    async def verb_list(self, args: Args, progress: Progress) -> Answer:
+        capability, machine = args.get("capability"), args.get("machine")
+        found = [
+            r
+            for r in self._select(args, everything=True)
+            if (not capability or capability in r.spec.capabilities)
+            and (not machine or machine in (r.spec.labels.get("machine"), _machine(r.spec)))
+        ]
+        now = self.fleet.clock.now()
+        agents = [
+            {**report.summary(r, now, self.fleet.settings), "machine": _machine(r.spec), "description": r.spec.description}
+            for r in found
+        ]
+        return Answer({"agents": agents})
+
+    async def verb_inspect(self, args: Args, progress: Progress) -> Answer:
+        runner = self._one(args)
+        await runner.read_transcript()
+        hooks = await self.fleet.events.summaries([runner.name])
+        whole = self._full(runner, hooks.get(runner.name, {}))
+        if runner.facts.cwd:
+            for key, name in (("claude_md", "CLAUDE.md"), ("mcp_json", ".mcp.json")):
+                content = await self.fleet.runtime.read(f"{runner.facts.cwd}/{name}")
+                whole[key] = redact(content.decode(errors="replace"))[:8000] if content is not None else None
+                if content is None:
+                    whole["missing"][key] = f"there is no {name} in the workspace"
+        return Answer(whole, warnings=self._warnings())
+
+    async def verb_explain(self, args: Args, progress: Progress) -> Answer:
+        return Answer(report.explanation(self._one(args), self.fleet.clock.now()))
+
+    async def verb_health(self, args: Args, progress: Progress) -> Answer:
+        now = self.fleet.clock.now()
+        agents = [report.health(r, now, self.fleet.settings) for r in self._select(args, everything=True)]
+        sick = any(a["healthy"] is False for a in agents)
+        return Answer({"agents": agents}, exit_code=1 if sick else 0)
+
+    async def verb_events(self, args: Args, progress: Progress) -> Answer:
+        wanted = {"agent": args.get("agent"), "type": args.get("type")}
+        queue = self.fleet.follow() if args.get("follow") else None
+        try:
+            found = await self.fleet.events.list(
+                agent=wanted["agent"], type=wanted["type"], after=args.get("after"), limit=args.get("limit")
+            )
+            told = [e.to_json() for e in found]
+            if queue is None:
+                return Answer({"events": told})
+            for event in told:
+                await progress({"event": event})
+            while True:
+                heard = await queue.get()
+                if all(value is None or heard.get(key) == value for key, value in wanted.items()):
+                    await progress({"event": heard})
+        finally:
+            if queue is not None:
+                self.fleet.unfollow(queue)
+
+    async def verb_logs(self, args: Args, progress: Progress) -> Answer:
+        runner = self._one(args)
+        count = int(args.get("lines") or 200)
+        told = await self._log(runner, count)
+        if not args.get("follow"):
+            return Answer(told)
+        shown: list[str] = list(told["lines"])
+        for line in shown:
+            await progress({"line": line})
+        while True:
+            await self.fleet.clock.sleep(0.5)
+            lines = (await self._log(runner, count))["lines"]
+            fresh = _news(shown, lines)
+            for line in fresh:
+                await progress({"line": line})
+            shown = lines
+
+    async def _log(self, runner: Runner, count: int) -> dict[str, Any]:
+        await runner.read_transcript()
+        handle = runner.handle
+        lines: list[str] = list(getattr(runner.facts.transcript, "lines", ()) or ())
+        source = "transcript"
+        screen: str | None = None
+        if handle is not None:
+            if not lines:
+                lines, source = await self.fleet.runtime.log_lines(handle, count), "pane"
+            alive = runner.life.phase in UP and runner.facts.screen is not None
+            screen = runner.facts.screen.text if alive and runner.facts.screen else await self.fleet.runtime.last_screen(handle)
+        return {
+            "name": runner.name,
+            "source": source,
+            "lines": [redact(line) for line in lines[-count:]],
+            "screen": redact(screen) if screen else None,
+        }
+
+    async def verb_pane(self, args: Args, progress: Progress) -> Answer:
+        runner = self._one(args)
+        if runner.handle is None or runner.life.phase not in (*UP, Phase.STOPPING):
+            raise Held(f"{runner.name} has no pane: it is {runner.life.phase}.", hint=f"fleet logs {runner.name}")
+        pane = self._full(runner, {})["pane"]
+        return Answer({**(pane or {}), "name": runner.name, "argv": self.fleet.runtime.attach_argv(runner.handle)})
+
+    async def verb_wait(self, args: Args, progress: Progress) -> Answer:
+        runner, word = self._one(args), str(args.get("for") or "started")
+        timeout = float(args.get("timeout") or 60)
+        if not await self.fleet.until(lambda: _reached(runner, word), timeout):
+            raise TimedOut(
+                f"{runner.name} was not {word} within {timeout:g} s: it is {_where(runner)}.",
+                hint=f"fleet explain {runner.name}",
+            )
+        return Answer(
+            {"name": runner.name, "reached": word, "phase": runner.life.phase, "activity": report.activity(runner)}
+        )
+
+    # -- acting ----------------------------------------------------------------------------------------------------
+
+    async def verb_start(self, args: Args, progress: Progress) -> Answer:
+        runners, warnings = await self._declared(args)
+        running = {r.name for r in runners if r.life.phase in UP and r.life.wanted}
+        await self.fleet.start(runners, fresh=bool(args.get("fresh")))
+        return await self._await_starts(runners, running, args, progress, warnings)
+
+    async def verb_restart(self, args: Args, progress: Progress) -> Answer:
+        chosen = self._select(args)
+        warnings: list[str] = []
+        for runner in chosen:
+            if runner.spec.source and Path(runner.spec.source).exists():
+                spec, told = await self._reread(runner.spec)
+                _refuse_what_cannot_be(spec)
+                warnings += told
+                await self.fleet.declare(spec, args.get("env"))
+        await self.fleet.ledger.set_note(DOWN, "")
+        launches = {r.name: r.record.launches for r in chosen}
+        for runner in chosen:
+            runner.post(lifecycle.Restart(fresh=bool(args.get("fresh"))))
+        timeout = float(args.get("timeout") or 60)
+        await self.fleet.until(lambda: all(r.record.launches > launches[r.name] for r in chosen), timeout)
+        return await self._await_starts(chosen, set(), args, progress, warnings)
+
+    async def verb_stop(self, args: Args, progress: Progress) -> Answer:
+        chosen = self._select(args)
+        was = {r.name: r.life.phase for r in chosen}
+        timeout = float(args.get("timeout") or 60)
+        stopping = asyncio.create_task(self.fleet.stop(chosen))
+        try:
+            await asyncio.wait_for(asyncio.shield(stopping), timeout)
+        except TimeoutError:
+            log.warning("stop of %s goes on behind the command line's time-out", ", ".join(was))
+        told = [
+            {
+                "name": r.name,
+                "outcome": "stopped" if r.life.phase is not Phase.STOPPING and not r.life.wanted else "held",
+                "was": was[r.name],
+                "phase": r.life.phase,
+                "exit_status": r.life.exit_status,
+                "message": r.life.message,
+            }
+            for r in chosen
+        ]
+        held = any(t["outcome"] == "held" for t in told)
+        return Answer({"agents": told}, exit_code=Held.exit_code if held else 0)
+
+    async def verb_reset(self, args: Args, progress: Progress) -> Answer:
+        chosen = self._select(args)
+        for runner in chosen:
+            runner.post(lifecycle.Reset())
+        await self.fleet.until(lambda: all(r.life.reason not in ("CrashLoop", "StartFailed") for r in chosen), 5)
+        return Answer({"agents": [{"name": r.name, "outcome": "reset", "phase": r.life.phase} for r in chosen]})
+
+    async def verb_remove(self, args: Args, progress: Progress) -> Answer:
+        chosen = self._select(args)
+        for runner in chosen:
+            await self.fleet.remove(runner)
+        return Answer({"agents": [{"name": r.name, "outcome": "removed"} for r in chosen]})
+
+    async def verb_diff(self, args: Args, progress: Progress) -> Answer:
+        changes, warnings, _ = await self._changes(args)
+        differ = any(c["change"] != "same" for c in changes)
+        return Answer({"changes": changes}, exit_code=1 if differ else 0, warnings=warnings)
+
+    async def verb_apply(self, args: Args, progress: Progress) -> Answer:
+        changes, warnings, specs = await self._changes(args)
+        for spec in specs.values():
+            _refuse_what_cannot_be(spec)
+        env = args.get("env") or {}
+        started: list[Runner] = []
+        for change in changes:
+            name = change["name"]
+            if change["change"] == "gone":
+                change["outcome"] = "kept; --prune stops it"
+                if args.get("prune"):
+                    await self.fleet.remove(self.fleet.runners[name])
+                    change["outcome"] = "removed"
+                continue
+            before = self.fleet.runners.get(name)
+            up = before is not None and before.life.wanted
+            runner = await self.fleet.declare(specs[name], env)
+            if change["change"] == "new" or not up:
+                await self.fleet.start([runner])
+                started.append(runner)
+                change["outcome"] = "started"
+            elif change["change"] == "changed" and change["restart"]:
+                runner.post(lifecycle.Restart())
+                await self.fleet.until(lambda r=runner: r.life.phase is not Phase.RUNNING, 5)
+                started.append(runner)
+                change["outcome"] = "restarted"
+            else:
+                change["outcome"] = "taken over" if change["change"] == "changed" else "same"
+        answer = await self._await_starts(started, set(), args, progress, warnings)
+        return Answer(
+            {"changes": changes, "agents": answer.data["agents"]}, exit_code=answer.exit_code, warnings=warnings
+        )
+
+    async def verb_shutdown(self, args: Args, progress: Progress) -> Answer:
+        up = await self.fleet.shutdown()
+        self.leave()
+        return Answer({"stopped": up, "daemon": "ending"})
+
+    async def verb_daemon_stop(self, args: Args, progress: Progress) -> Answer:
+        self.leave()
+        left = [r.name for r in self.fleet.runners.values() if r.life.phase in UP]
+        return Answer({"daemon": "ending", "agents_left_running": left})
+
+    async def verb_cleanup(self, args: Args, progress: Progress) -> Answer:
+        keep = {
+            r.handle.generation
+            for r in self.fleet.runners.values()
+            if r.handle and r.life.phase in (*UP, Phase.STOPPING, Phase.UNVERIFIABLE)
+        }
+        removed = await self.fleet.runtime.cleanup(keep, dry_run=bool(args.get("dry_run")))
+        return Answer({"removed": removed, "dry_run": bool(args.get("dry_run"))})
+
+    # -- what they share -------------------------------------------------------------------------------------------
+
+    def _daemon(self) -> dict[str, Any]:
+        return {"pid": os.getpid(), "version": __version__, "uptime_s": round(time.time() - self.started_at, 1)}
+
+    def _warnings(self) -> list[str]:
+        told = []
+        if self.fleet.unreachable:
+            told.append(f"The multiplexer could not be read: {self.fleet.unreachable}. States are as last seen.")
+        if self.fleet.faults:
+            told.append(f"{self.fleet.faults} internal faults; see {self.fleet.places.log}")
+        if self.fleet.ramp_note:
+            told.append(self.fleet.ramp_note)
+        told += self.fleet.rules.problems()
+        return told
+
+    def _full(self, runner: Runner, hooks: Mapping[str, Any]) -> dict[str, Any]:
+        return report.full(
+            runner, self.fleet.clock.now(), self.fleet.settings, host=self.fleet.host, hooks=hooks
+        )
+
+    def _one(self, args: Args) -> Runner:
+        target = str(args.get("target") or "")
+        return self._named(target, str(args.get("cwd") or "/"))
+
+    def _select(self, args: Args, *, everything: bool = False) -> list[Runner]:
+        """The agents that the arguments name: names, manifest paths, labels, all."""
+        targets: list[str] = list(args.get("targets") or ())
+        labels: dict[str, str] = dict(args.get("labels") or {})
+        runners = sorted(self.fleet.runners.values(), key=lambda r: r.name)
+        if targets:
+            cwd = str(args.get("cwd") or "/")
+            found = {r.name: r for t in targets for r in self._at(t, cwd)}
+            return report.matching(found.values(), labels)
+        if labels:
+            chosen = report.matching(runners, labels)
+            if not chosen and not everything:
+                raise UnknownAgent(f"No agent has {', '.join(f'{k}={v}' for k, v in labels.items())}.")
+            return chosen
+        if args.get("all") or everything:
+            return runners
+        raise Usage("No agent is named.", hint="Give names, -l label=value, or --all.")
+
+    def _at(self, target: str, cwd: str) -> list[Runner]:
+        if _is_path(target):
+            path = Path(cwd, target)
+            inside = [
+                r
+                for r in self.fleet.runners.values()
+                if r.spec.source and (Path(r.spec.source) == path.resolve() or path.resolve() in Path(r.spec.source).parents)
+            ]
+            if inside:
+                return inside
+            loaded = manifests.load(path)
+            return [self._named(spec.name, cwd) for spec in loaded.specs]
+        return [self._named(target, cwd)]
+
+    def _named(self, target: str, cwd: str) -> Runner:
+        if target in self.fleet.runners:
+            return self.fleet.runners[target]
+        if _is_path(target) and Path(cwd, target).exists():
+            found = self._at(target, cwd)
+            if len(found) == 1:
+                return found[0]
+            raise Usage(f"{target} holds {len(found)} agents; name one.")
+        near = get_close_matches(target, self.fleet.runners, 1)
+        hint = f"Did you mean {near[0]}?" if near else "`fleet status` lists the ones there are."
+        raise UnknownAgent(f"No agent is named {target!r}.", hint=hint, name=target)
+
+    async def _declared(self, args: Args) -> tuple[list[Runner], list[str]]:
+        """The agents that a start names, declared as their manifests stand now. All or none."""
+        targets: list[str] = list(args.get("targets") or ())
+        cwd, env = str(args.get("cwd") or "/"), args.get("env")
+        specs: dict[str, AgentSpec] = {}
+        known: list[Runner] = []
+        warnings: list[str] = []
+
+        async def take(path: Path) -> None:
+            loaded = await asyncio.to_thread(manifests.load, path)
+            warnings.extend(str(w) for w in loaded.warnings)
+            for spec in loaded.specs:
+                if spec.name in specs and specs[spec.name].source != spec.source:
+                    raise InvalidManifest(
+                        f"Two manifests declare {spec.name}: {specs[spec.name].source} and {spec.source}."
+                    )
+                specs[spec.name] = spec
+
+        if not targets and (args.get("labels") or args.get("all")):
+            if self.fleet.places.agents.is_dir():
+                await take(self.fleet.places.agents)
+            for runner in self.fleet.runners.values():
+                if runner.name not in specs:
+                    known.append(runner)
+            labels = dict(args.get("labels") or {})
+            specs = {n: s for n, s in specs.items() if all(s.labels.get(k) == v for k, v in labels.items())}
+            known = report.matching(known, labels)
+        elif not targets:
+            known = self.fleet.was_up() if self.fleet.ledger.note(DOWN) else []
+            if not known:
+                await take(self.fleet.places.agents)
+        for target in targets:
+            if _is_path(target) or Path(cwd, target).exists():
+                await take(Path(cwd, target))
+            elif (place := self._in_folder(target)) is not None:
+                await take(place)
+            else:
+                known.append(self._named(target, cwd))
+        for runner in known:
+            if runner.spec.source and Path(runner.spec.source).exists():
+                specs[runner.name], told = await self._reread(runner.spec)
+                warnings += told
+            else:
+                specs[runner.name] = runner.spec
+        for spec in specs.values():
+            _refuse_what_cannot_be(spec)
+        self._check_dependencies(specs)
+        for spec in specs.values():
+            quiet = manifests.not_acting(spec)
+            first = spec.name not in self.fleet.runners
+            if quiet and first:
+                warnings.append(f"{spec.name}: {', '.join(quiet)} stand in the manifest and do not act yet.")
+        return [await self.fleet.declare(spec, env) for spec in specs.values()], warnings
+
+    def _in_folder(self, name: str) -> Path | None:
+        """The manifest of that name in the default fleet folder, where no agent of that name is known yet."""
+        if name in self.fleet.runners or not manifests.is_name(name):
+            return None
+        folder = self.fleet.places.agents
+        return next((p for p in (folder / f"{name}.yaml", folder / name / f"{name}.yaml") if p.exists()), None)
+
+    async def _reread(self, spec: AgentSpec) -> tuple[AgentSpec, list[str]]:
+        """The manifest as it stands in its file now."""
+        loaded = await asyncio.to_thread(manifests.load, Path(spec.source))
+        again = next((s for s in loaded.specs if s.name == spec.name), None)
+        if again is None:
+            raise UnknownAgent(
+                f"{spec.source} declares {spec.name} no more.", hint=f"`fleet stop {spec.name}`, or put it back."
+            )
+        return again, [str(w) for w in loaded.warnings]
+
+    def _check_dependencies(self, specs: Mapping[str, AgentSpec]) -> None:
+        for spec in specs.values():
+            for need in spec.depends_on:
+                if need.agent not in specs and need.agent not in self.fleet.runners:
+                    raise InvalidManifest(
+                        f"{spec.name} depends on {need.agent}, and there is no such agent.",
+                        hint=f"Start the folder that declares {need.agent}, or take it out of depends_on.",
+                    )
+
+    async def _await_starts(
+        self, runners: Sequence[Runner], running: set[str], args: Args, progress: Progress, warnings: Sequence[str]
+    ) -> Answer:
+        """Until each has started, or it is clear that it has not."""
+        if args.get("wait", True):
+            timeout = float(args.get("timeout") or max((r.spec.startup.timeout for r in runners), default=1) + 30)
+            told: dict[str, str] = {}
+            deadline = self.fleet.clock.now() + timeout
+            while True:
+                for runner in runners:
+                    if told.get(runner.name) != (word := _where(runner)):
+                        told[runner.name] = word
+                        await progress(
+                            {
+                                "agent": runner.name,
+                                "phase": runner.life.phase,
+                                "activity": report.activity(runner),
+                                "message": runner.life.message,
+                            }
+                        )
+                remaining = deadline - self.fleet.clock.now()
+                if remaining <= 0 or all(_settled(r) for r in runners):
+                    break
+                seen = {r.name: _where(r) for r in runners}
+                await self.fleet.until(
+                    lambda seen=seen: any(_where(r) != seen[r.name] for r in runners), min(remaining, 5.0)
+                )
+        agents = [_outcome(r, r.name in running) for r in runners]
+        codes = {a["exit_code"] for a in agents}
+        code = next((c for c in (1, Held.exit_code, DialogOpen.exit_code) if c in codes), 0)
+        for agent, runner in zip(agents, runners, strict=True):
+            agent["warnings"] = list(runner.facts.warnings)
+        return Answer({"agents": agents}, exit_code=code, warnings=list(warnings))
+
+    async def _changes(self, args: Args) -> tuple[list[dict[str, Any]], list[str], dict[str, AgentSpec]]:
+        folder = Path(str(args.get("cwd") or "/"), str(args.get("folder") or self.fleet.places.agents))
+        loaded = await asyncio.to_thread(manifests.load, folder)
+        specs = {spec.name: spec for spec in loaded.specs}
+        self._check_dependencies(specs)
+        changes: list[dict[str, Any]] = []
+        for name in sorted({*specs, *self.fleet.runners}):
+            runner, spec = self.fleet.runners.get(name), specs.get(name)
+            if spec is None:
+                assert runner is not None
+                changes.append({"name": name, "change": "gone", "fields": [], "restart": False})
+            elif runner is None:
+                changes.append({"name": name, "change": "new", "fields": [], "restart": True})
+            else:
+                found = compare(runner.spec, spec)
+                changes.append(
+                    {
+                        "name": name,
+                        "change": "changed" if found else "same",
+                        "fields": [f.to_json() for f in found],
+                        "restart": any(f.restart for f in found),
+                    }
+                )
+        return changes, [str(w) for w in loaded.warnings], specs
+
+
+def _refuse_what_cannot_be(spec: AgentSpec) -> None:
+    if why := manifests.cannot_yet(spec):
+        raise CannotYet(why, hint="It validates; this version cannot start it.")
+
+
+def _is_path(target: str) -> bool:
+    return "/" in target or target.endswith((".yaml", ".yml")) or target in (".", "..")
+
+
+def _machine(spec: AgentSpec) -> str:
+    return spec.remote.choices[0] if spec.remote else os.uname().nodename
+
+
+def _where(runner: Runner) -> str:
+    """Phase and activity in one word or two."""
+    doing = report.activity(runner)
+    return f"{runner.life.phase}/{doing}" if doing else str(runner.life.phase)
+
+
+def _reached(runner: Runner, word: str) -> bool:
+    life, doing = runner.life, report.activity(runner)
+    match word:
+        case "started":
+            return life.phase is Phase.RUNNING
+        case "ready" | "working" | "needs_input" | "limited" | "error":
+            return doing == word and life.phase in UP
+        case "stopped" | "finished" | "failed" | "backoff" | "running":
+            return life.phase == word
+        case _:
+            raise Usage(f"`--for {word}` is none of started, ready, working, needs_input, stopped, finished, failed.")
+
+
+def _settled(runner: Runner) -> bool:
+    """Whether a start has come to something that a person should hear of."""
+    life = runner.life
+    if life.phase is Phase.STARTING:
+        return runner.state.activity is Activity.NEEDS_INPUT and not runner.settling
+    return life.wanted and life.phase in (
+        Phase.RUNNING,
+        Phase.FINISHED,
+        Phase.FAILED,
+        Phase.BACKOFF,
+        Phase.UNVERIFIABLE,
+    ) or (not life.wanted and life.phase in (Phase.FINISHED, Phase.FAILED))
+
+
+def _outcome(runner: Runner, was_running: bool) -> dict[str, Any]:
+    life = runner.life
+    outcome, code = "held", Held.exit_code
+    if life.phase is Phase.RUNNING or life.phase is Phase.FINISHED:
+        outcome, code = ("already_running" if was_running else "started"), 0
+    if life.phase in UP and runner.state.activity is Activity.NEEDS_INPUT:
+        outcome, code = "dialog", DialogOpen.exit_code
+    if life.phase in (Phase.FAILED, Phase.BACKOFF):
+        outcome, code = "failed", StartFailed.exit_code
+    return {
+        "name": runner.name,
+        "outcome": outcome,
+        "exit_code": code,
+        "phase": life.phase,
+        "activity": report.activity(runner),
+        "kind": runner.state.kind,
+        "question": runner.state.question,
+        "reason": life.reason,
+        "message": life.message,
+        "pid": runner.facts.owner,
+        "session_id": runner.record.session_id,
+    }
+
+
+def _news(before: Sequence[str], after: Sequence[str]) -> Sequence[str]:
+    """The lines of `after` that came since `before`."""
+    for overlap in range(min(len(before), len(after)), 0, -1):
+        if list(before[-overlap:]) == list(after[:overlap]):
+            return after[overlap:]
+    return after
+
+
+# -- the socket -----------------------------------------------------------------------------------------------------
+
+
+class Server:
+    """The daemon's door: one request a connection, each in a task of its own."""
+
+    def __init__(self, operator: Operator) -> None:
+        self._operator = operator
+        self._server: asyncio.Server | None = None
+        self._open: set[asyncio.Task[Any]] = set()
+
+    async def listen(self, path: Path) -> None:
+        """Listen on a 0600 socket in a 0700 folder."""
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path.unlink(missing_ok=True)
+        before = os.umask(0o177)
+        try:
+            self._server = await asyncio.start_unix_server(self._serve, path, limit=LINE_LIMIT)
+        finally:
+            os.umask(before)
+
+    async def close(self) -> None:
+        """Answer what is being answered for a moment, then close."""
+        if self._server is not None:
+            self._server.close()
+        current = [t for t in self._open if t is not asyncio.current_task()]
+        if current:
+            await asyncio.wait(current, timeout=1.0)
+        for task in self._open:
+            task.cancel()
+        await asyncio.gather(*self._open, return_exceptions=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._open.add(task)
+        try:
+            text, code = await self._answer(reader, writer)
+            body = text.encode()
+            writer.write(b"=%d %d\n" % (code, len(body)))
+            writer.write(body + b"\n")
+            await writer.drain()
+        except (ConnectionError, asyncio.CancelledError):
+            log.debug("a client hung up")
+        finally:
+            self._open.discard(task)
+            writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> tuple[str, int]:
+        async def progress(told: Mapping[str, Any]) -> None:
+            writer.write(encode(told).encode() + b"\n")
+            await writer.drain()
+
+        try:
+            request = await _request(reader)
+            doing = asyncio.ensure_future(
+                self._operator.do(str(request.get("verb")), request.get("args") or {}, progress)
+            )
+            gone = asyncio.ensure_future(reader.read(1))
+            done, _ = await asyncio.wait({doing, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if doing not in done:
+                doing.cancel()  # the client hung up: nobody waits for the answer any more
+                await asyncio.gather(doing, return_exceptions=True)
+                raise ConnectionResetError
+            gone.cancel()
+            answer = doing.result()
+        except FleetError as error:
+            return encode({"error": error.to_json()}), error.exit_code
+        except ConnectionError:
+            raise
+        except Exception as error:  # a fault of ours must reach the asker, and the log
+            log.exception("a request failed")
+            fault = FleetError(
+                f"The daemon failed at this: {type(error).__name__}: {error}",
+                hint=f"Please report it with {self._operator.fleet.places.log}.",
+            )
+            return encode({"error": {**fault.to_json(), "code": "internal_error"}}), 1
+        return encode(envelope(answer.data, answer.warnings)), answer.exit_code
+
+
+async def _request(reader: asyncio.StreamReader) -> Mapping[str, Any]:
+    try:
+        line = await asyncio.wait_for(reader.readline(), 10)
+        request = json.loads(line)
+    except (ValueError, TimeoutError) as error:
+        raise Usage("The request is not one line of JSON.") from error
+    if not isinstance(request, dict):
+        raise Usage("The request is not a JSON object.")
+    return request
+
+
+def envelope(data: Mapping[str, Any], warnings: Sequence[str] = ()) -> dict[str, Any]:
+    """What `--json` prints."""
+    return {"schema_version": 1, "generated_at": time.time(), "data": data, "warnings": list(warnings)}
+
+
+def encode(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, default=str, separators=(",", ":"))

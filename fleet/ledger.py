@@ -1,0 +1,155 @@
+"""The tables of agents: what is declared, what is wanted, where each life stands, how to find it on its host.
+
+One row an agent, written whole before anything is done about it. The starter's environment stands beside the
+database in a 0600 file of the agent's own folder, not in it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+from fleet.db import Database, Migrations
+from fleet.lifecycle import Life
+from fleet.manifests.model import AgentSpec
+from fleet.terms import Handle
+
+LEDGER_MIGRATIONS = Migrations(
+    "ledger",
+    (
+        """
+        CREATE TABLE agents (
+            name TEXT PRIMARY KEY,
+            spec TEXT NOT NULL,
+            life TEXT NOT NULL,
+            handle TEXT,
+            session_id TEXT,
+            session_used INTEGER NOT NULL DEFAULT 0,
+            launches INTEGER NOT NULL DEFAULT 0,
+            was_up INTEGER NOT NULL DEFAULT 0,
+            host_version TEXT,
+            wrote TEXT NOT NULL DEFAULT '{}'
+        ) STRICT, WITHOUT ROWID;
+        CREATE TABLE fleet (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
+        """,
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What the ledger holds of one agent."""
+
+    spec: AgentSpec
+    life: Life
+    handle: Handle | None = None
+    """The newest launch, also after its end."""
+    session_id: str | None = None
+    session_used: bool = False
+    """Whether the conversation ever got a prompt: a resumed one gets none again."""
+    launches: int = 0
+    """How many launches there ever were: it numbers the generations."""
+    was_up: bool = False
+    """It was wanted when the fleet was shut down."""
+    version: str | None = None
+    """What the program of the newest launch said of its version."""
+    wrote: Mapping[str, str] = field(default_factory=dict)
+    """The files that fleet put into the workspace, with what it put there (a hash each)."""
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+
+class Ledger:
+    """The agents' rows, in memory and on disk. What `save` returned from is on the disk."""
+
+    def __init__(self, database: Database) -> None:
+        self._db = database
+
+    def load(self) -> dict[str, Record]:
+        """Every agent, at start-up."""
+        rows = self._db.read_now(lambda c: c.execute("SELECT * FROM agents ORDER BY name").fetchall())
+        return {row["name"]: _record(row) for row in rows}
+
+    async def save(self, record: Record) -> None:
+        """Write the row whole; returns once it is committed."""
+        row = _row(record)
+        names = ", ".join(row)
+        marks = ", ".join(f":{name}" for name in row)
+        sql = f"INSERT OR REPLACE INTO agents ({names}) VALUES ({marks})"
+        await self._db.write(lambda c: c.execute(sql, row))
+
+    async def remove(self, name: str) -> None:
+        """Forget the agent."""
+        await self._db.write(lambda c: c.execute("DELETE FROM agents WHERE name = ?", (name,)))
+
+    def note(self, key: str) -> str | None:
+        """One word about the whole fleet."""
+        row = self._db.read_now(lambda c: c.execute("SELECT value FROM fleet WHERE key = ?", (key,)).fetchone())
+        return row["value"] if row else None
+
+    async def set_note(self, key: str, value: str) -> None:
+        await self._db.write(lambda c: c.execute("INSERT OR REPLACE INTO fleet VALUES (?, ?)", (key, value)))
+
+
+def _row(record: Record) -> dict[str, str | int | None]:
+    return {
+        "name": record.name,
+        "spec": record.spec.model_dump_json(),
+        "life": json.dumps(record.life.to_json()),
+        "handle": json.dumps(asdict(record.handle)) if record.handle else None,
+        "session_id": record.session_id,
+        "session_used": int(record.session_used),
+        "launches": record.launches,
+        "was_up": int(record.was_up),
+        "host_version": record.version,
+        "wrote": json.dumps(dict(record.wrote)),
+    }
+
+
+def _record(row: sqlite3.Row) -> Record:
+    return Record(
+        spec=AgentSpec.model_validate_json(row["spec"]),
+        life=Life.from_json(json.loads(row["life"])),
+        handle=Handle(**json.loads(row["handle"])) if row["handle"] else None,
+        session_id=row["session_id"],
+        session_used=bool(row["session_used"]),
+        launches=row["launches"],
+        was_up=bool(row["was_up"]),
+        version=row["host_version"],
+        wrote=json.loads(row["wrote"]),
+    )
+
+
+# -- the starter's environment --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class StartEnvironment:
+    """The environment that the agent's `start` had, and the values of its secrets: a restart has the same."""
+
+    environ: Mapping[str, str] = field(repr=False)
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    def save(self, folder: Path) -> None:
+        """Write it 0600 into the agent's folder, by rename."""
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        part = folder / "environ.part"
+        part.unlink(missing_ok=True)
+        with os.fdopen(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600), "w") as out:
+            json.dump({"environ": dict(self.environ), "secrets": dict(self.secrets)}, out)
+        part.rename(folder / "environ.json")
+
+    @classmethod
+    def load(cls, folder: Path) -> StartEnvironment:
+        """What was kept; empty where nothing was."""
+        try:
+            found = json.loads((folder / "environ.json").read_text())
+        except FileNotFoundError:
+            return cls({})
+        return replace(cls({}), **found)

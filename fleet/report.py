@@ -1,0 +1,265 @@
+"""What is said of an agent: the one object behind `status`, `inspect`, `explain` and their tables.
+
+A field that is not known is null, and `missing` says why; nothing is made up to fill it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from fleet.health.judge import State
+from fleet.redact import redact
+from fleet.runner import UP, Runner
+from fleet.settings import Settings
+from fleet.terms import Activity, Evidence, Phase, Source
+
+
+def freshness(age: float | None, settings: Settings) -> str | None:
+    """live, stale or critical (SEMANTICS 1)."""
+    if age is None:
+        return None
+    return "live" if age < settings.fresh else "stale" if age <= settings.stale else "critical"
+
+
+def pane_state(runner: Runner) -> str:
+    """The seed format's word for the same."""
+    state = runner.state
+    if runner.life.phase not in UP:
+        return "unknown"
+    match state.activity:
+        case Activity.WORKING:
+            return "running"
+        case Activity.NEEDS_INPUT:
+            return "y_n_prompt"
+        case Activity.LIMITED:
+            return "limit_reached"
+        case Activity.READY:
+            return "compose_pending_unsent" if state.draft else "idle_prompt"
+        case Activity.ERROR if state.proof and "auth" in state.proof.rule:
+            return "auth_error"
+        case Activity.ERROR:
+            return "compose_pending_unsent" if state.draft else "idle_prompt"
+        case _:
+            return "unknown"
+
+
+def activity(runner: Runner) -> Activity | None:
+    """What it is doing; none where nothing of it runs."""
+    return runner.state.activity if runner.life.phase in (*UP, Phase.UNVERIFIABLE) else None
+
+
+def summary(runner: Runner, now: float, settings: Settings) -> dict[str, Any]:
+    """One agent in a line."""
+    life, state, facts, spec = runner.life, runner.state, runner.facts, runner.spec
+    up = life.phase in (*UP, Phase.UNVERIFIABLE)
+    age = now - state.seen if up and state.seen is not None else None
+    line = facts.status_line
+    return {
+        "name": runner.name,
+        "harness": spec.harness,
+        "runtime": spec.runtime,
+        "wanted": life.wanted,
+        "phase": life.phase,
+        "activity": activity(runner),
+        "kind": state.kind if up else None,
+        "question": state.question if up else None,
+        "options": list(state.options) if up else [],
+        "pane_state": pane_state(runner),
+        "draft": state.draft if up else None,
+        "background": state.background if up else None,
+        "reason": life.reason,
+        "message": life.message,
+        "pid": facts.owner if up else None,
+        "restarts": life.restarts,
+        "since": life.since,
+        "activity_since": state.since if up else None,
+        "observed_at": state.seen if up else None,
+        "age_s": round(age, 3) if age is not None else None,
+        "freshness": freshness(age, settings),
+        "started_at": life.started_at,
+        "uptime_s": round(now - life.started_at, 1) if life.phase is Phase.RUNNING and life.started_at else None,
+        "exit_status": life.exit_status,
+        "next_restart_at": life.due if life.phase is Phase.BACKOFF else None,
+        "resets_at": state.resets_at if up else None,
+        "session_id": runner.record.session_id,
+        "model": line.get("model") or spec.model,
+        "context_pct": line.get("context_pct"),
+        "labels": dict(spec.labels),
+        "capabilities": list(spec.capabilities),
+    }
+
+
+def full(
+    runner: Runner, now: float, settings: Settings, *, host: Mapping[str, Any], hooks: Mapping[str, Any]
+) -> dict[str, Any]:
+    """One agent with everything that is known of it."""
+    life, facts, spec, handle = runner.life, runner.facts, runner.spec, runner.handle
+    line, transcript = facts.status_line, facts.transcript
+    up = life.phase in (*UP, Phase.UNVERIFIABLE)
+    pane = (
+        {"multiplexer": handle.multiplexer, "socket": handle.socket, "target": facts.pane or f"={handle.session}:"}
+        if handle and up
+        else None
+    )
+    said = {
+        **summary(runner, now, settings),
+        "description": spec.description,
+        "source": spec.source or None,
+        "workdir": facts.cwd,
+        "command": [redact(a) for a in facts.argv] or None,
+        "version": runner.record.version,
+        "permission_mode": line.get("permission_mode") or spec.permission_mode,
+        "multiplexer": spec.multiplexer,
+        "pane": pane,
+        "pane_text": redact(facts.screen.text) if facts.screen and up else None,
+        "size": [facts.screen.width, facts.screen.height] if facts.screen and up else None,
+        "title": facts.screen.title if facts.screen and up else None,
+        "launched_at": life.launched_at,
+        "launches": runner.record.launches,
+        "generation": handle.generation if handle else None,
+        "life": life.to_json(),
+        "state": state_json(runner.state, now) if up else None,
+        "conditions": conditions(runner, now),
+        "process": asdict(facts.figures) if facts.figures else None,
+        "metrics": dict(host),
+        "depends_on": [need.model_dump(mode="json") for need in spec.depends_on],
+        "warnings": list(facts.warnings),
+        "last_user_msg": getattr(transcript, "last_user_message", None),
+        "last_assistant_msg": getattr(transcript, "last_assistant_message", None),
+        "current_tool": getattr(transcript, "current_tool", None) if up else None,
+        "current_tool_input": getattr(transcript, "current_tool_input", None) if up else None,
+        "model_transcript": getattr(transcript, "model", None),
+        "context_tokens": getattr(transcript, "context_tokens", None),
+        "transcript_at": getattr(transcript, "last_at", None),
+        "cost_usd": line.get("cost_usd"),
+        "context_size": line.get("context_size"),
+        "quota_5h_used_pct": line.get("quota_5h_used_pct"),
+        "quota_7d_used_pct": line.get("quota_7d_used_pct"),
+        "quota_5h_reset_at": line.get("quota_5h_reset_at"),
+        "quota_7d_reset_at": line.get("quota_7d_reset_at"),
+        "status_line_at": line.get("observed_at"),
+        "hooks": dict(hooks),
+        "mcp_servers": sorted(spec.mcp_servers),
+        "skills": list((*spec.skills.required, *spec.skills.available)),
+    }
+    said["missing"] = {name: _why(name, runner) for name, value in said.items() if value is None}
+    return said
+
+
+def _why(name: str, runner: Runner) -> str:
+    """Why a field is null."""
+    if runner.life.phase not in (*UP, Phase.UNVERIFIABLE):
+        return f"the agent is {runner.life.phase}"
+    if name.startswith("quota_"):
+        return "the program tells it with an account's login only"
+    if name in ("context_pct", "cost_usd", "context_size", "model", "status_line_at"):
+        return "the program's status line has not told it yet"
+    if name in ("last_user_msg", "last_assistant_msg", "current_tool", "current_tool_input", "model_transcript"):
+        return "the transcript does not tell it"
+    if name in ("kind", "question"):
+        return "nothing is asked"
+    if name in ("reason", "message", "next_restart_at", "exit_status", "resets_at"):
+        return "does not apply now"
+    return "not known"
+
+
+def state_json(state: State, now: float) -> dict[str, Any]:
+    """The judged state with its proof."""
+    return {
+        "activity": state.activity,
+        "kind": state.kind,
+        "question": state.question,
+        "options": list(state.options),
+        "since": state.since,
+        "draft": state.draft,
+        "background": state.background,
+        "resets_at": state.resets_at,
+        "proof": evidence_json(state.proof, now, state.seen) if state.proof else None,
+        "dissent": [evidence_json(e, now) for e in state.dissent],
+    }
+
+
+def evidence_json(e: Evidence, now: float, seen: float | None = None) -> dict[str, Any]:
+    """One source's word: value, source, rule, evidence, observed_at, age."""
+    at = max(e.observed_at, seen or 0.0)
+    return {
+        "source": e.source,
+        "activity": e.activity,
+        "kind": e.kind,
+        "question": e.question,
+        "rule": e.rule,
+        "evidence": e.excerpt,
+        "draft": e.draft,
+        "observed_at": at,
+        "age_s": round(now - at, 3),
+    }
+
+
+def explanation(runner: Runner, now: float) -> dict[str, Any]:
+    """What every source says, and what was made of it."""
+    up = runner.life.phase in (*UP, Phase.UNVERIFIABLE)
+    said = {
+        claim.evidence.source: evidence_json(claim.evidence, now, claim.seen) | {"since": claim.since}
+        for claim in runner.book
+    }
+    silent = [{"source": s, "activity": None, "why": "has said nothing of this launch"} for s in Source if s not in said]
+    return {
+        "name": runner.name,
+        "phase": runner.life.phase,
+        "reason": runner.life.reason,
+        "message": runner.life.message,
+        "activity": activity(runner),
+        "state": state_json(runner.state, now) if up else None,
+        "evidence": [*said.values(), *silent] if up else [],
+        "conditions": conditions(runner, now),
+    }
+
+
+def conditions(runner: Runner, now: float) -> list[dict[str, Any]]:
+    """The same as Kubernetes has them: type, status, reason, message, since."""
+    life, state = runner.life, runner.state
+    up = life.phase in UP
+    seen = life.phase is not Phase.UNVERIFIABLE
+    known = up and state.activity not in (Activity.UNKNOWN, Activity.BOOTING)
+
+    def one(kind: str, status: bool | None, reason: str, message: str = "", since: float | None = None) -> dict[str, Any]:
+        word = "Unknown" if status is None else str(status)
+        return {"type": kind, "status": word, "reason": reason, "message": message, "since": since}
+
+    asks = state.activity is Activity.NEEDS_INPUT
+    return [
+        one("HostReachable", seen, "Seen" if seen else life.reason or "HostUnreachable", "" if seen else life.message or ""),
+        one("Started", life.phase is Phase.RUNNING if seen else None, _camel(life.phase), life.message or "", life.started_at),
+        one("Ready", (state.activity is Activity.READY) if known else (None if up else False), _camel(state.activity if up else life.phase), since=state.since if up else life.since),
+        one("InputRequired", asks if known else (None if up else False), _camel(state.kind) if asks and state.kind else _camel(state.activity if up else life.phase), state.question or "" if asks else "", state.since if up else None),
+        one("Progressing", (state.activity is Activity.WORKING) if known else (None if up else False), _camel(state.activity if up else life.phase), since=state.since if up else None),
+        one("BackgroundWork", state.background if up else False, "BackgroundShell" if state.background else "None"),
+        one("Resumable", runner.record.session_used if runner.harness.has_sessions else False, "ConversationRecorded" if runner.record.session_used else "NoConversation"),
+        one("BudgetOK", life.reason not in ("CrashLoop", "StartFailed"), life.reason or "WithinBudget", life.message or ""),
+    ]  # fmt: skip
+
+
+def _camel(word: str | None) -> str:
+    return "".join(part.capitalize() for part in str(word or "unknown").split("_"))
+
+
+def health(runner: Runner, now: float, settings: Settings) -> dict[str, Any]:
+    """Whether it is well: up as wanted, seen lately, and not in error."""
+    brief = summary(runner, now, settings)
+    life = runner.life
+    healthy: bool | None
+    if life.phase is Phase.UNVERIFIABLE:
+        healthy = None
+    elif life.wanted:
+        healthy = life.phase in UP and runner.state.activity not in (Activity.ERROR, Activity.LIMITED)
+    else:
+        healthy = life.phase in (Phase.STOPPED, Phase.FINISHED)
+    picked = ("name", "phase", "activity", "reason", "message", "age_s", "freshness", "pid", "restarts")
+    return {**{key: brief[key] for key in picked}, "healthy": healthy, "conditions": conditions(runner, now)}
+
+
+def matching(runners: Iterable[Runner], labels: Mapping[str, str]) -> list[Runner]:
+    """Those that bear all the labels."""
+    return [r for r in runners if all(r.spec.labels.get(k) == v for k, v in labels.items())]

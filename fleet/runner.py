@@ -1,0 +1,869 @@
+"""One agent: look, step, write down, act.
+
+A runner handles one event at a time. What takes long (a launch, a stop, a wait) runs beside it as one task, and
+comes back as an event; a new action first ends the one before it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import random
+import uuid
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import PurePosixPath
+from typing import Any
+
+from fleet import lifecycle, plan
+from fleet.clock import Clock
+from fleet.errors import FleetError, HostUnreachable, LaunchError, TimedOut
+from fleet.harnesses import harness as find_harness
+from fleet.harnesses.base import Conversation, Harness, LaunchAsk
+from fleet.health import judge, restart
+from fleet.health.judge import Book, State
+from fleet.keys import BEFORE_ENTER, typed
+from fleet.ledger import Ledger, Record, StartEnvironment
+from fleet.lifecycle import Life
+from fleet.manifests.model import AgentSpec, Command
+from fleet.manifests.sources import workspace_files
+from fleet.redact import redact
+from fleet.runtimes.base import Runtime
+from fleet.settings import Places, Settings
+from fleet.terms import (
+    Activity,
+    Evidence,
+    File,
+    Handle,
+    HookEvent,
+    Look,
+    Phase,
+    Process,
+    Screen,
+    Source,
+    Verdict,
+)
+
+log = logging.getLogger(__name__)
+
+UP = (Phase.STARTING, Phase.RUNNING)
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What every runner is given: the rooms below, and the supervisor's functions. A test's seams."""
+
+    clock: Clock
+    settings: Settings
+    places: Places
+    ledger: Ledger
+    runtime: Runtime
+    classify: Callable[[str, Screen, str | None], Verdict]
+    """By harness name and program version."""
+    startup_keys: Callable[[str, Verdict, Screen, frozenset[str]], tuple[str, tuple[str, ...]] | None]
+    version: Callable[[Harness, AgentSpec, Mapping[str, str], str], Awaitable[str | None]]
+    may_restart: Callable[[str], Awaitable[None]]
+    """Waits until the fleet's brake lets one more automatic restart go."""
+    believe_death: Callable[[str, Look], Awaitable[bool]]
+    """Whether an unexplained death may be believed; it may look a second time first."""
+    record_event: Callable[[str, str, str, Mapping[str, Any]], None]
+    """Agent, type, name, payload: into the event store."""
+    changed: Callable[[Runner], None]
+    """Something about the agent is different now."""
+
+
+@dataclass(slots=True)
+class Facts:
+    """What is known of an agent beside its state. Gathered as it comes, shown by `report.py`."""
+
+    screen: Screen | None = None
+    verdict: Verdict | None = None
+    pane: str | None = None
+    program: Process | None = None
+    owner: int | None = None
+    """The process whose word counts: the program itself, or what a wrapper has started as it."""
+    status_line: Mapping[str, Any] = field(default_factory=dict)
+    transcript: Any = None
+    figures: Mapping[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    cwd: str | None = None
+    env: Mapping[str, str] = field(default_factory=dict, repr=False)
+    argv: tuple[str, ...] = ()
+
+
+class Runner:
+    """One agent of this fleet."""
+
+    def __init__(self, record: Record, parts: Parts) -> None:
+        self.record = record
+        self.parts = parts
+        self.harness = find_harness(record.spec.harness)
+        self.book = Book()
+        self.state = judge.BLANK
+        self.facts = Facts()
+        self._inbox: asyncio.Queue[lifecycle.Event | None] = asyncio.Queue()
+        self._acting: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._relook: asyncio.Task[None] | None = None
+        self._settling: str | None = None
+        self._unwatch: list[Callable[[], None]] = []
+        self._main = asyncio.create_task(self._run(), name=f"agent {record.name}")
+
+    # -- what others ask -------------------------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        return self.record.name
+
+    @property
+    def spec(self) -> AgentSpec:
+        return self.record.spec
+
+    @property
+    def life(self) -> Life:
+        return self.record.life
+
+    @property
+    def handle(self) -> Handle | None:
+        return self.record.handle
+
+    @property
+    def started(self) -> bool:
+        return self.life.phase is Phase.RUNNING or self.life.started_at is not None
+
+    def post(self, event: lifecycle.Event) -> None:
+        """Something happened, or somebody wants something. It is handled in its turn."""
+        self._inbox.put_nowait(event)
+
+    async def declare(self, spec: AgentSpec) -> None:
+        """The manifest as it stands now; it acts from the next launch on."""
+        self.harness = find_harness(spec.harness)
+        self.record = replace(self.record, spec=spec)
+        await self.parts.ledger.save(self.record)
+
+    async def amend(self, **fields: Any) -> None:
+        """Change the record's own notes, and write them down."""
+        self.record = replace(self.record, **fields)
+        await self.parts.ledger.save(self.record)
+
+    async def close(self) -> None:
+        """Let go of the agent and leave it as it is."""
+        for task in (self._main, self._acting, self._relook, *self._tasks):
+            if task:
+                task.cancel()
+        await asyncio.gather(
+            *(t for t in (self._main, self._acting, self._relook, *self._tasks) if t), return_exceptions=True
+        )
+        self._forget_watches()
+
+    # -- one event at a time ---------------------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        while (event := await self._inbox.get()) is not None:
+            try:
+                await self._step(event)
+            except Exception:  # one agent's fault must not stop the others; it is told whole
+                log.exception("agent %s: %s", self.name, event)
+                self.parts.record_event(self.name, "fault", type(event).__name__, {})
+
+    async def _step(self, event: lifecycle.Event) -> None:
+        now = self.parts.clock.now()
+        before = self.life
+        life, actions = lifecycle.step(before, event, now, self.policy())
+        record = replace(self.record, life=life)
+        launch = next((a for a in actions if isinstance(a, lifecycle.Launch)), None)
+        if launch:
+            record = self._mint(record, fresh=launch.fresh or life.fresh)
+        if record != self.record:
+            await self.parts.ledger.save(record)
+            self.record = record
+        if life.phase is not before.phase or life.reason != before.reason:
+            self._tell_phase(before, event)
+        if launch:
+            self._begin_anew()
+        for action in actions:
+            self._perform(action, by_person=isinstance(event, lifecycle.Start | lifecycle.Restart))
+        if life.phase is Phase.STOPPED or life.phase in (Phase.FINISHED, Phase.FAILED, Phase.BACKOFF):
+            self._forget_watches()
+        self.parts.changed(self)
+
+    def policy(self) -> restart.Policy:
+        """The manifest's policy with this moment's chance in it."""
+        wants, settings = self.spec.restart, self.parts.settings
+        return restart.Policy(
+            policy=wants.policy,
+            max_retries=wants.max_retries,
+            window=wants.window,
+            reset_after=wants.reset_after,
+            backoff_initial=wants.backoff.initial,
+            backoff_max=wants.backoff.max,
+            multiplier=wants.backoff.multiplier,
+            success_exit_codes=wants.success_exit_codes,
+            never_exit_codes=wants.never_exit_codes,
+            start_backoff=settings.start_backoff,
+            auto_resume=wants.auto_resume,
+            jitter=random.uniform(-settings.backoff_jitter, settings.backoff_jitter),
+        )
+
+    def _tell_phase(self, before: Life, event: lifecycle.Event) -> None:
+        life = self.life
+        payload = {
+            "from": before.phase,
+            "to": life.phase,
+            "because": type(event).__name__,
+            "reason": life.reason,
+            "message": life.message,
+            "exit_status": life.exit_status,
+            "due": life.due,
+        }
+        self.parts.record_event(self.name, "phase", life.phase, payload)
+
+    def _mint(self, record: Record, *, fresh: bool) -> Record:
+        """The next launch's handle and conversation. They are written down before anything is done."""
+        count = record.launches + 1
+        lot = f"{random.SystemRandom().getrandbits(32):08x}"
+        mark = plan.generation(record.name, count, lot)
+        handle = self.parts.runtime.mint(record.name, mark, record.spec.multiplexer)
+        session_id, used = record.session_id, record.session_used
+        if not self.harness.has_sessions:
+            session_id, used = None, False
+        elif fresh or session_id is None or record.spec.session == "new":
+            session_id, used = str(uuid.uuid4()), False
+        return replace(record, handle=handle, launches=count, session_id=session_id, session_used=used)
+
+    def _begin_anew(self) -> None:
+        self.book, self.state = Book(), judge.BLANK
+        self.facts = Facts(status_line=self.facts.status_line)
+        self._settling = None
+
+    # -- acting ----------------------------------------------------------------------------------------------------
+
+    def _perform(self, action: lifecycle.Action, *, by_person: bool) -> None:
+        match action:
+            case lifecycle.Launch():
+                doing = self._launch(brake=not by_person)
+            case lifecycle.End():
+                doing = self._end()
+            case lifecycle.Wait(until=until):
+                doing = self._wait(until)
+        previous, self._acting = self._acting, None
+
+        async def act() -> None:
+            if previous and not previous.done():
+                previous.cancel()
+                await asyncio.gather(previous, return_exceptions=True)
+            await doing
+
+        self._acting = asyncio.create_task(act(), name=f"{type(action).__name__} {self.name}")
+        self._acting.add_done_callback(self._report_fault)
+
+    def _report_fault(self, task: asyncio.Task[Any]) -> None:
+        if not task.cancelled() and (error := task.exception()):
+            log.error("agent %s: %s failed", self.name, task.get_name(), exc_info=error)
+            self.parts.record_event(self.name, "fault", task.get_name(), {"error": redact(repr(error))})
+            if self.life.phase is Phase.STARTING:
+                self.post(lifecycle.LaunchRefused("InternalError", f"{type(error).__name__}: {error}", retry=True))
+
+    def beside(self, doing: Awaitable[Any]) -> None:
+        """Do something beside the events; a fault in it is reported."""
+        task = asyncio.ensure_future(doing)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._report_fault)
+
+    async def _wait(self, until: float) -> None:
+        await self.parts.clock.sleep(until - self.parts.clock.now())
+        self.post(lifecycle.Elapsed())
+
+    async def _launch(self, *, brake: bool) -> None:
+        handle = self.handle
+        assert handle is not None
+        runtime = self.parts.runtime
+        try:
+            if brake:
+                await self.parts.may_restart(self.name)
+            await runtime.purge(self.name, keep=handle.generation, grace=self.parts.settings.kill_grace)
+            prepared = await self._prepare(handle)
+            await self._run_hooks("pre_start", required=True)
+            await runtime.launch(prepared.plan, handle)
+        except HostUnreachable as error:
+            self.post(lifecycle.Lost(str(error)))
+            return
+        except FleetError as error:
+            message = f"{error} {error.hint or ''}".strip()
+            self.post(lifecycle.LaunchRefused(type(error).__name__, message, retry=False))
+            return
+        self.facts.argv = prepared.plan.argv
+        self.parts.record_event(
+            self.name,
+            "launch",
+            handle.generation,
+            {
+                "argv": [redact(a) for a in prepared.plan.argv],
+                "cwd": prepared.plan.cwd,
+                "session_id": prepared.plan.session_id,
+                "resumes": prepared.plan.resumes,
+                "version": prepared.plan.version,
+            },
+        )
+        self.post(lifecycle.Launched())
+        self._watch(handle)
+        self.beside(self._await_start(handle, prepared))
+
+    async def _end(self) -> None:
+        handle = self.handle
+        if handle is None:
+            self.post(lifecycle.Ended())
+            return
+        try:
+            await self._run_hooks("pre_stop", required=False)
+            await self._ask_to_leave(handle)
+            ended = await self.parts.runtime.end(handle, grace=self.spec.stop.timeout)
+            await self.parts.runtime.purge(self.name, grace=self.parts.settings.kill_grace)
+        except HostUnreachable as error:
+            self.post(lifecycle.Lost(str(error)))
+            return
+        if ended.killed:
+            self.parts.record_event(self.name, "killed", handle.generation, {"pids": list(ended.killed)})
+        await self._run_hooks("post_stop", required=False)
+        self.post(lifecycle.Ended())
+
+    async def _ask_to_leave(self, handle: Handle) -> None:
+        """The program's own exit command, where it would read it: ready, nothing typed, no dialog."""
+        command = self.spec.stop.command or self.harness.exit_command()
+        state = self.state
+        if not command or state.activity is not Activity.READY or state.draft is not False:
+            return
+        await self.parts.runtime.type(handle, [command], literal=True)
+        await self.parts.clock.sleep(BEFORE_ENTER)
+        await self.parts.runtime.type(handle, ["Enter"], literal=False)
+        until = self.parts.clock.now() + self.parts.settings.exit_command_grace
+        while self.parts.clock.now() < until:
+            if not (await self.parts.runtime.look(handle)).alive:
+                return
+            await self.parts.clock.sleep(0.05)
+
+    async def _run_hooks(self, which: str, *, required: bool) -> None:
+        """The manifest's own commands around the life. A required one that fails refuses the launch."""
+        commands: tuple[Command, ...] = getattr(self.spec.hooks, which)
+        for command in commands:
+            shown = " ".join(command.words)
+            try:
+                ran = await self.parts.runtime.run(
+                    command.words, env=self.facts.env, cwd=self.facts.cwd or self.spec.folder, timeout=command.timeout
+                )
+                said = redact(ran.stderr.decode(errors="replace").strip()[-400:])
+                failure = f"ended with {ran.status}: {said}" if ran.status else None
+            except (TimedOut, LaunchError) as error:
+                failure = str(error)
+            self.parts.record_event(self.name, "action", which, {"command": redact(shown), "failure": failure})
+            if failure and required:
+                raise LaunchError(f"hooks.{which} `{redact(shown)}` {failure}", hint="Nothing was launched.")
+
+    # -- a launch --------------------------------------------------------------------------------------------------
+
+    async def _prepare(self, handle: Handle) -> Prepared:
+        spec, runtime, parts = self.spec, self.parts.runtime, self.parts
+        kept = StartEnvironment.load(parts.places.agent(self.name))
+        env = plan.inherited(
+            kept.environ, spec.env_inherit, keep=self.harness.env_names, dropped=self.harness.env_dropped
+        )
+        plain = {name: value for name, value in spec.env.items() if isinstance(value, str)}
+        env.update(plain, **kept.secrets)
+        cwd = await self._working_folder(env)
+        if venv := await self._venv(env):
+            env = plan.venv_environment(env, venv)
+        env.update(plan.derived(spec, handle, cwd))
+        self.facts.cwd, self.facts.env = cwd, env
+        version = await parts.version(self.harness, spec, env, cwd)
+        wanted = {path: await runtime.read(path) for path in self.harness.wants(spec, env, cwd)}
+        conversation = await self._conversation(env, cwd)
+        launch = self.harness.launch(
+            LaunchAsk(
+                spec=spec,
+                conversation=conversation,
+                folder=handle.folder,
+                spool=str(parts.places.spool / self.name),
+                cwd=cwd,
+                env=env,
+                version=version,
+                user_files=wanted,
+            )
+        )
+        files = await self._workspace_files(env, cwd)
+        self.facts.warnings = launch.warnings
+        self.record = replace(self.record, version=version)
+        whole = plan.plan(
+            spec,
+            handle,
+            launch,
+            cwd=cwd,
+            env=env,
+            files=files,
+            session_id=conversation.session_id or None,
+            resumes=conversation.exists,
+            version=version,
+            size=(parts.settings.pane_width, parts.settings.pane_height),
+        )
+        return Prepared(whole, launch.types_prompt)
+
+    async def _working_folder(self, env: Mapping[str, str]) -> str:
+        spec = self.spec
+        if spec.workdir is None:
+            cwd = str(self.parts.places.workspace(self.name))
+            await self.parts.runtime.run(["mkdir", "-p", "-m", "700", cwd], env={}, cwd="/", timeout=10)
+            return cwd
+        return resolved(spec.workdir, spec.folder, env)
+
+    async def _venv(self, env: Mapping[str, str]) -> str | None:
+        choices = (self.spec.venv,) if isinstance(self.spec.venv, str) else self.spec.venv or ()
+        for choice in choices:
+            path = resolved(choice, self.spec.folder, env)
+            if await self.parts.runtime.list(f"{path}/bin"):
+                return path
+        if choices:
+            raise LaunchError(
+                f"venv: none of {', '.join(choices)} is there.", hint=f"Make it: python3 -m venv {choices[0]}"
+            )
+        return None
+
+    async def _conversation(self, env: Mapping[str, str], cwd: str) -> Conversation:
+        session_id = self.record.session_id
+        if session_id is None:
+            return Conversation("", exists=False, fresh=False)
+        path = self.harness.transcript_path(env, cwd, session_id)
+        exists = path is not None and await self.parts.runtime.read(path, tail=1) is not None
+        if self.spec.session == "continue" and not exists:
+            raise LaunchError(
+                f"session: continue, but {self.name} has no recorded conversation to go on with.",
+                hint="Use session: continue-or-new, or start it once with `fleet start --fresh`.",
+            )
+        return Conversation(session_id, exists=exists, fresh=not exists and not self.record.session_used)
+
+    async def _workspace_files(self, env: Mapping[str, str], cwd: str) -> tuple[File, ...]:
+        async def read(path: str) -> bytes | None:
+            return await self.parts.runtime.read(path)
+
+        files, wrote, warnings = await workspace_files(
+            self.spec, cwd, environ=env, read=read, wrote=self.record.wrote
+        )
+        if wrote != self.record.wrote:
+            await self.amend(wrote=wrote)
+        self.facts.warnings = (*self.facts.warnings, *warnings)
+        return files
+
+    async def _await_start(self, handle: Handle, prepared: Prepared) -> None:
+        """The start's clock. It stands still while a dialog waits for a person."""
+        clock, passed, step = self.parts.clock, 0.0, 0.25
+        while self.handle == handle and self.life.phase is Phase.STARTING:
+            await clock.sleep(step)
+            if self.state.activity is Activity.NEEDS_INPUT:
+                continue
+            passed += step
+            if not self.harness.has_sessions and passed >= self.parts.settings.shell_started:
+                if await self._probe_passes():
+                    self._mark_started()
+                    break
+            if passed >= self.spec.startup.timeout:
+                self.post(lifecycle.StartTimedOut())
+                return
+        if self.handle == handle and prepared.types_prompt is not None and not self.record.session_used:
+            await self._type_first_prompt(handle, prepared.types_prompt)
+
+    async def _probe_passes(self) -> bool:
+        probe = self.spec.startup.probe
+        if probe is None:
+            return True
+        try:
+            ran = await self.parts.runtime.run(
+                probe.words, env=self.facts.env, cwd=self.facts.cwd or "/", timeout=probe.timeout
+            )
+        except (TimedOut, LaunchError) as error:
+            log.info("agent %s: startup probe: %s", self.name, error)
+            return False
+        return ran.status == 0
+
+    async def _type_first_prompt(self, handle: Handle, text: str) -> None:
+        """Type it once the program is ready for it, and submit it. Never into anything but an empty composer."""
+        clock, runtime = self.parts.clock, self.parts.runtime
+        while self.handle == handle and self.life.phase in UP and not self._can_type():
+            await clock.sleep(0.1)
+        if self.handle != handle or self.life.phase not in UP:
+            return
+        for press in typed(text, self.harness.newline_key()):
+            await runtime.type(handle, press.keys, literal=press.literal)
+            await clock.sleep(press.pause)
+        await clock.sleep(BEFORE_ENTER)
+        for wait in (2.0, 8.0, 20.0):
+            look = await runtime.look(handle)
+            if look.screen is None:
+                return
+            verdict = self.parts.classify(self.spec.harness, look.screen, self.record.version)
+            if verdict.activity is Activity.NEEDS_INPUT or verdict.draft is not True:
+                return  # a dialog came in between, or it is taken
+            await runtime.type(handle, ["Enter"], literal=False)
+            await clock.sleep(wait)
+            if self.record.session_used:
+                return
+
+    def _can_type(self) -> bool:
+        s = self.state
+        return s.activity is Activity.READY and s.composer is True and s.draft is False
+
+    # -- evidence --------------------------------------------------------------------------------------------------
+
+    def _watch(self, handle: Handle) -> None:
+        self._forget_watches()
+        runtime = self.parts.runtime
+        runtime.watch(handle, self.on_look)
+        self._unwatch.append(lambda: runtime.unwatch(handle))
+        self._unwatch.append(runtime.watch_folder(handle.folder, self._on_launch_file))
+        self.beside(self._read_status_line(handle))
+
+    def _forget_watches(self) -> None:
+        while self._unwatch:
+            self._unwatch.pop()()
+
+    def on_look(self, handle: Handle, look: Look) -> None:
+        """What the runtime saw. Of an older launch it says nothing about this one."""
+        if handle != self.handle:
+            return
+        if look.pane:
+            self.facts.pane = look.pane
+        if look.program and look.program != self.facts.program:
+            self.facts.program = look.program
+            self.facts.owner = self.facts.owner or look.program.pid
+            self.beside(self.read_state_file())
+        if not look.alive:
+            self.beside(self._died(handle, look))
+            return
+        if look.screen is not None:
+            self._see(look.screen, look.at)
+
+    def confirm(self, at: float) -> None:
+        """The pane was looked at again and has not changed, and the process still lives."""
+        book = self.book
+        for source in (Source.SCREEN, Source.TITLE, Source.STATE_FILE, Source.PROCESS):
+            book = book.confirmed(source, at)
+        if book is not self.book:
+            self.book = book
+            if self.state.seen is None or at - self.state.seen > 1.0 or self.state.pending:
+                self._judge()
+
+    async def _died(self, handle: Handle, look: Look) -> None:
+        if look.exit_status is None and not look.multiplexer_lost and not await self.parts.believe_death(self.name, look):
+            return
+        if handle != self.handle or self.life.phase not in (*UP, Phase.UNVERIFIABLE):
+            return
+        now = self.parts.clock.now()
+        alive_for = now - (self.life.launched_at or now)
+        was_resume = "--resume" in self.facts.argv
+        self.parts.record_event(
+            self.name, "exit", handle.generation, {"exit_status": look.exit_status, "after_s": round(alive_for, 3)}
+        )
+        self.book = self.book.without(Source.STATE_FILE).without(Source.TITLE).without(Source.PROCESS)
+        cause, words = await self._cause(handle, look)
+        if words:
+            self.facts.warnings = (*self.facts.warnings, words)
+        self.post(
+            lifecycle.Died(
+                look.exit_status,
+                cause,
+                resumed_within=was_resume and alive_for < self.parts.settings.resume_guard,
+                message=words,
+            )
+        )
+
+    async def _cause(self, handle: Handle, look: Look) -> tuple[lifecycle.Cause, str | None]:
+        """Why it died, as far as its last words tell."""
+        if look.multiplexer_lost:
+            return lifecycle.Cause.MULTIPLEXER, None
+        text = await self.parts.runtime.last_screen(handle) or ""
+        if not self.started:
+            problem = self.harness.start_failure(text, look.exit_status, self.record.version)
+            if problem is not None:
+                cause = lifecycle.Cause.CRASH if problem.retry else lifecycle.Cause.UNRECOVERABLE
+                return cause, problem.message
+        state = self.state
+        if state.activity is Activity.ERROR and state.proof and "auth" in state.proof.rule:
+            return lifecycle.Cause.AUTH, None
+        if state.activity is Activity.LIMITED:
+            return lifecycle.Cause.LIMIT, None
+        return lifecycle.Cause.CRASH, None
+
+    def _see(self, screen: Screen, at: float) -> None:
+        self.facts.screen = screen
+        verdict = self.parts.classify(self.spec.harness, screen, self.record.version)
+        self.facts.verdict = verdict
+        self.hear(
+            Evidence(
+                source=Source.SCREEN,
+                rule=verdict.rule,
+                observed_at=at,
+                activity=verdict.activity,
+                kind=verdict.kind,
+                question=verdict.question,
+                options=verdict.options,
+                draft=verdict.draft,
+                composer=verdict.composer,
+                background=verdict.background,
+                resets_at=verdict.resets_at,
+                continues=verdict.continues,
+                excerpt=redact(verdict.evidence),
+            ),
+            judge_now=False,
+        )
+        if screen.title and (told := self.harness.read_title(screen.title, at, self.record.version)):
+            self.hear(told, judge_now=False)
+        self._judge()
+        if self.life.phase is Phase.STARTING:
+            if verdict.composer:
+                self._mark_started()
+            elif verdict.activity is Activity.NEEDS_INPUT and self._settling is None:
+                self._settle_dialog(verdict, screen)
+
+    def _settle_dialog(self, verdict: Verdict, screen: Screen) -> None:
+        """A startup dialog that the manifest lets fleet settle: one step, then look again."""
+        allowed = set(self.spec.auto_accept)
+        if self.spec.workdir is None:
+            allowed.add("trust-folder")
+        step = self.parts.startup_keys(self.spec.harness, verdict, screen, frozenset(allowed))
+        if step is None:
+            return
+        what, keys = step
+        self._settling = what
+        self.beside(self._press(what, keys))
+
+    async def _press(self, what: str, keys: tuple[str, ...]) -> None:
+        """A dialog just drawn drops keys for 0.2 s: wait, look whether it still stands, press."""
+        handle = self.handle
+        if handle is None:
+            return
+        try:
+            await self.parts.clock.sleep(0.3)
+            await self.parts.runtime.type(handle, keys, literal=False)
+            self.parts.record_event(self.name, "action", "auto_accept", {"dialog": what, "keys": list(keys)})
+            await self.parts.clock.sleep(0.3)
+        finally:
+            self._settling = None
+        look = await self.parts.runtime.look(handle)
+        self.on_look(handle, look)
+
+    def hear(self, evidence: Evidence, *, judge_now: bool = True) -> None:
+        """One more word of a source."""
+        self.book = self.book.heard(evidence, self.parts.clock.now())
+        if judge_now:
+            self._judge()
+
+    def _judge(self) -> None:
+        now = self.parts.clock.now()
+        settings = self.parts.settings
+        state = judge.judge(
+            self.book, self.state, now, started=self.started, agree=settings.ready_agree, stale=settings.stale
+        )
+        before, self.state = self.state, state
+        if state.pending and self._relook is None:
+            self._relook = asyncio.create_task(self._look_again())
+        if (state.activity, state.kind, state.question) != (before.activity, before.kind, before.question):
+            proof = state.proof
+            payload = {
+                "from": before.activity,
+                "to": state.activity,
+                "kind": state.kind,
+                "question": state.question,
+                "source": proof.source if proof else None,
+                "rule": proof.rule if proof else None,
+                "evidence": proof.excerpt if proof else None,
+            }
+            self.parts.record_event(self.name, "activity", state.activity, payload)
+            self.parts.changed(self)
+        elif (state.draft, state.background) != (before.draft, before.background):
+            self.parts.changed(self)
+
+    async def _look_again(self) -> None:
+        """A change is seen and not yet believed: see it a second time."""
+        try:
+            await self.parts.clock.sleep(self.parts.settings.ready_agree)
+        finally:
+            self._relook = None
+        handle = self.handle
+        if handle and self.life.phase in UP:
+            try:
+                look = await self.parts.runtime.look(handle)
+            except HostUnreachable as error:
+                log.info("agent %s: %s", self.name, error)
+                return
+            self.on_look(handle, look)
+
+    def _mark_started(self) -> None:
+        if self.life.phase is Phase.STARTING and self.life.launched_at is not None:
+            self.post(lifecycle.Started())
+            self.beside(self._run_hooks("post_start", required=False))
+
+    # -- the program's own word ------------------------------------------------------------------------------------
+
+    async def on_hook(self, event: HookEvent) -> None:
+        """An event of the program's hooks, already stored. Only the owner's word moves the state."""
+        if not self._owns(event):
+            return
+        if event.session_id and event.session_id != self.record.session_id and event.pid is not None:
+            await self.amend(session_id=event.session_id, session_used=event.name == "UserPromptSubmit")
+            self.parts.record_event(self.name, "session", event.session_id, {"because": event.name})
+        if event.name == "UserPromptSubmit" and not self.record.session_used:
+            await self.amend(session_used=True)
+        told = self.harness.read_hook(event)
+        if told is not None:
+            self.hear(told)
+        if self.life.phase is Phase.STARTING:
+            self._mark_started()
+        if event.name in ("Stop", "StopFailure", "UserPromptSubmit", "PostToolUse", "SessionStart"):
+            self.beside(self.read_transcript())
+
+    def _owns(self, event: HookEvent) -> bool:
+        handle = self.handle
+        if handle is None or self.life.phase not in (*UP, Phase.UNVERIFIABLE):
+            return False
+        if event.generation is None:
+            return event.session_id is not None and event.session_id == self.record.session_id
+        if event.generation != handle.generation:
+            return False
+        owner, program = self.facts.owner, self.facts.program
+        if event.pid is None or owner is None or event.pid == owner:
+            return True
+        if program and owner == program.pid and Source.STATE_FILE not in self.book.claims:
+            # The command is a wrapper: its program's own word names it, at the start of its session.
+            if event.name == "SessionStart" and event.session_id == self.record.session_id:
+                self.facts.owner = event.pid
+                self.beside(self.read_state_file())
+                return True
+        return False
+
+    async def read_state_file(self) -> None:
+        """The program's own word about itself, believed only while its process lives."""
+        owner = self.facts.owner
+        if owner is None:
+            return
+        path = self.harness.state_file(self.facts.env, owner)
+        content = await self.parts.runtime.read(path) if path else None
+        if content is None:
+            self.book = self.book.without(Source.STATE_FILE)
+            self._judge()
+            return
+        told = self.harness.read_state(content, self.parts.clock.now())
+        if told is None or told.pid != owner:
+            return
+        program = self.facts.program
+        if program and told.proc_start and program.pid == owner and told.proc_start != str(program.start):
+            return  # an older process with the same pid
+        if told.session_id and told.session_id != self.record.session_id:
+            await self.amend(session_id=told.session_id)
+            self.parts.record_event(self.name, "session", told.session_id, {"because": "state file"})
+        if told.version and told.version != self.record.version:
+            await self.amend(version=told.version)
+        self.hear(told.evidence)
+        if self.life.phase is Phase.STARTING:
+            self._mark_started()
+
+    def _on_launch_file(self, name: str) -> None:
+        if name == "statusline" and self.handle:
+            self.beside(self._read_status_line(self.handle))
+
+    async def _read_status_line(self, handle: Handle) -> None:
+        content = await self.parts.runtime.read(str(PurePosixPath(handle.folder) / "statusline"))
+        if content is None:
+            return
+        told = self.harness.read_status_line(content, self.parts.clock.now())
+        if told is not None:
+            self.facts.status_line = {**told, "observed_at": self.parts.clock.now()}
+            self.parts.changed(self)
+
+    async def read_transcript(self) -> None:
+        """The end of the conversation, for those who look."""
+        session_id, cwd = self.record.session_id, self.facts.cwd
+        if session_id is None or cwd is None:
+            return
+        path = self.harness.transcript_path(self.facts.env, cwd, session_id)
+        tail = await self.parts.runtime.read(path, tail=65536) if path else None
+        if tail is not None:
+            self.facts.transcript = self.harness.read_transcript(tail, self.parts.clock.now())
+
+    # -- after the daemon's own restart ----------------------------------------------------------------------------
+
+    async def adopt(self, replay: Callable[[str], Awaitable[list[HookEvent]]]) -> None:
+        """The daemon is new, the agent may not be: see how it stands, and go on from there."""
+        handle = self.handle
+        if handle is None or self.life.phase in (Phase.STOPPED, Phase.FINISHED, Phase.FAILED):
+            if self.life.due is not None:
+                self._perform(lifecycle.Wait(self.life.due), by_person=False)
+            return
+        await self._recall(handle)
+        try:
+            look = await self.parts.runtime.look(handle)
+        except HostUnreachable as error:
+            self.post(lifecycle.Lost(str(error)))
+            return
+        if look.alive:
+            self.facts.program, self.facts.pane = look.program, look.pane
+            self.facts.owner = look.program.pid if look.program else None
+            for event in await replay(handle.generation):
+                await self.on_hook(event)
+            await self.read_state_file()
+            self._watch(handle)
+            if look.screen:
+                self._see(look.screen, look.at)
+            await self.read_transcript()
+            if self.life.phase is Phase.STARTING:
+                self.beside(self._await_start(handle, Prepared(None, None)))
+        started = self.life.started_at is not None or self.state.activity is not Activity.BOOTING
+        self.post(lifecycle.Seen(look.alive, started, look.exit_status))
+
+    async def _recall(self, handle: Handle) -> None:
+        """What a launch knew that the ledger does not hold: its environment and folder."""
+        kept = StartEnvironment.load(self.parts.places.agent(self.name))
+        env = plan.inherited(
+            kept.environ, self.spec.env_inherit, keep=self.harness.env_names, dropped=self.harness.env_dropped
+        )
+        env.update({n: v for n, v in self.spec.env.items() if isinstance(v, str)}, **kept.secrets)
+        cwd = (
+            str(self.parts.places.workspace(self.name))
+            if self.spec.workdir is None
+            else resolved(self.spec.workdir, self.spec.folder, env)
+        )
+        env.update(plan.derived(self.spec, handle, cwd))
+        self.facts.cwd, self.facts.env = cwd, env
+
+    async def host_back(self) -> None:
+        """The host can be read again: see the agent."""
+        if self.life.phase is not Phase.UNVERIFIABLE or self.handle is None:
+            return
+        try:
+            look = await self.parts.runtime.look(self.handle)
+        except HostUnreachable as error:
+            log.info("agent %s: %s", self.name, error)
+            return
+        if look.multiplexer_lost:
+            self.post(lifecycle.Died(look.exit_status, lifecycle.Cause.MULTIPLEXER))
+            return
+        self.post(lifecycle.Seen(look.alive, self.life.started_at is not None, look.exit_status))
+        self.on_look(self.handle, look)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A plan, and the first message that is typed once the program is ready."""
+
+    plan: Any
+    types_prompt: str | None
+
+
+def resolved(path: str, folder: str, env: Mapping[str, str]) -> str:
+    """A path of a manifest: `~` is the agent's home, a relative one starts from the manifest's folder."""
+    if path == "~" or path.startswith("~/"):
+        path = env.get("HOME", "~") + path[1:]
+    return str(PurePosixPath(folder) / path)
+
+
+def dump(value: Any) -> str:
+    """JSON on one line."""
+    return json.dumps(value, ensure_ascii=False, default=str)

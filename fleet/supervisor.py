@@ -1,0 +1,441 @@
+"""All agents: wanted against so, brakes, and a daemon's restart.
+
+The supervisor makes a runner for every agent in the ledger, gives each what they share (the runtime, the brake, the
+version of a program), and brings the spool's events and the hosts' word to the right one. It decides nothing about a
+single agent; `lifecycle` does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from fleet import brake, dependencies, lifecycle
+from fleet.clock import Clock
+from fleet.errors import FleetError, HostUnreachable, LaunchError, TimedOut
+from fleet.events import Event, Events
+from fleet.harnesses import harness as find_harness
+from fleet.harnesses.base import Harness
+from fleet.health import answers
+from fleet.health.classify import classify
+from fleet.harnesses.screens import Rules
+from fleet.ledger import Ledger, Record, StartEnvironment
+from fleet.lifecycle import Life
+from fleet.manifests.model import AgentSpec, Secret
+from fleet.processes import Meter, host_figures
+from fleet.redact import redact
+from fleet.runner import UP, Parts, Runner, resolved
+from fleet.runtimes.base import Runtime
+from fleet.settings import Places, Settings
+from fleet.spool import Drain
+from fleet.terms import Activity, HookEvent, Look, Phase, Screen, Verdict
+
+log = logging.getLogger(__name__)
+
+DOWN = "down"
+
+
+class Supervisor:
+    """The fleet. Made by the daemon; `open` it, then speak to it."""
+
+    def __init__(
+        self, settings: Settings, places: Places, clock: Clock, ledger: Ledger, events: Events, runtime: Runtime
+    ) -> None:
+        self.settings, self.places, self.clock = settings, places, clock
+        self.ledger, self.events, self.runtime = ledger, events, runtime
+        self.runners: dict[str, Runner] = {}
+        self.rules = Rules(places.rules)
+        self.unreachable: str | None = None
+        self.host: Mapping[str, Any] = {}
+        self.ramp_note: str | None = None
+        self.faults = 0
+        self._change = asyncio.Event()
+        self._brake = brake.Bucket.full(settings.brake_burst, clock.now())
+        self._brake_lock = asyncio.Lock()
+        self._deaths: tuple[float, ...] = ()
+        self._versions: dict[tuple[str, float, int], str | None] = {}
+        self._drain = Drain(places.spool, events)
+        self._spool_watches: dict[str, Callable[[], None]] = {}
+        self._state_watches: dict[str, Callable[[], None]] = {}
+        self._waiting: list[Event] = []
+        self._flush = asyncio.Event()
+        self._followers: set[asyncio.Queue[Mapping[str, Any]]] = set()
+        self._tasks: list[asyncio.Task[Any]] = []
+        self._starts: set[asyncio.Task[Any]] = set()
+        self._ramp = asyncio.Semaphore(settings.start_parallel)
+
+    # -- life of the daemon ----------------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Take up every agent of the ledger as it stands."""
+        self.runtime.on_host(self._on_host)
+        for record in self.ledger.load().values():
+            self._add(record)
+        self._tasks = [
+            asyncio.create_task(self._write_events(), name="events"),
+            asyncio.create_task(self._net(), name="net"),
+            asyncio.create_task(self._measure(), name="measure"),
+        ]
+        await self._collect(None)
+        await asyncio.gather(*(runner.adopt(self._replay) for runner in self.runners.values()))
+        for name in self.runners:
+            self._watch_spool(name)
+
+    async def close(self) -> None:
+        """Leave: agents stay as they are."""
+        for task in (*self._tasks, *self._starts):
+            task.cancel()
+        await asyncio.gather(*self._tasks, *self._starts, return_exceptions=True)
+        await asyncio.gather(*(runner.close() for runner in self.runners.values()), return_exceptions=True)
+        for end in (*self._spool_watches.values(), *self._state_watches.values()):
+            end()
+        await self._flush_events()
+        await self.runtime.close()
+
+    def _add(self, record: Record) -> Runner:
+        runner = Runner(
+            record,
+            Parts(
+                clock=self.clock,
+                settings=self.settings,
+                places=self.places,
+                ledger=self.ledger,
+                runtime=self.runtime,
+                classify=self._classify,
+                startup_keys=self._startup_keys,
+                version=self._version,
+                may_restart=self._may_restart,
+                believe_death=self._believe_death,
+                record_event=self.record_event,
+                changed=self._changed,
+            ),
+        )
+        self.runners[record.name] = runner
+        return runner
+
+    # -- what an operator asks -------------------------------------------------------------------------------------
+
+    async def declare(self, spec: AgentSpec, environ: Mapping[str, str] | None) -> Runner:
+        """The agent as its manifest has it; with the environment of who starts it, secrets read."""
+        if environ is not None:
+            secrets = {name: await self._secret(spec, name, value, environ) for name, value in _secrets(spec)}
+            StartEnvironment(dict(environ), secrets).save(self.places.agent(spec.name))
+        runner = self.runners.get(spec.name)
+        if runner is None:
+            runner = self._add(Record(spec, Life.new(self.clock.now())))
+            await self.ledger.save(runner.record)
+        elif runner.spec != spec:
+            await runner.declare(spec)
+        self._watch_spool(spec.name)
+        return runner
+
+    async def start(self, runners: Sequence[Runner], *, fresh: bool = False) -> None:
+        """Want them up, in the order of what they depend on; those that wait for others are started in time."""
+        await self.ledger.set_note(DOWN, "")
+        for runner in runners:
+            task = asyncio.create_task(self._start_in_order(runner, fresh), name=f"start {runner.name}")
+            self._starts.add(task)
+            task.add_done_callback(self._starts.discard)
+
+    async def _start_in_order(self, runner: Runner, fresh: bool) -> None:
+        for need in runner.spec.depends_on:
+            await self._until(lambda need=need: self.depends_met(need.agent, need.condition), None)
+        runner.post(lifecycle.Start(fresh=fresh))
+
+    def depends_met(self, agent: str, condition: str) -> bool:
+        """Whether the agent is as far as another waits for it to be."""
+        other = self.runners.get(agent)
+        if other is None:
+            return False
+        match condition:
+            case "started":
+                return other.life.phase is Phase.RUNNING
+            case "ready":
+                return other.life.phase is Phase.RUNNING and other.state.activity is Activity.READY
+            case _:
+                return other.life.phase is Phase.FINISHED
+
+    async def stop(self, runners: Sequence[Runner], *, event: lifecycle.Event | None = None) -> None:
+        """Want them down, those that depend on others first, and wait until nothing of them lives."""
+        for task in [t for t in self._starts if any(t.get_name() == f"start {r.name}" for r in runners)]:
+            task.cancel()
+        specs = {r.name: r.spec for r in runners}
+        for group in dependencies.stop_order({name: _needs(spec) for name, spec in specs.items()}):
+            members = [self.runners[name] for name in group if name in specs]
+            for runner in members:
+                runner.post(event or lifecycle.Stop())
+            await self._until(lambda members=members: all(_is_down(r) for r in members), None)
+
+    async def shutdown(self) -> list[str]:
+        """Stop everything and mark the fleet as down: nothing comes back by itself. Who was up."""
+        up = [r for r in self.runners.values() if r.life.wanted]
+        for runner in self.runners.values():
+            await runner.amend(was_up=runner in up)
+        await self.ledger.set_note(DOWN, "yes")
+        await self.stop(list(self.runners.values()), event=lifecycle.Stop())
+        return [r.name for r in up]
+
+    def was_up(self) -> list[Runner]:
+        """Who was up when the fleet was shut down."""
+        return [r for r in self.runners.values() if r.record.was_up]
+
+    async def remove(self, runner: Runner) -> None:
+        """Stop it and forget it; its folder goes too."""
+        await self.stop([runner])
+        await runner.close()
+        del self.runners[runner.name]
+        for end in (self._spool_watches.pop(runner.name, None),):
+            if end:
+                end()
+        await self.ledger.remove(runner.name)
+        await asyncio.to_thread(shutil.rmtree, self.places.agent(runner.name), True)
+        self._wake()
+
+    async def until(self, predicate: Callable[[], bool], timeout: float) -> bool:
+        """Wait until it holds; False where it did not in time."""
+        return await self._until(predicate, timeout)
+
+    def follow(self) -> asyncio.Queue[Mapping[str, Any]]:
+        """Every event from now on. Give it back to `unfollow`."""
+        queue: asyncio.Queue[Mapping[str, Any]] = asyncio.Queue(10_000)
+        self._followers.add(queue)
+        return queue
+
+    def unfollow(self, queue: asyncio.Queue[Mapping[str, Any]]) -> None:
+        self._followers.discard(queue)
+
+    # -- what runners ask ------------------------------------------------------------------------------------------
+
+    def _classify(self, harness: str, screen: Screen, version: str | None) -> Verdict:
+        return classify(screen, self.rules.of(harness), version)
+
+    def _startup_keys(
+        self, harness: str, verdict: Verdict, screen: Screen, allowed: frozenset[str]
+    ) -> tuple[str, tuple[str, ...]] | None:
+        return answers.startup_keys(verdict, screen, self.rules.of(harness), allowed)
+
+    async def _version(
+        self, harness: Harness, spec: AgentSpec, env: Mapping[str, str], cwd: str
+    ) -> str | None:
+        """What the program says of its version; asked once for each program file as it stands."""
+        argv = harness.version_argv(spec)
+        if argv is None:
+            return None
+        found = shutil.which(argv[0], path=env.get("PATH"))
+        if found is None:
+            raise LaunchError(
+                f"{spec.name}: the program {argv[0]!r} is not on its PATH.",
+                hint="Install it, or name it: `command: [/path/to/it]`. `fleet check` looks at all of this.",
+            )
+        stat = await asyncio.to_thread(Path(found).stat)
+        key = (found, stat.st_mtime, stat.st_size)
+        if key not in self._versions:
+            try:
+                ran = await self.runtime.run((found, *argv[1:]), env=dict(env), cwd="/", timeout=20)
+            except TimedOut:
+                return None
+            self._versions[key] = harness.parse_version(ran.stdout.decode(errors="replace"))
+        return self._versions[key]
+
+    async def _may_restart(self, name: str) -> None:
+        async with self._brake_lock:
+            while True:
+                self._brake, wait = self._brake.take(self.clock.now(), every=self.settings.brake_every)
+                if wait <= 0:
+                    return
+                log.info("agent %s: its restart waits %.1f s for the fleet's brake", name, wait)
+                await self.clock.sleep(wait)
+
+    async def _believe_death(self, name: str, look: Look) -> bool:
+        """An unexplained death among many is looked at twice before it is believed."""
+        now = self.clock.now()
+        self._deaths = (*(d for d in self._deaths if now - d <= self.settings.mass_window), now)
+        runner = self.runners[name]
+        if len(self._deaths) < self.settings.mass_deaths or runner.handle is None:
+            return True
+        await self.clock.sleep(self.settings.mass_recheck)
+        try:
+            return not (await self.runtime.look(runner.handle)).alive
+        except HostUnreachable as error:
+            runner.post(lifecycle.Lost(str(error)))
+            return False
+
+    def record_event(self, agent: str, kind: str, name: str, payload: Mapping[str, Any]) -> None:
+        """Into the event store, soon; followers hear it at once."""
+        self._waiting.append(Event(at=self.clock.now(), agent=agent, type=kind, name=name, payload=dict(payload)))
+        if kind == "fault":
+            self.faults += 1
+        self._flush.set()
+
+    def _changed(self, runner: Runner) -> None:
+        self._watch_state_folder(runner)
+        self._wake()
+
+    def _wake(self) -> None:
+        self._change.set()
+        self._change = asyncio.Event()
+
+    async def _until(self, predicate: Callable[[], bool], timeout: float | None) -> bool:
+        loop = asyncio.get_running_loop()
+        deadline = None if timeout is None else loop.time() + timeout
+        while not predicate():
+            remaining = None if deadline is None else deadline - loop.time()
+            if remaining is not None and remaining <= 0:
+                return False
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._change.wait(), remaining)
+        return True
+
+    async def _secret(self, spec: AgentSpec, name: str, value: Secret, environ: Mapping[str, str]) -> str:
+        where = f"{spec.name}: env.{name}"
+        if value.env is not None:
+            if value.env not in environ:
+                raise LaunchError(f"{where}: the variable {value.env} is not set where fleet was started.")
+            return environ[value.env]
+        if value.file is not None:
+            path = resolved(value.file, spec.folder, environ)
+            content = await self.runtime.read(path)
+            if content is None:
+                raise LaunchError(f"{where}: the file {path} cannot be read.")
+            return content.decode(errors="surrogateescape").removesuffix("\n")
+        ran = await self.runtime.run(value.command, env=dict(environ), cwd=spec.folder or "/", timeout=30)
+        if ran.status:
+            said = redact(ran.stderr.decode(errors="replace").strip()[-300:])
+            raise LaunchError(f"{where}: its command ended with {ran.status}: {said}")
+        return ran.stdout.decode(errors="surrogateescape").removesuffix("\n")
+
+    # -- hosts -----------------------------------------------------------------------------------------------------
+
+    def _on_host(self, reason: str | None) -> None:
+        self.unreachable = reason
+        for runner in self.runners.values():
+            if reason is not None:
+                if runner.life.phase in (*UP, Phase.STOPPING):
+                    runner.post(lifecycle.Lost(reason))
+            else:
+                runner.beside(runner.host_back())
+
+    # -- the spool -------------------------------------------------------------------------------------------------
+
+    def _watch_spool(self, name: str) -> None:
+        if name in self._spool_watches:
+            return
+        folder = self.places.spool / name
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        pending = asyncio.Event()
+
+        def on_change(_file: str) -> None:
+            if not pending.is_set():
+                pending.set()
+                self._tasks_beside(self._collect_soon(name, pending))
+
+        self._spool_watches[name] = self.runtime.watch_folder(str(folder), on_change)
+
+    async def _collect_soon(self, name: str, pending: asyncio.Event) -> None:
+        pending.clear()
+        await self._collect(name)
+
+    async def _collect(self, name: str | None) -> None:
+        """Store what lies in the spool, then tell the agents whose hooks it was."""
+        for event in await self._drain.drain(name):
+            self._announce({"at": event.at, "agent": event.agent, "type": "hook", "name": event.name})
+            runner = self.runners.get(event.agent)
+            if runner is not None:
+                await runner.on_hook(event)
+
+    async def _replay(self, generation: str) -> list[HookEvent]:
+        return await self.events.of_generation(generation)
+
+    def _watch_state_folder(self, runner: Runner) -> None:
+        """One watch on a home's folder of state files sees every agent of that home."""
+        folder = runner.harness.state_folder(runner.facts.env) if runner.facts.env else None
+        if folder is None or folder in self._state_watches or runner.life.phase not in UP:
+            return
+
+        def on_change(file: str) -> None:
+            pid = PurePosixPath(file).stem
+            for other in self.runners.values():
+                if str(other.facts.owner) == pid:
+                    other.beside(other.read_state_file())
+
+        self._state_watches[folder] = self.runtime.watch_folder(folder, on_change)
+
+    # -- housekeeping ----------------------------------------------------------------------------------------------
+
+    def _tasks_beside(self, doing: Any) -> None:
+        task = asyncio.ensure_future(doing)
+        self._starts.add(task)
+        task.add_done_callback(self._starts.discard)
+
+    def _announce(self, event: Mapping[str, Any]) -> None:
+        for queue in self._followers:
+            if not queue.full():
+                queue.put_nowait(event)
+
+    async def _write_events(self) -> None:
+        while True:
+            await self._flush.wait()
+            await self._flush_events()
+
+    async def _flush_events(self) -> None:
+        self._flush.clear()
+        batch, self._waiting = self._waiting, []
+        if not batch:
+            return
+        try:
+            stored = await self.events.append(batch)
+        except FleetError as error:
+            log.error("%d events could not be stored: %s", len(batch), error)
+            self.faults += 1
+            return
+        for event in stored:
+            self._announce(event.to_json())
+
+    async def _net(self) -> None:
+        """Below the pushes: what they missed is found here."""
+        while True:
+            await self.clock.sleep(self.settings.spool_check)
+            await self._collect(None)
+            now = self.clock.now()
+            for runner in self.runners.values():
+                if runner.life.phase in UP and runner.handle is not None:
+                    seen = self.runtime.seen_at(runner.handle)
+                    if seen is not None:
+                        runner.confirm(seen)
+                    elif runner.state.seen is not None and now - runner.state.seen > self.settings.fresh:
+                        runner.confirm(runner.state.seen)
+
+    async def _measure(self) -> None:
+        """Figures of processes and host, from time to time."""
+        meter = Meter()
+        while True:
+            roots = {
+                r.name: r.facts.program for r in self.runners.values() if r.life.phase in UP and r.facts.program
+            }
+            figures = await asyncio.to_thread(meter.measure, roots)
+            for name, found in figures.items():
+                if name in self.runners:
+                    self.runners[name].facts.figures = found
+            self.host = await asyncio.to_thread(host_figures, str(self.places.state))
+            await self.clock.sleep(10.0)
+
+
+def _secrets(spec: AgentSpec) -> list[tuple[str, Secret]]:
+    return [(name, value) for name, value in spec.env.items() if isinstance(value, Secret)]
+
+
+def _needs(spec: AgentSpec) -> list[str]:
+    return [need.agent for need in spec.depends_on]
+
+
+def _is_down(runner: Runner) -> bool:
+    return runner.life.phase in (Phase.STOPPED, Phase.FINISHED, Phase.FAILED) and not runner.life.wanted
+
+
+def names(runners: Iterable[Runner]) -> str:
+    return ", ".join(sorted(r.name for r in runners))
