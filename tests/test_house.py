@@ -17,7 +17,7 @@ FLEET = ROOT / "fleet"
 
 ROWS: tuple[tuple[str, ...], ...] = (
     ("terms", "errors", "clock", "places", "keys"),
-    ("settings", "db", "processes", "redact", "spool"),
+    ("settings", "db", "processes", "redact", "spool", "brake", "dependencies"),
     ("manifests", "templates", "client", "hook"),
     ("harnesses", "config"),
     ("plan", "health", "runtimes", "hub"),
@@ -49,6 +49,8 @@ DOORS = {
 PURE = (
     "terms.py",
     "keys.py",
+    "brake.py",
+    "dependencies.py",
     "lifecycle.py",
     "plan.py",
     "health/classify.py",

@@ -123,6 +123,9 @@ class StayDown:
 
 Decision = ComeBack | StayDown
 
+ENDED_FROM_OUTSIDE = {None, *(128 + s for s in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGKILL))}
+"""Exit statuses that say nothing against the conversation that was resumed: somebody else ended the program."""
+
 
 def after_death(death: Death, budget: Budget, now: float, policy: Policy) -> tuple[Budget, Decision]:
     """What becomes of an agent that died, and what that leaves of its budget."""
@@ -141,7 +144,7 @@ def after_death(death: Death, budget: Budget, now: float, policy: Policy) -> tup
         budget = replace(budget, auth_failures=budget.auth_failures + 1)
         if budget.auth_failures > 1:
             return budget, StayDown(True, "AuthFailed", "It could not authenticate, twice. Log in, then start it.")
-    elif death.resumed_within and not budget.renewed and death.exit_status not in policy.success_exit_codes:
+    elif _resume_failed(death, policy) and not budget.renewed:
         message = f"It {how} right after resuming its conversation; it gets a new one, once."
         return replace(budget, renewed=True), ComeBack(now, "ResumeFailed", message, fresh=True)
     if death.started_at is None:
@@ -223,6 +226,12 @@ def _after_limit(resets_at: float | None, now: float, policy: Policy) -> Decisio
     least, most = policy.limit_jitter
     wait = least + (most - least) * (policy.jitter + 1.0) / 2.0
     return ComeBack(max(now, resets_at) + wait, "UsageLimit", "It waits for its usage limit to end.")
+
+
+def _resume_failed(death: Death, policy: Policy) -> bool:
+    """Whether the program itself gave up on the conversation that it had resumed."""
+    own_failure = death.exit_status not in ENDED_FROM_OUTSIDE and death.exit_status not in policy.success_exit_codes
+    return death.resumed_within and own_failure
 
 
 def _after_run(death: Death, budget: Budget, now: float, policy: Policy) -> tuple[Budget, Decision]:
