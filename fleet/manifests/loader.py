@@ -181,12 +181,13 @@ class _Document:
             return None
         version = value.get("apiVersion")
         if version == API_VERSION:
-            document = as_written(value, self.tree)
+            document = value
         elif isinstance(version, str) and version in legacy.VERSIONS:
             document = self._converted(value, version)
         else:
             self._wrong_version(value)
             return None
+        document = as_written(document, self.tree, self._original)
         self._top(document)
         flat = self._flat(document)
         return None if flat is None else self._validated(flat)
@@ -195,7 +196,7 @@ class _Document:
         self.problems.append(self._problem(path, message, key=key, near=near))
 
     def _converted(self, value: dict[str, Any], version: str) -> dict[str, Any]:
-        done = legacy.convert(value, version, self.tree, folder=self.file.parent)
+        done = legacy.convert(value, version)
         self.origin = done.origin
         self.problems += [self._noted(note) for note in done.problems]
         self.warnings += [self._noted(note) for note in done.warnings]
@@ -249,7 +250,7 @@ class _Document:
         if metadata.get("name") is not None:
             return
         folder = self.file.parent.name
-        if self.nameless and folder != self.file.stem:
+        if self.nameless and folder != self.file.stem and self.tree.value["apiVersion"] != legacy.V3:
             self._say(("metadata",), "name is missing: write metadata.name", near=nearest_name(self.file.stem))
             metadata["name"] = "nameless"
         elif nearest_name(folder) != folder:
@@ -278,9 +279,21 @@ class _Document:
                 {**flat, "folder": str(self.file.parent), "source": str(self.file)}, strict=True
             )
         except ValidationError as e:
-            for error in e.errors(include_url=False):
+            errors = e.errors(include_url=False)
+            for error in errors:
                 self._explain(error, flat)
+            self._contradictions(flat, {_walk(error["loc"], flat)[0][:1] for error in errors})
             return None
+
+    def _contradictions(self, flat: dict[str, Any], wrong: set[Path]) -> None:
+        """What is wrong between the keys that are right by themselves."""
+        right = {key: value for key, value in flat.items() if (key,) not in wrong}
+        try:
+            AgentSpec.model_validate(right, strict=True)
+        except ValidationError as e:
+            for error in e.errors(include_url=False):
+                if "at" in error.get("ctx", {}):
+                    self._explain(error, right)
 
     def _explain(self, error: Mapping[str, Any], flat: dict[str, Any]) -> None:
         """One of pydantic's errors in our words, at its place."""

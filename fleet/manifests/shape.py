@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Annotated, Any, get_args, get_origin
 
@@ -85,20 +85,25 @@ def _says_as_written(mark: Any) -> bool:
     return isinstance(mark, WithJsonSchema) and bool((mark.json_schema or {}).get("x-as-written"))
 
 
-def as_written(value: dict[str, Any], tree: Tree) -> dict[str, Any]:
-    """The document with the text of each value that is text by its nature: `sleep 60`, `PORT: 0640`, `DEBUG: yes`."""
+def as_written(
+    document: dict[str, Any], tree: Tree, original: Callable[[Path], Path] = lambda path: path
+) -> dict[str, Any]:
+    """The document with the text of each value that is text by its nature: `sleep 60`, `PORT: 0640`, `DEBUG: yes`.
+
+    `original` says where in the tree a path of the document was read.
+    """
     patterns = written_paths()
-    return {key: _restored(inner, tree, (key,), patterns) for key, inner in value.items()}
 
+    def restored(value: Any, path: Path) -> Any:
+        if isinstance(value, dict):
+            return {key: restored(inner, (*path, key)) for key, inner in value.items()}
+        if isinstance(value, tuple):
+            return tuple(restored(inner, (*path, i)) for i, inner in enumerate(value))
+        if isinstance(value, bool | int | float) and any(_matches(path, pattern) for pattern in patterns):
+            return tree.written.get(original(path), value)
+        return value
 
-def _restored(value: Any, tree: Tree, path: Path, patterns: frozenset[Path]) -> Any:
-    if isinstance(value, dict):
-        return {key: _restored(inner, tree, (*path, key), patterns) for key, inner in value.items()}
-    if isinstance(value, tuple):
-        return tuple(_restored(inner, tree, (*path, i), patterns) for i, inner in enumerate(value))
-    if isinstance(value, bool | int | float) and path in tree.written and any(_matches(path, p) for p in patterns):
-        return tree.written[path]
-    return value
+    return {key: restored(value, (key,)) for key, value in document.items()}
 
 
 def _matches(path: Path, pattern: Path) -> bool:
