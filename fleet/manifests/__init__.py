@@ -2,7 +2,18 @@
 
 from fleet.manifests.acting import cannot_yet, not_acting
 from fleet.manifests.loader import Loaded, load, load_text
-from fleet.manifests.model import AgentSpec, Command, Secret
+from fleet.manifests.model import AgentSpec, Command, Secret, is_name
 from fleet.manifests.problem import Problem
 
-__all__ = ["AgentSpec", "Command", "Loaded", "Problem", "Secret", "cannot_yet", "load", "load_text", "not_acting"]
+__all__ = [
+    "AgentSpec",
+    "Command",
+    "Loaded",
+    "Problem",
+    "Secret",
+    "cannot_yet",
+    "is_name",
+    "load",
+    "load_text",
+    "not_acting",
+]

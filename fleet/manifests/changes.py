@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from fleet.manifests.model import AgentSpec
@@ -47,8 +47,11 @@ class Change:
     restart: bool
     """Whether a running agent must be restarted for it to act."""
 
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
 
-def changes(running: AgentSpec, declared: AgentSpec) -> tuple[Change, ...]:
+
+def compare(running: AgentSpec, declared: AgentSpec) -> tuple[Change, ...]:
     """The keys that differ, in the order of the manifest. Where the file stands does not matter by itself."""
     before, now = _said(running), _said(declared)
     found = [Change(dotted(path), _needs_restart(path)) for path in _differing(before, now, ())]

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -38,7 +39,7 @@ def load(path: str | FilePath) -> Loaded:
 
     A folder holds `NAME.yaml` or `NAME/NAME.yaml`. Raise `InvalidManifest` with every problem there is.
     """
-    given = FilePath(path).absolute()
+    given = FilePath(os.path.abspath(path))  # noqa: PTH100 - without '..', and links stay as they are
     if given.is_dir():
         files = manifests_in(given)
         if not files:

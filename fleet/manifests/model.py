@@ -48,8 +48,13 @@ def _clean(text: str) -> str:
     return text
 
 
+def is_name(text: str) -> bool:
+    """Whether an agent may be called so."""
+    return re.fullmatch(NAME_PATTERN, text) is not None
+
+
 def _name(text: str) -> str:
-    if re.fullmatch(NAME_PATTERN, text) is None:
+    if not is_name(text):
         facts = {"nearest": near} if (near := nearest_name(text)) else {}
         raise refuse(
             f"{text!r} is no agent name: lower-case letters, digits and inner hyphens, at most 63 characters", **facts
@@ -62,7 +67,7 @@ def nearest_name(text: str) -> str | None:
     if "/" in text or ".." in text or len(text) > 63:
         return None
     near = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
-    return near if near and re.fullmatch(NAME_PATTERN, near) else None
+    return near if is_name(near) else None
 
 
 def _variable(text: str) -> str:

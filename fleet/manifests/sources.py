@@ -12,7 +12,7 @@ import hashlib
 import json
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,7 @@ def targets(spec: AgentSpec) -> dict[str, Path]:
     return found
 
 
-def read(spec: AgentSpec) -> tuple[Source, ...]:
+def read_sources(spec: AgentSpec) -> tuple[Source, ...]:
     """The sources as they stand beside the manifest now."""
     sources, problems = [], []
     for target, path in targets(spec).items():
@@ -68,20 +68,6 @@ def read(spec: AgentSpec) -> tuple[Source, ...]:
             problems.append(Problem(spec.source, 1, 1, f"spec.files.{target}", f"{path}: {e.strerror or e}"))
     _refuse(problems)
     return tuple(sources)
-
-
-def existing(workspace: Path, sources: tuple[Source, ...]) -> dict[str, bytes | None]:
-    """What stands at the targets in a workspace on this machine. A link that leads out of it is refused."""
-    root = workspace.resolve()
-    found: dict[str, bytes | None] = {}
-    for source in sources:
-        path = workspace / source.target
-        if not path.resolve().is_relative_to(root):
-            raise NotAllowed(f"{path} leads out of the workspace by a link; fleet does not write there.")
-        found[source.target] = path.read_bytes() if path.is_file() else None
-        if path.is_dir():
-            raise NotAllowed(f"{path} is a folder; {source.origin} cannot be put there.")
-    return found
 
 
 def render(
@@ -121,11 +107,35 @@ def render(
     return Rendered(tuple(files), record)
 
 
-def prepare(spec: AgentSpec, *, workspace: Path, values: Mapping[str, str], written: Mapping[str, str]) -> Rendered:
-    """All of it for a workspace on this machine."""
-    sources = read(spec)
-    found = existing(workspace, sources)
-    return render(spec, sources, workspace=str(workspace), values=values, existing=found, written=written)
+async def workspace_files(
+    spec: AgentSpec,
+    cwd: str,
+    *,
+    environ: Mapping[str, str],
+    read: Callable[[str], Awaitable[bytes | None]],
+    wrote: Mapping[str, str],
+) -> tuple[tuple[File, ...], dict[str, str], tuple[str, ...]]:
+    """The files to put into the workspace `cwd` before a launch, the new record, and warnings.
+
+    `read` gives the content of a file on the agent's host, `wrote` is the record of the launch before.
+    """
+    sources = read_sources(spec)
+    if spec.runtime == "local":
+        _refuse_ways_out(cwd, sources)
+    found = {source.target: await read(f"{cwd}/{source.target}") for source in sources}
+    done = render(spec, sources, workspace=cwd, values=environ, existing=found, written=wrote)
+    return done.files, done.written, ()
+
+
+def _refuse_ways_out(workspace: str, sources: tuple[Source, ...]) -> None:
+    """A link in the workspace must not lead a file of ours out of it."""
+    root = Path(workspace).resolve()
+    for source in sources:
+        path = root / source.target
+        if not path.parent.resolve().is_relative_to(root):
+            raise NotAllowed(f"{path} leads out of the workspace by a link; fleet does not write there.")
+        if path.is_dir():
+            raise NotAllowed(f"{path} is a folder; {source.origin} cannot be put there.")
 
 
 def _refuse(problems: list[Problem]) -> None:
