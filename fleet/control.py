@@ -11,10 +11,12 @@ import contextlib
 import json
 import logging
 import os
+import re
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +32,8 @@ from fleet.errors import (
     UnknownAgent,
     Usage,
 )
-from fleet.manifests.changes import compare
-from fleet.manifests.model import AgentSpec
+from fleet.manifests.changes import changes as compare
+from fleet.manifests.model import NAME_PATTERN, AgentSpec
 from fleet.redact import redact
 from fleet.runner import UP, Runner
 from fleet.supervisor import DOWN, Supervisor
@@ -97,7 +99,11 @@ class Operator:
         ]
         now = self.fleet.clock.now()
         agents = [
-            {**report.summary(r, now, self.fleet.settings), "machine": _machine(r.spec), "description": r.spec.description}
+            {
+                **report.summary(r, now, self.fleet.settings),
+                "machine": _machine(r.spec),
+                "description": r.spec.description,
+            }
             for r in found
         ]
         return Answer({"agents": agents})
@@ -171,7 +177,11 @@ class Operator:
             if not lines:
                 lines, source = await self.fleet.runtime.log_lines(handle, count), "pane"
             alive = runner.life.phase in UP and runner.facts.screen is not None
-            screen = runner.facts.screen.text if alive and runner.facts.screen else await self.fleet.runtime.last_screen(handle)
+            screen = (
+                runner.facts.screen.text
+                if alive and runner.facts.screen
+                else await self.fleet.runtime.last_screen(handle)
+            )
         return {
             "name": runner.name,
             "source": source,
@@ -287,7 +297,7 @@ class Operator:
                 change["outcome"] = "started"
             elif change["change"] == "changed" and change["restart"]:
                 runner.post(lifecycle.Restart())
-                await self.fleet.until(lambda r=runner: r.life.phase is not Phase.RUNNING, 5)
+                await self.fleet.until(partial(_no_longer_runs, runner), 5)
                 started.append(runner)
                 change["outcome"] = "restarted"
             else:
@@ -333,9 +343,7 @@ class Operator:
         return told
 
     def _full(self, runner: Runner, hooks: Mapping[str, Any]) -> dict[str, Any]:
-        return report.full(
-            runner, self.fleet.clock.now(), self.fleet.settings, host=self.fleet.host, hooks=hooks
-        )
+        return report.full(runner, self.fleet.clock.now(), self.fleet.settings, host=self.fleet.host, hooks=hooks)
 
     def _one(self, args: Args) -> Runner:
         target = str(args.get("target") or "")
@@ -365,7 +373,8 @@ class Operator:
             inside = [
                 r
                 for r in self.fleet.runners.values()
-                if r.spec.source and (Path(r.spec.source) == path.resolve() or path.resolve() in Path(r.spec.source).parents)
+                if r.spec.source
+                and (Path(r.spec.source) == path.resolve() or path.resolve() in Path(r.spec.source).parents)
             ]
             if inside:
                 return inside
@@ -441,7 +450,7 @@ class Operator:
 
     def _in_folder(self, name: str) -> Path | None:
         """The manifest of that name in the default fleet folder, where no agent of that name is known yet."""
-        if name in self.fleet.runners or not manifests.is_name(name):
+        if name in self.fleet.runners or not re.fullmatch(NAME_PATTERN, name):
             return None
         folder = self.fleet.places.agents
         return next((p for p in (folder / f"{name}.yaml", folder / name / f"{name}.yaml") if p.exists()), None)
@@ -489,9 +498,7 @@ class Operator:
                 if remaining <= 0 or all(_settled(r) for r in runners):
                     break
                 seen = {r.name: _where(r) for r in runners}
-                await self.fleet.until(
-                    lambda seen=seen: any(_where(r) != seen[r.name] for r in runners), min(remaining, 5.0)
-                )
+                await self.fleet.until(partial(_moved, runners, seen), min(remaining, 5.0))
         agents = [_outcome(r, r.name in running) for r in runners]
         codes = {a["exit_code"] for a in agents}
         code = next((c for c in (1, Held.exit_code, DialogOpen.exit_code) if c in codes), 0)
@@ -518,7 +525,7 @@ class Operator:
                     {
                         "name": name,
                         "change": "changed" if found else "same",
-                        "fields": [f.to_json() for f in found],
+                        "fields": [{"path": f.path, "restart": f.restart} for f in found],
                         "restart": any(f.restart for f in found),
                     }
                 )
@@ -557,17 +564,29 @@ def _reached(runner: Runner, word: str) -> bool:
             raise Usage(f"`--for {word}` is none of started, ready, working, needs_input, stopped, finished, failed.")
 
 
+def _moved(runners: Sequence[Runner], seen: Mapping[str, str]) -> bool:
+    return any(_where(r) != seen[r.name] for r in runners)
+
+
+def _no_longer_runs(runner: Runner) -> bool:
+    return runner.life.phase is not Phase.RUNNING
+
+
 def _settled(runner: Runner) -> bool:
     """Whether a start has come to something that a person should hear of."""
     life = runner.life
     if life.phase is Phase.STARTING:
         return runner.state.activity is Activity.NEEDS_INPUT and not runner.settling
-    return life.wanted and life.phase in (
-        Phase.RUNNING,
-        Phase.FINISHED,
-        Phase.FAILED,
-        Phase.BACKOFF,
-        Phase.UNVERIFIABLE,
+    return (
+        life.wanted
+        and life.phase
+        in (
+            Phase.RUNNING,
+            Phase.FINISHED,
+            Phase.FAILED,
+            Phase.BACKOFF,
+            Phase.UNVERIFIABLE,
+        )
     ) or (not life.wanted and life.phase in (Phase.FINISHED, Phase.FAILED))
 
 

@@ -44,7 +44,9 @@ def the_lock(path: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = file.read().strip() or "another process"
-            raise DaemonBusy(f"{path.parent} is held by another daemon: {holder}.", hint="`fleet daemon status`") from None
+            raise DaemonBusy(
+                f"{path.parent} is held by another daemon: {holder}.", hint="`fleet daemon status`"
+            ) from None
         file.truncate(0)
         file.seek(0)
         json.dump({"pid": os.getpid(), "host": socket.gethostname(), "version": __version__}, file)
@@ -123,7 +125,9 @@ def _log_to(places: Places) -> None:
     if sys.stderr.isatty() or "NOTIFY_SOCKET" in os.environ or "INVOCATION_ID" in os.environ:
         handlers.append(logging.StreamHandler())
     logging.basicConfig(
-        level=os.environ.get("FLEET_LOG", "INFO"), format="%(asctime)s %(levelname)s %(name)s: %(message)s", handlers=handlers
+        level=os.environ.get("FLEET_LOG", "INFO"),
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        handlers=handlers,
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from fleet.health.judge import State
 from fleet.redact import redact
-from fleet.runner import UP, Runner
+from fleet.runner import UP, Runner, is_auth
 from fleet.settings import Settings
 from fleet.terms import Activity, Evidence, Phase, Source
 
@@ -37,7 +37,7 @@ def pane_state(runner: Runner) -> str:
             return "limit_reached"
         case Activity.READY:
             return "compose_pending_unsent" if state.draft else "idle_prompt"
-        case Activity.ERROR if state.proof and "auth" in state.proof.rule:
+        case Activity.ERROR if state.proof and is_auth(state.proof.rule):
             return "auth_error"
         case Activity.ERROR:
             return "compose_pending_unsent" if state.draft else "idle_prompt"
@@ -69,8 +69,8 @@ def summary(runner: Runner, now: float, settings: Settings) -> dict[str, Any]:
         "pane_state": pane_state(runner),
         "draft": state.draft if up else None,
         "background": state.background if up else None,
-        "reason": life.reason,
-        "message": life.message,
+        "reason": "WaitsForOthers" if runner.waits_for else life.reason,
+        "message": runner.waits_for or life.message,
         "pid": facts.owner if up else None,
         "restarts": life.restarts,
         "since": life.since,
@@ -142,7 +142,7 @@ def full(
         "status_line_at": line.get("observed_at"),
         "hooks": dict(hooks),
         "mcp_servers": sorted(spec.mcp_servers),
-        "skills": list((*spec.skills.required, *spec.skills.available)),
+        "skills": [*spec.skills.required, *spec.skills.available],
     }
     said["missing"] = {name: _why(name, runner) for name, value in said.items() if value is None}
     return said
@@ -204,7 +204,9 @@ def explanation(runner: Runner, now: float) -> dict[str, Any]:
         claim.evidence.source: evidence_json(claim.evidence, now, claim.seen) | {"since": claim.since}
         for claim in runner.book
     }
-    silent = [{"source": s, "activity": None, "why": "has said nothing of this launch"} for s in Source if s not in said]
+    silent = [
+        {"source": s, "activity": None, "why": "has said nothing of this launch"} for s in Source if s not in said
+    ]
     return {
         "name": runner.name,
         "phase": runner.life.phase,
@@ -219,26 +221,38 @@ def explanation(runner: Runner, now: float) -> dict[str, Any]:
 
 def conditions(runner: Runner, now: float) -> list[dict[str, Any]]:
     """The same as Kubernetes has them: type, status, reason, message, since."""
-    life, state = runner.life, runner.state
-    up = life.phase in UP
-    seen = life.phase is not Phase.UNVERIFIABLE
-    known = up and state.activity not in (Activity.UNKNOWN, Activity.BOOTING)
+    life, state, used = runner.life, runner.state, runner.record.session_used
+    up, seen = life.phase in UP, life.phase is not Phase.UNVERIFIABLE
+    word = _camel(state.activity if up else life.phase)
+    since = state.since if up else life.since
 
-    def one(kind: str, status: bool | None, reason: str, message: str = "", since: float | None = None) -> dict[str, Any]:
-        word = "Unknown" if status is None else str(status)
-        return {"type": kind, "status": word, "reason": reason, "message": message, "since": since}
+    def doing(*wanted: Activity) -> bool | None:
+        if not up:
+            return False if seen else None
+        return None if state.activity in (Activity.UNKNOWN, Activity.BOOTING) else state.activity in wanted
 
-    asks = state.activity is Activity.NEEDS_INPUT
+    asks = doing(Activity.NEEDS_INPUT)
+    parked = life.reason in ("CrashLoop", "StartFailed")
+    rows: list[tuple[str, bool | None, str, str | None, float | None]] = [
+        ("HostReachable", seen, "Seen" if seen else life.reason or "HostUnreachable", life.message, None),
+        ("Started", life.phase is Phase.RUNNING if seen else None, _camel(life.phase), life.message, life.started_at),
+        ("Ready", doing(Activity.READY), word, None, since),
+        ("InputRequired", asks, _camel(state.kind) if asks and state.kind else word, state.question, since),
+        ("Progressing", doing(Activity.WORKING), word, None, since),
+        ("BackgroundWork", state.background if up else False, "Announced" if state.background else "None", None, None),
+        ("Resumable", used, "ConversationRecorded" if used else "NoConversation", None, None),
+        ("BudgetOK", not parked, life.reason if parked and life.reason else "WithinBudget", life.message, None),
+    ]
     return [
-        one("HostReachable", seen, "Seen" if seen else life.reason or "HostUnreachable", "" if seen else life.message or ""),
-        one("Started", life.phase is Phase.RUNNING if seen else None, _camel(life.phase), life.message or "", life.started_at),
-        one("Ready", (state.activity is Activity.READY) if known else (None if up else False), _camel(state.activity if up else life.phase), since=state.since if up else life.since),
-        one("InputRequired", asks if known else (None if up else False), _camel(state.kind) if asks and state.kind else _camel(state.activity if up else life.phase), state.question or "" if asks else "", state.since if up else None),
-        one("Progressing", (state.activity is Activity.WORKING) if known else (None if up else False), _camel(state.activity if up else life.phase), since=state.since if up else None),
-        one("BackgroundWork", state.background if up else False, "BackgroundShell" if state.background else "None"),
-        one("Resumable", runner.record.session_used if runner.harness.has_sessions else False, "ConversationRecorded" if runner.record.session_used else "NoConversation"),
-        one("BudgetOK", life.reason not in ("CrashLoop", "StartFailed"), life.reason or "WithinBudget", life.message or ""),
-    ]  # fmt: skip
+        {
+            "type": kind,
+            "status": "Unknown" if status is None else str(status),
+            "reason": reason,
+            "message": message or "",
+            "since": at,
+        }
+        for kind, status, reason, message, at in rows
+    ]
 
 
 def _camel(word: str | None) -> str:

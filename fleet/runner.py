@@ -13,21 +13,21 @@ import random
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from fleet import lifecycle, plan
 from fleet.clock import Clock
 from fleet.errors import FleetError, HostUnreachable, LaunchError, TimedOut
 from fleet.harnesses import harness as find_harness
-from fleet.harnesses.base import Conversation, Harness, LaunchAsk
+from fleet.harnesses.base import Conversation, Harness, LaunchAsk, Remedy
 from fleet.health import judge, restart
-from fleet.health.judge import Book, State
+from fleet.health.judge import Book
 from fleet.keys import BEFORE_ENTER, typed
 from fleet.ledger import Ledger, Record, StartEnvironment
 from fleet.lifecycle import Life
+from fleet.manifests import sources
 from fleet.manifests.model import AgentSpec, Command
-from fleet.manifests.sources import workspace_files
 from fleet.redact import redact
 from fleet.runtimes.base import Runtime
 from fleet.settings import Places, Settings
@@ -37,6 +37,7 @@ from fleet.terms import (
     File,
     Handle,
     HookEvent,
+    LaunchPlan,
     Look,
     Phase,
     Process,
@@ -63,8 +64,8 @@ class Parts:
     """By harness name and program version."""
     startup_keys: Callable[[str, Verdict, Screen, frozenset[str]], tuple[str, tuple[str, ...]] | None]
     version: Callable[[Harness, AgentSpec, Mapping[str, str], str], Awaitable[str | None]]
-    may_restart: Callable[[str], Awaitable[None]]
-    """Waits until the fleet's brake lets one more automatic restart go."""
+    may_restart: Callable[[str, str | None], Awaitable[None]]
+    """Waits until the fleet's brake lets one more automatic restart go; the second word is the restart's reason."""
     believe_death: Callable[[str, Look], Awaitable[bool]]
     """Whether an unexplained death may be believed; it may look a second time first."""
     record_event: Callable[[str, str, str, Mapping[str, Any]], None]
@@ -90,6 +91,8 @@ class Facts:
     cwd: str | None = None
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
     argv: tuple[str, ...] = ()
+    resumed: bool = False
+    """This launch went on with a conversation."""
 
 
 class Runner:
@@ -106,7 +109,13 @@ class Runner:
         self._acting: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._relook: asyncio.Task[None] | None = None
-        self._settling: str | None = None
+        self.settling: str | None = None
+        """The startup dialog that fleet itself is settling."""
+        self.waits_for: str | None = None
+        """What stands between its start and it, where it depends on others."""
+        self.held = False
+        """What stands in between will not go away by itself."""
+        self._must_resume = False
         self._unwatch: list[Callable[[], None]] = []
         self._main = asyncio.create_task(self._run(), name=f"agent {record.name}")
 
@@ -173,6 +182,7 @@ class Runner:
         life, actions = lifecycle.step(before, event, now, self.policy())
         record = replace(self.record, life=life)
         launch = next((a for a in actions if isinstance(a, lifecycle.Launch)), None)
+        reason = before.reason
         if launch:
             record = self._mint(record, fresh=launch.fresh or life.fresh)
         if record != self.record:
@@ -183,7 +193,7 @@ class Runner:
         if launch:
             self._begin_anew()
         for action in actions:
-            self._perform(action, by_person=isinstance(event, lifecycle.Start | lifecycle.Restart))
+            self._perform(action, by_person=isinstance(event, lifecycle.Start | lifecycle.Restart), reason=reason)
         if life.phase is Phase.STOPPED or life.phase in (Phase.FINISHED, Phase.FAILED, Phase.BACKOFF):
             self._forget_watches()
         self.parts.changed(self)
@@ -203,7 +213,9 @@ class Runner:
             never_exit_codes=wants.never_exit_codes,
             start_backoff=settings.start_backoff,
             auto_resume=wants.auto_resume,
-            jitter=random.uniform(-settings.backoff_jitter, settings.backoff_jitter),
+            backoff_jitter=settings.backoff_jitter,
+            limit_jitter=(settings.limit_jitter_min, settings.limit_jitter_max),
+            jitter=random.uniform(-1.0, 1.0),
         )
 
     def _tell_phase(self, before: Life, event: lifecycle.Event) -> None:
@@ -235,14 +247,14 @@ class Runner:
     def _begin_anew(self) -> None:
         self.book, self.state = Book(), judge.BLANK
         self.facts = Facts(status_line=self.facts.status_line)
-        self._settling = None
+        self.settling = None
 
     # -- acting ----------------------------------------------------------------------------------------------------
 
-    def _perform(self, action: lifecycle.Action, *, by_person: bool) -> None:
+    def _perform(self, action: lifecycle.Action, *, by_person: bool, reason: str | None = None) -> None:
         match action:
             case lifecycle.Launch():
-                doing = self._launch(brake=not by_person)
+                doing = self._launch(brake=not by_person, reason=reason)
             case lifecycle.End():
                 doing = self._end()
             case lifecycle.Wait(until=until):
@@ -276,25 +288,25 @@ class Runner:
         await self.parts.clock.sleep(until - self.parts.clock.now())
         self.post(lifecycle.Elapsed())
 
-    async def _launch(self, *, brake: bool) -> None:
+    async def _launch(self, *, brake: bool, reason: str | None) -> None:
         handle = self.handle
         assert handle is not None
         runtime = self.parts.runtime
         try:
             if brake:
-                await self.parts.may_restart(self.name)
+                await self.parts.may_restart(self.name, reason)
             await runtime.purge(self.name, keep=handle.generation, grace=self.parts.settings.kill_grace)
             prepared = await self._prepare(handle)
             await self._run_hooks("pre_start", required=True)
             await runtime.launch(prepared.plan, handle)
         except HostUnreachable as error:
-            self.post(lifecycle.Lost(str(error)))
+            self.post(lifecycle.Lost(message=str(error)))
             return
         except FleetError as error:
             message = f"{error} {error.hint or ''}".strip()
             self.post(lifecycle.LaunchRefused(type(error).__name__, message, retry=False))
             return
-        self.facts.argv = prepared.plan.argv
+        self.facts.argv, self.facts.resumed = prepared.plan.argv, prepared.plan.resumes
         self.parts.record_event(
             self.name,
             "launch",
@@ -309,7 +321,7 @@ class Runner:
         )
         self.post(lifecycle.Launched())
         self._watch(handle)
-        self.beside(self._await_start(handle, prepared))
+        self.beside(self._await_start(handle, prepared.types_prompt))
 
     async def _end(self) -> None:
         handle = self.handle
@@ -322,7 +334,7 @@ class Runner:
             ended = await self.parts.runtime.end(handle, grace=self.spec.stop.timeout)
             await self.parts.runtime.purge(self.name, grace=self.parts.settings.kill_grace)
         except HostUnreachable as error:
-            self.post(lifecycle.Lost(str(error)))
+            self.post(lifecycle.Lost(message=str(error)))
             return
         if ended.killed:
             self.parts.record_event(self.name, "killed", handle.generation, {"pids": list(ended.killed)})
@@ -379,6 +391,7 @@ class Runner:
         version = await parts.version(self.harness, spec, env, cwd)
         wanted = {path: await runtime.read(path) for path in self.harness.wants(spec, env, cwd)}
         conversation = await self._conversation(env, cwd)
+        files = await self._workspace_files(env, cwd)
         launch = self.harness.launch(
             LaunchAsk(
                 spec=spec,
@@ -389,9 +402,10 @@ class Runner:
                 env=env,
                 version=version,
                 user_files=wanted,
+                first_message=await self._first_message(env),
+                mcp_written=mcp_servers(files, cwd),
             )
         )
-        files = await self._workspace_files(env, cwd)
         self.facts.warnings = launch.warnings
         self.record = replace(self.record, version=version)
         whole = plan.plan(
@@ -434,6 +448,7 @@ class Runner:
             return Conversation("", exists=False, fresh=False)
         path = self.harness.transcript_path(env, cwd, session_id)
         exists = path is not None and await self.parts.runtime.read(path, tail=1) is not None
+        exists, self._must_resume = exists or self._must_resume, False
         if self.spec.session == "continue" and not exists:
             raise LaunchError(
                 f"session: continue, but {self.name} has no recorded conversation to go on with.",
@@ -442,18 +457,28 @@ class Runner:
         return Conversation(session_id, exists=exists, fresh=not exists and not self.record.session_used)
 
     async def _workspace_files(self, env: Mapping[str, str], cwd: str) -> tuple[File, ...]:
-        async def read(path: str) -> bytes | None:
-            return await self.parts.runtime.read(path)
-
-        files, wrote, warnings = await workspace_files(
-            self.spec, cwd, environ=env, read=read, wrote=self.record.wrote
+        """What the manifest itself puts into the workspace, and nothing that stands there already."""
+        found = await asyncio.to_thread(sources.read, self.spec)
+        if not found:
+            return ()
+        existing = await asyncio.to_thread(sources.existing, Path(cwd), found)
+        rendered = sources.render(
+            self.spec, found, workspace=cwd, values=env, existing=existing, written=self.record.wrote
         )
-        if wrote != self.record.wrote:
-            await self.amend(wrote=wrote)
-        self.facts.warnings = (*self.facts.warnings, *warnings)
-        return files
+        if rendered.written != self.record.wrote:
+            await self.amend(wrote=rendered.written)
+        return rendered.files
 
-    async def _await_start(self, handle: Handle, prepared: Prepared) -> None:
+    async def _first_message(self, env: Mapping[str, str]) -> str | None:
+        if self.spec.prompt_file is None:
+            return None
+        path = resolved(self.spec.prompt_file, self.spec.folder, env)
+        content = await self.parts.runtime.read(path)
+        if content is None:
+            raise LaunchError(f"prompt_file: {path} cannot be read.")
+        return content.decode(errors="replace")
+
+    async def _await_start(self, handle: Handle, first_message: str | None) -> None:
         """The start's clock. It stands still while a dialog waits for a person."""
         clock, passed, step = self.parts.clock, 0.0, 0.25
         while self.handle == handle and self.life.phase is Phase.STARTING:
@@ -461,15 +486,15 @@ class Runner:
             if self.state.activity is Activity.NEEDS_INPUT:
                 continue
             passed += step
-            if not self.harness.has_sessions and passed >= self.parts.settings.shell_started:
-                if await self._probe_passes():
-                    self._mark_started()
-                    break
+            lives = not self.harness.has_sessions and passed >= self.parts.settings.shell_started
+            if lives and await self._probe_passes():
+                self._mark_started()
+                break
             if passed >= self.spec.startup.timeout:
                 self.post(lifecycle.StartTimedOut())
                 return
-        if self.handle == handle and prepared.types_prompt is not None and not self.record.session_used:
-            await self._type_first_prompt(handle, prepared.types_prompt)
+        if self.handle == handle and first_message is not None and not self.record.session_used:
+            await self._type_first_prompt(handle, first_message)
 
     async def _probe_passes(self) -> bool:
         probe = self.spec.startup.probe
@@ -552,45 +577,42 @@ class Runner:
                 self._judge()
 
     async def _died(self, handle: Handle, look: Look) -> None:
-        if look.exit_status is None and not look.multiplexer_lost and not await self.parts.believe_death(self.name, look):
+        if (
+            look.exit_status is None
+            and not look.multiplexer_lost
+            and not await self.parts.believe_death(self.name, look)
+        ):
             return
         if handle != self.handle or self.life.phase not in (*UP, Phase.UNVERIFIABLE):
             return
         now = self.parts.clock.now()
         alive_for = now - (self.life.launched_at or now)
-        was_resume = "--resume" in self.facts.argv
+        was_resume = self.facts.resumed
         self.parts.record_event(
             self.name, "exit", handle.generation, {"exit_status": look.exit_status, "after_s": round(alive_for, 3)}
         )
         self.book = self.book.without(Source.STATE_FILE).without(Source.TITLE).without(Source.PROCESS)
         cause, words = await self._cause(handle, look)
-        if words:
-            self.facts.warnings = (*self.facts.warnings, words)
-        self.post(
-            lifecycle.Died(
-                look.exit_status,
-                cause,
-                resumed_within=was_resume and alive_for < self.parts.settings.resume_guard,
-                message=words,
-            )
-        )
+        resumed_within = was_resume and not self.started and alive_for < self.parts.settings.resume_guard
+        self.post(lifecycle.Died(look.exit_status, cause, resumed_within, self.state.resets_at, words))
 
-    async def _cause(self, handle: Handle, look: Look) -> tuple[lifecycle.Cause, str | None]:
+    async def _cause(self, handle: Handle, look: Look) -> tuple[restart.Cause, str | None]:
         """Why it died, as far as its last words tell."""
         if look.multiplexer_lost:
-            return lifecycle.Cause.MULTIPLEXER, None
-        text = await self.parts.runtime.last_screen(handle) or ""
+            return restart.Cause.MULTIPLEXER, None
         if not self.started:
+            text = await self.parts.runtime.last_screen(handle) or ""
             problem = self.harness.start_failure(text, look.exit_status, self.record.version)
             if problem is not None:
-                cause = lifecycle.Cause.CRASH if problem.retry else lifecycle.Cause.UNRECOVERABLE
+                self._must_resume = problem.remedy is Remedy.RESUME
+                cause = restart.Cause.CRASH if problem.retry else restart.Cause.UNRECOVERABLE
                 return cause, problem.message
         state = self.state
-        if state.activity is Activity.ERROR and state.proof and "auth" in state.proof.rule:
-            return lifecycle.Cause.AUTH, None
+        if state.activity is Activity.ERROR and state.proof and is_auth(state.proof.rule):
+            return restart.Cause.AUTH, None
         if state.activity is Activity.LIMITED:
-            return lifecycle.Cause.LIMIT, None
-        return lifecycle.Cause.CRASH, None
+            return restart.Cause.LIMIT, None
+        return restart.Cause.CRASH, None
 
     def _see(self, screen: Screen, at: float) -> None:
         self.facts.screen = screen
@@ -620,7 +642,7 @@ class Runner:
         if self.life.phase is Phase.STARTING:
             if verdict.composer:
                 self._mark_started()
-            elif verdict.activity is Activity.NEEDS_INPUT and self._settling is None:
+            elif verdict.activity is Activity.NEEDS_INPUT and self.settling is None:
                 self._settle_dialog(verdict, screen)
 
     def _settle_dialog(self, verdict: Verdict, screen: Screen) -> None:
@@ -632,7 +654,7 @@ class Runner:
         if step is None:
             return
         what, keys = step
-        self._settling = what
+        self.settling = what
         self.beside(self._press(what, keys))
 
     async def _press(self, what: str, keys: tuple[str, ...]) -> None:
@@ -646,7 +668,7 @@ class Runner:
             self.parts.record_event(self.name, "action", "auto_accept", {"dialog": what, "keys": list(keys)})
             await self.parts.clock.sleep(0.3)
         finally:
-            self._settling = None
+            self.settling = None
         look = await self.parts.runtime.look(handle)
         self.on_look(handle, look)
 
@@ -731,12 +753,12 @@ class Runner:
         owner, program = self.facts.owner, self.facts.program
         if event.pid is None or owner is None or event.pid == owner:
             return True
-        if program and owner == program.pid and Source.STATE_FILE not in self.book.claims:
-            # The command is a wrapper: its program's own word names it, at the start of its session.
-            if event.name == "SessionStart" and event.session_id == self.record.session_id:
-                self.facts.owner = event.pid
-                self.beside(self.read_state_file())
-                return True
+        # Where the command is a wrapper, its program's own word names the program, at the start of its session.
+        wrapped = program is not None and owner == program.pid and Source.STATE_FILE not in self.book.claims
+        if wrapped and event.name == "SessionStart" and event.session_id == self.record.session_id:
+            self.facts.owner = event.pid
+            self.beside(self.read_state_file())
+            return True
         return False
 
     async def read_state_file(self) -> None:
@@ -801,7 +823,7 @@ class Runner:
         try:
             look = await self.parts.runtime.look(handle)
         except HostUnreachable as error:
-            self.post(lifecycle.Lost(str(error)))
+            self.post(lifecycle.Lost(message=str(error)))
             return
         if look.alive:
             self.facts.program, self.facts.pane = look.program, look.pane
@@ -814,9 +836,10 @@ class Runner:
                 self._see(look.screen, look.at)
             await self.read_transcript()
             if self.life.phase is Phase.STARTING:
-                self.beside(self._await_start(handle, Prepared(None, None)))
+                self.beside(self._await_start(handle, None))
         started = self.life.started_at is not None or self.state.activity is not Activity.BOOTING
-        self.post(lifecycle.Seen(look.alive, started, look.exit_status))
+        cause = restart.Cause.MULTIPLEXER if look.multiplexer_lost else restart.Cause.CRASH
+        self.post(lifecycle.Seen(look.alive, started, look.exit_status, cause))
 
     async def _recall(self, handle: Handle) -> None:
         """What a launch knew that the ledger does not hold: its environment and folder."""
@@ -843,7 +866,7 @@ class Runner:
             log.info("agent %s: %s", self.name, error)
             return
         if look.multiplexer_lost:
-            self.post(lifecycle.Died(look.exit_status, lifecycle.Cause.MULTIPLEXER))
+            self.post(lifecycle.Died(look.exit_status, restart.Cause.MULTIPLEXER))
             return
         self.post(lifecycle.Seen(look.alive, self.life.started_at is not None, look.exit_status))
         self.on_look(self.handle, look)
@@ -853,7 +876,7 @@ class Runner:
 class Prepared:
     """A plan, and the first message that is typed once the program is ready."""
 
-    plan: Any
+    plan: LaunchPlan
     types_prompt: str | None
 
 
@@ -864,6 +887,14 @@ def resolved(path: str, folder: str, env: Mapping[str, str]) -> str:
     return str(PurePosixPath(folder) / path)
 
 
-def dump(value: Any) -> str:
-    """JSON on one line."""
-    return json.dumps(value, ensure_ascii=False, default=str)
+def is_auth(rule: str) -> bool:
+    """Whether a rule of a screen or an error of a hook speaks of credentials."""
+    return any(word in rule for word in ("auth", "login", "oauth", "account"))
+
+
+def mcp_servers(files: tuple[File, ...], cwd: str) -> tuple[str, ...]:
+    """The servers of the `.mcp.json` among the files: the program need not ask a person about those."""
+    for file in files:
+        if file.path == f"{cwd}/.mcp.json":
+            return tuple(json.loads(file.content).get("mcpServers", {}))
+    return ()

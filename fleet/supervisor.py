@@ -12,6 +12,7 @@ import contextlib
 import logging
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -19,11 +20,11 @@ from fleet import brake, dependencies, lifecycle
 from fleet.clock import Clock
 from fleet.errors import FleetError, HostUnreachable, LaunchError, TimedOut
 from fleet.events import Event, Events
-from fleet.harnesses import harness as find_harness
 from fleet.harnesses.base import Harness
+from fleet.harnesses.screens import Rules
 from fleet.health import answers
 from fleet.health.classify import classify
-from fleet.harnesses.screens import Rules
+from fleet.health.restart import NOBODYS_FAULT
 from fleet.ledger import Ledger, Record, StartEnvironment
 from fleet.lifecycle import Life
 from fleet.manifests.model import AgentSpec, Secret
@@ -52,12 +53,12 @@ class Supervisor:
         self.rules = Rules(places.rules)
         self.unreachable: str | None = None
         self.host: Mapping[str, Any] = {}
-        self.ramp_note: str | None = None
         self.faults = 0
         self._change = asyncio.Event()
         self._brake = brake.Bucket.full(settings.brake_burst, clock.now())
         self._brake_lock = asyncio.Lock()
-        self._deaths: tuple[float, ...] = ()
+        self._ramp = brake.Ramp(settings.start_parallel, settings.ramp_halt)
+        self._toll = brake.Toll(settings.mass_deaths, settings.mass_window, settings.mass_recheck)
         self._versions: dict[tuple[str, float, int], str | None] = {}
         self._drain = Drain(places.spool, events)
         self._spool_watches: dict[str, Callable[[], None]] = {}
@@ -67,7 +68,6 @@ class Supervisor:
         self._followers: set[asyncio.Queue[Mapping[str, Any]]] = set()
         self._tasks: list[asyncio.Task[Any]] = []
         self._starts: set[asyncio.Task[Any]] = set()
-        self._ramp = asyncio.Semaphore(settings.start_parallel)
 
     # -- life of the daemon ----------------------------------------------------------------------------------------
 
@@ -137,28 +137,43 @@ class Supervisor:
     async def start(self, runners: Sequence[Runner], *, fresh: bool = False) -> None:
         """Want them up, in the order of what they depend on; those that wait for others are started in time."""
         await self.ledger.set_note(DOWN, "")
+        self._ramp = self._ramp.lifted()
         for runner in runners:
             task = asyncio.create_task(self._start_in_order(runner, fresh), name=f"start {runner.name}")
             self._starts.add(task)
             task.add_done_callback(self._starts.discard)
 
     async def _start_in_order(self, runner: Runner, fresh: bool) -> None:
-        for need in runner.spec.depends_on:
-            await self._until(lambda need=need: self.depends_met(need.agent, need.condition), None)
-        runner.post(lifecycle.Start(fresh=fresh))
+        runner.held = False
+        try:
+            for need in runner.spec.depends_on:
+                while (found := self._obstacle(need.agent, need.condition)) is not None:
+                    runner.waits_for = found.message
+                    self._wake()
+                    if found.hopeless and need.agent not in self._starting():
+                        self.record_event(runner.name, "phase", "held", {"message": found.message})
+                        runner.held = True
+                        return
+                    await self._change.wait()
+            runner.waits_for = None
+            runner.post(lifecycle.Start(fresh=fresh))
+        finally:
+            self._wake()
 
-    def depends_met(self, agent: str, condition: str) -> bool:
-        """Whether the agent is as far as another waits for it to be."""
+    def _starting(self) -> set[str]:
+        """Whose start is under way here: they are stopped as yet, and will not stay so."""
+        return {t.get_name().removeprefix("start ") for t in self._starts if not t.done()} - {
+            r.name for r in self.runners.values() if r.waits_for is not None
+        }
+
+    def _obstacle(self, agent: str, condition: dependencies.Condition) -> dependencies.Obstacle | None:
         other = self.runners.get(agent)
         if other is None:
-            return False
-        match condition:
-            case "started":
-                return other.life.phase is Phase.RUNNING
-            case "ready":
-                return other.life.phase is Phase.RUNNING and other.state.activity is Activity.READY
-            case _:
-                return other.life.phase is Phase.FINISHED
+            return dependencies.obstacle(agent, condition, dependencies.Standing(None))
+        life = other.life
+        ready = other.state.activity is Activity.READY
+        clean = life.exit_status in other.spec.restart.success_exit_codes
+        return dependencies.obstacle(agent, condition, dependencies.Standing(life.phase, ready, clean))
 
     async def stop(self, runners: Sequence[Runner], *, event: lifecycle.Event | None = None) -> None:
         """Want them down, those that depend on others first, and wait until nothing of them lives."""
@@ -169,7 +184,7 @@ class Supervisor:
             members = [self.runners[name] for name in group if name in specs]
             for runner in members:
                 runner.post(event or lifecycle.Stop())
-            await self._until(lambda members=members: all(_is_down(r) for r in members), None)
+            await self._until(partial(_all_down, members), None)
 
     async def shutdown(self) -> list[str]:
         """Stop everything and mark the fleet as down: nothing comes back by itself. Who was up."""
@@ -177,7 +192,7 @@ class Supervisor:
         for runner in self.runners.values():
             await runner.amend(was_up=runner in up)
         await self.ledger.set_note(DOWN, "yes")
-        await self.stop(list(self.runners.values()), event=lifecycle.Stop())
+        await self.stop(list(self.runners.values()), event=lifecycle.Shutdown())
         return [r.name for r in up]
 
     def was_up(self) -> list[Runner]:
@@ -219,9 +234,7 @@ class Supervisor:
     ) -> tuple[str, tuple[str, ...]] | None:
         return answers.startup_keys(verdict, screen, self.rules.of(harness), allowed)
 
-    async def _version(
-        self, harness: Harness, spec: AgentSpec, env: Mapping[str, str], cwd: str
-    ) -> str | None:
+    async def _version(self, harness: Harness, spec: AgentSpec, env: Mapping[str, str], cwd: str) -> str | None:
         """What the program says of its version; asked once for each program file as it stands."""
         argv = harness.version_argv(spec)
         if argv is None:
@@ -242,7 +255,11 @@ class Supervisor:
             self._versions[key] = harness.parse_version(ran.stdout.decode(errors="replace"))
         return self._versions[key]
 
-    async def _may_restart(self, name: str) -> None:
+    async def _may_restart(self, name: str, reason: str | None) -> None:
+        if reason in NOBODYS_FAULT.values():
+            await self._until(lambda: self._ramp.open, None)
+            self._ramp = self._ramp.begin(name)
+            return
         async with self._brake_lock:
             while True:
                 self._brake, wait = self._brake.take(self.clock.now(), every=self.settings.brake_every)
@@ -251,18 +268,35 @@ class Supervisor:
                 log.info("agent %s: its restart waits %.1f s for the fleet's brake", name, wait)
                 await self.clock.sleep(wait)
 
+    @property
+    def ramp_note(self) -> str | None:
+        """Why agents that should come back do not, for a person."""
+        return self._ramp.note
+
+    def _climb(self, runner: Runner) -> None:
+        """What a start on the ramp has come to."""
+        name = runner.name
+        if name not in self._ramp.under_way:
+            return
+        match runner.life.phase:
+            case Phase.RUNNING | Phase.FINISHED:
+                self._ramp = self._ramp.succeeded(name)
+            case Phase.BACKOFF | Phase.FAILED:
+                self._ramp = self._ramp.failed(name)
+            case Phase.STOPPED | Phase.STOPPING | Phase.UNVERIFIABLE:
+                self._ramp = self._ramp.left(name)
+
     async def _believe_death(self, name: str, look: Look) -> bool:
         """An unexplained death among many is looked at twice before it is believed."""
-        now = self.clock.now()
-        self._deaths = (*(d for d in self._deaths if now - d <= self.settings.mass_window), now)
+        self._toll, wait = self._toll.strike(self.clock.now())
         runner = self.runners[name]
-        if len(self._deaths) < self.settings.mass_deaths or runner.handle is None:
+        if wait is None or runner.handle is None:
             return True
-        await self.clock.sleep(self.settings.mass_recheck)
+        await self.clock.sleep(wait)
         try:
             return not (await self.runtime.look(runner.handle)).alive
         except HostUnreachable as error:
-            runner.post(lifecycle.Lost(str(error)))
+            runner.post(lifecycle.Lost(message=str(error)))
             return False
 
     def record_event(self, agent: str, kind: str, name: str, payload: Mapping[str, Any]) -> None:
@@ -273,6 +307,7 @@ class Supervisor:
         self._flush.set()
 
     def _changed(self, runner: Runner) -> None:
+        self._climb(runner)
         self._watch_state_folder(runner)
         self._wake()
 
@@ -316,7 +351,7 @@ class Supervisor:
         for runner in self.runners.values():
             if reason is not None:
                 if runner.life.phase in (*UP, Phase.STOPPING):
-                    runner.post(lifecycle.Lost(reason))
+                    runner.post(lifecycle.Lost(message=reason))
             else:
                 runner.beside(runner.host_back())
 
@@ -414,9 +449,7 @@ class Supervisor:
         """Figures of processes and host, from time to time."""
         meter = Meter()
         while True:
-            roots = {
-                r.name: r.facts.program for r in self.runners.values() if r.life.phase in UP and r.facts.program
-            }
+            roots = {r.name: r.facts.program for r in self.runners.values() if r.life.phase in UP and r.facts.program}
             figures = await asyncio.to_thread(meter.measure, roots)
             for name, found in figures.items():
                 if name in self.runners:
@@ -431,6 +464,10 @@ def _secrets(spec: AgentSpec) -> list[tuple[str, Secret]]:
 
 def _needs(spec: AgentSpec) -> list[str]:
     return [need.agent for need in spec.depends_on]
+
+
+def _all_down(runners: Sequence[Runner]) -> bool:
+    return all(_is_down(r) for r in runners)
 
 
 def _is_down(runner: Runner) -> bool:

@@ -6,7 +6,7 @@ not seeing it gone. A verb that would act on a handle acts on exactly that launc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -88,6 +88,20 @@ class Runtime(Protocol):
 
     async def last_screen(self, handle: Handle) -> str | None:
         """The screen as it stood at the end, kept after the pane is gone."""
+        ...
+
+    async def log_lines(self, handle: Handle, count: int) -> list[str]:
+        """The newest lines that went over the pane, oldest first, also after the pane is gone."""
+        ...
+
+    def seen_at(self, handle: Handle) -> float | None:
+        """When the pane was last part of a sweep that succeeded, changed or not; `None`: not watched."""
+        ...
+
+    async def cleanup(self, keep: Collection[str], *, dry_run: bool) -> list[str]:
+        """Remove what no launch in `keep` (generations) needs any more: panes and processes of other generations of
+        this fleet, their launch folders, sockets without a server. What was (or would be) removed, in words.
+        """
         ...
 
     def attach_argv(self, handle: Handle) -> list[str]:
