@@ -13,11 +13,16 @@ GRACE = 10.0
 STYLES = {"failed": "bold red", "dialog": "bold magenta", "held": "yellow", "started": "green"}
 
 
-def act(verb: str, args: Mapping[str, Any], *, timeout: float, as_json: bool) -> int:
+def act(verb: str, args: Mapping[str, Any], *, timeout: float, as_json: bool, show: call.Show | None = None) -> int:
     """Have the daemon do it and show what became of each agent."""
     try:
         return call.call(
-            verb, args, _show, as_json=as_json, timeout=timeout + GRACE, on_progress=None if as_json else news
+            verb,
+            args,
+            show or outcomes,
+            as_json=as_json,
+            timeout=timeout + GRACE,
+            on_progress=None if as_json else news,
         )
     except KeyboardInterrupt:
         output.message(f"left; the {verb} goes on in the daemon: `fleet status` shows it")
@@ -34,7 +39,8 @@ def news(line: dict[str, Any]) -> None:
     output.message(f"{line['agent']}: {told}")
 
 
-def _show(data: dict[str, Any]) -> None:
+def outcomes(data: dict[str, Any]) -> None:
+    """What became of each agent."""
     agents = data["agents"]
     if not agents:
         output.message("no agents: nothing to do")

@@ -91,6 +91,7 @@ def _ping() -> int:
 
 def _until_gone(pid: int) -> None:
     """Return when that daemon no longer answers: it has ended, or another has taken its place."""
+    last = ""
     deadline = time.monotonic() + GONE_WITHIN
     while time.monotonic() < deadline:
         try:
@@ -98,7 +99,10 @@ def _until_gone(pid: int) -> None:
                 return
         except NoDaemon:
             return
-        except FleetError:
-            pass  # it is on its way out
+        except FleetError as error:
+            last = str(error)  # it is on its way out
         time.sleep(ASK_EVERY)
-    raise TimedOut(f"The daemon (pid {pid}) has not ended within {GONE_WITHIN:g} s.", hint="`fleet doctor` says more.")
+    raise TimedOut(
+        f"The daemon (pid {pid}) has not ended within {GONE_WITHIN:g} s. {last}".rstrip(),
+        hint="`fleet doctor` says more.",
+    )

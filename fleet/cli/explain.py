@@ -43,21 +43,25 @@ def explain(target: str | None, screen: str | None, as_json: bool, **told: str |
 def show(data: dict[str, Any]) -> None:
     """The state, then what each source said."""
     state = data.get("state") or {}
+    proof = state.get("proof") or {}
     output.facts(
-        (name, _value(name, state.get(name)))
-        for name in ("activity", "kind", "question", "options", "source", "rule", "evidence", "since", "freshness")
+        [
+            ("name", data.get("name")),
+            ("state", words.one_word(data) if data.get("phase") else state.get("activity")),
+            ("phase", data.get("phase")),
+            ("reason", ": ".join(str(data[key]) for key in ("reason", "message") if data.get(key))),
+            ("kind", state.get("kind")),
+            ("question", state.get("question")),
+            ("options", "\n".join(map(str, state.get("options") or ()))),
+            ("since", words.clock_time(state["since"]) if state.get("since") else None),
+            ("because", " · ".join(str(proof[key]) for key in ("source", "rule", "evidence") if proof.get(key))),
+        ]
     )
     output.result()
     output.table(("SOURCE", "SAYS", "RULE", "AGE", "SAW"), map(_row, data.get("evidence") or ()))
     if data.get("conditions"):
         output.result()
         conditions(data["conditions"])
-
-
-def _value(name: str, value: Any) -> Any:
-    if name == "since":
-        return None if value is None else words.clock_time(value)
-    return "\n".join(map(str, value)) if isinstance(value, list) else value
 
 
 def _row(said: dict[str, Any]) -> list[output.Cell]:
@@ -68,7 +72,7 @@ def _row(said: dict[str, Any]) -> list[output.Cell]:
         (f"{word}{kind}", words.STYLES.get(word, "")),
         str(said.get("rule") or "-"),
         words.duration(said.get("age_s")),
-        str(said.get("evidence") or said.get("excerpt") or said.get("note") or "-"),
+        str(said.get("evidence") or said.get("why") or "-"),
     ]
 
 
@@ -81,7 +85,7 @@ def conditions(found: list[dict[str, Any]]) -> None:
                 str(each.get("type")),
                 str(each.get("status")),
                 str(each.get("reason") or "-"),
-                words.clock_time(each.get("since") or each.get("last_transition_at") or each.get("transition_at")),
+                words.clock_time(each.get("since")),
                 str(each.get("message") or "-"),
             ]
             for each in found

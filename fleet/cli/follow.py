@@ -37,8 +37,11 @@ def follow(
         if key not in line:
             return
         item = line[key]
-        if position is not None and item.get(position[1]) is not None:
-            asked[position[0]] = item[position[1]]
+        if position is not None:
+            argument, field = position
+            if asked.get(argument) is not None and item[field] <= asked[argument]:
+                return  # it was shown before the daemon was restarted
+            asked[argument] = item[field]
         show(item)
         sys.stdout.flush()
 

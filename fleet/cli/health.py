@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from fleet.cli import call, output, reads
+from fleet.cli import call, output, reads, words
 
 HEALTHY = {"True": ("yes", "green"), "False": ("no", "bold red")}
 
@@ -32,11 +32,8 @@ def _row(agent: dict[str, Any]) -> list[output.Cell]:
 
 
 def _why(agent: dict[str, Any]) -> str:
-    """The conditions that are not as they should be."""
-    wanted = {"InputRequired": "False", "BackgroundWork": None}
-    off = [
-        ": ".join(str(each[key]) for key in ("reason", "message") if each.get(key)) or str(each.get("type"))
-        for each in agent.get("conditions") or ()
-        if wanted.get(each.get("type"), "True") not in (None, each.get("status"))
-    ]
-    return " · ".join(off)
+    """What it is instead of healthy."""
+    if agent.get("healthy"):
+        return "-"
+    reason = ": ".join(str(agent[key]) for key in ("reason", "message") if agent.get(key))
+    return " · ".join(filter(None, [words.one_word(agent), reason]))

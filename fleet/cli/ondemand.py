@@ -12,7 +12,7 @@ from pathlib import Path
 import fleet
 from fleet import client
 from fleet.cli import output
-from fleet.errors import FleetError, NoDaemon
+from fleet.errors import DaemonBusy, FleetError, NoDaemon
 from fleet.settings import Places, Settings
 
 BARE = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "TZ", "TMPDIR", "FLEET_HOME", "PYTHONPATH")
@@ -32,14 +32,14 @@ def ensure_daemon() -> None:
     keeper = _spawn_keeper(places)
     timeout = Settings().daemon_start_timeout
     deadline = time.monotonic() + timeout
-    while time.monotonic() < deadline:
+    ended: int | None = None
+    while time.monotonic() < deadline and ended in (None, DaemonBusy.exit_code):
+        ended = keeper.poll()  # busy: it lost the race against another command's keeper, whose daemon will answer
         if _answers():
             return
-        if keeper.poll() is not None and not _answers():
-            # It may have lost a race against another command's keeper, whose daemon will answer.
-            deadline = min(deadline, time.monotonic() + 2.0)
         time.sleep(ASK_EVERY)
-    raise NoDaemon(f"The daemon did not come up within {timeout:g} s.", hint=_last_words(places.log, log_began))
+    what = f"did not come up within {timeout:g} s" if ended is None else "could not be started"
+    raise NoDaemon(f"The daemon {what}.", hint=_last_words(places.log, log_began))
 
 
 def _answers() -> bool:

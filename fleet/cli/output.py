@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -61,10 +62,7 @@ def as_json(value: object) -> None:
 
 def envelope(data: object, warned: Sequence[str] = ()) -> None:
     """What this command found out itself, in the form of the daemon's answers."""
-    from datetime import UTC, datetime
-
-    now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    as_json({"schema_version": 1, "generated_at": now, "data": data, "warnings": list(warned)})
+    as_json({"schema_version": 1, "generated_at": time.time(), "data": data, "warnings": list(warned)})
 
 
 def error(problem: FleetError, as_json: bool) -> int:

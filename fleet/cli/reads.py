@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fleet import client, places
-from fleet.errors import InvalidSettings, Usage
+from fleet.errors import Usage
 
 Ask = tuple[str, dict[str, Any]]
 
@@ -46,17 +46,21 @@ def ask(command: str, targets: Sequence[str] = (), **options: Any) -> Ask:
     """The request that a read makes. `options` bear the names of the request's arguments; `None` means not given."""
     given = {key: value for key, value in options.items() if value not in (None, {}, ())}
     cwd = here()
-    if command == "status" and len(targets) == 1 and not given:
+    if command == "status" and len(targets) == 1 and not given and not _is_folder(targets[0]):
         return "inspect", {"target": targets[0], "cwd": cwd}
     if command in ONE_TARGET:
         lines = {"lines": LOG_LINES} if command == "logs" else {}
         return command, {"target": targets[0], "cwd": cwd, **lines, **given}
     if command == "events":
-        return command, {**({"agent": targets[0]} if targets else {}), **given, "cwd": cwd}
+        return command, {**({"agent": targets[0]} if targets else {}), **given}
     if command == "diff":
         folder = {"folder": os.path.abspath(targets[0])} if targets else {}  # noqa: PTH100
         return command, {**folder, "cwd": cwd, "env": dict(os.environ)}
     return command, {"targets": list(targets), "labels": {}, "cwd": cwd, **given}
+
+
+def _is_folder(target: str) -> bool:
+    return ("/" in target or target in (".", "..")) and os.path.isdir(target)  # noqa: PTH112
 
 
 def here() -> str:
@@ -96,14 +100,21 @@ def understand(words: Sequence[str]) -> Ask | None:
 
 
 def request_timeout() -> float:
-    """How long to wait for an answer that is not meant to take long."""
-    given = os.environ.get("FLEET_REQUEST_TIMEOUT")
-    if not given:
+    """How long to wait for an answer that is not meant to take long. Settings are loaded only where they say so."""
+    if "FLEET_REQUEST_TIMEOUT" not in os.environ and b"request_timeout" not in _config():
         return places.REQUEST_TIMEOUT
+    from fleet.config import load_settings
+    from fleet.settings import Places
+
+    return load_settings(Places.of()).request_timeout
+
+
+def _config() -> bytes:
     try:
-        return float(given)
-    except ValueError as error:
-        raise InvalidSettings(f"FLEET_REQUEST_TIMEOUT is no number: {given}") from error
+        with open(os.path.join(places.folders()[0], "config.yaml"), "rb") as file:  # noqa: PTH118
+            return file.read()
+    except OSError:
+        return b""
 
 
 def _take(given: dict[str, Any], key: str, form: str, value: str) -> bool:

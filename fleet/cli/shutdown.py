@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
-from fleet.cli import acts, call
+from fleet.cli import acts, call, output
 
 
 @click.command()
@@ -15,4 +17,10 @@ def shutdown(timeout: float, as_json: bool) -> int:
 
     `fleet start` without a name brings up what was up.
     """
-    return acts.act("shutdown", {"timeout": timeout}, timeout=timeout, as_json=as_json)
+    return acts.act("shutdown", {"timeout": timeout}, show=_show, timeout=timeout, as_json=as_json)
+
+
+def _show(data: dict[str, Any]) -> None:
+    for name in data.get("stopped") or ():
+        output.result(f"{name}: stopped")
+    output.message("the fleet is down; `fleet start` brings up what was up")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -45,8 +46,6 @@ def duration(seconds: float | None) -> str:
 
 def clock_time(at: float | None) -> str:
     """A moment as local time; with its date unless it is within half a day."""
-    import time
-
     if at is None:
         return "-"
     near = abs(time.time() - at) < 43200
