@@ -32,7 +32,7 @@ from fleet.errors import (
     UnknownAgent,
     Usage,
 )
-from fleet.manifests.changes import changes as compare
+from fleet.manifests.changes import compare
 from fleet.manifests.model import NAME_PATTERN, AgentSpec
 from fleet.redact import redact
 from fleet.runner import UP, Runner

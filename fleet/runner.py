@@ -13,7 +13,7 @@ import random
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 from fleet import lifecycle, plan
@@ -28,6 +28,7 @@ from fleet.ledger import Ledger, Record, StartEnvironment
 from fleet.lifecycle import Life
 from fleet.manifests import sources
 from fleet.manifests.model import AgentSpec, Command
+from fleet.processes import Figures
 from fleet.redact import redact
 from fleet.runtimes.base import Runtime
 from fleet.settings import Places, Settings
@@ -86,7 +87,9 @@ class Facts:
     """The process whose word counts: the program itself, or what a wrapper has started as it."""
     status_line: Mapping[str, Any] = field(default_factory=dict)
     transcript: Any = None
-    figures: Mapping[str, Any] = field(default_factory=dict)
+    figures: Figures | None = None
+    moved_at: float | None = None
+    """When the pane last changed."""
     warnings: tuple[str, ...] = ()
     cwd: str | None = None
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -457,17 +460,14 @@ class Runner:
         return Conversation(session_id, exists=exists, fresh=not exists and not self.record.session_used)
 
     async def _workspace_files(self, env: Mapping[str, str], cwd: str) -> tuple[File, ...]:
-        """What the manifest itself puts into the workspace, and nothing that stands there already."""
-        found = await asyncio.to_thread(sources.read, self.spec)
-        if not found:
-            return ()
-        existing = await asyncio.to_thread(sources.existing, Path(cwd), found)
-        rendered = sources.render(
-            self.spec, found, workspace=cwd, values=env, existing=existing, written=self.record.wrote
+        """What the manifest itself puts into the workspace, over nothing that fleet did not write."""
+        files, wrote, warnings = await sources.workspace_files(
+            self.spec, cwd, environ=env, read=self.parts.runtime.read, wrote=self.record.wrote
         )
-        if rendered.written != self.record.wrote:
-            await self.amend(wrote=rendered.written)
-        return rendered.files
+        if wrote != self.record.wrote:
+            await self.amend(wrote=wrote)
+        self.facts.warnings = (*self.facts.warnings, *warnings)
+        return files
 
     async def _first_message(self, env: Mapping[str, str]) -> str | None:
         if self.spec.prompt_file is None:
@@ -566,15 +566,26 @@ class Runner:
         if look.screen is not None:
             self._see(look.screen, look.at)
 
-    def confirm(self, at: float) -> None:
-        """The pane was looked at again and has not changed, and the process still lives."""
-        book = self.book
-        for source in (Source.SCREEN, Source.TITLE, Source.STATE_FILE, Source.PROCESS):
-            book = book.confirmed(source, at)
-        if book is not self.book:
-            self.book = book
-            if self.state.seen is None or at - self.state.seen > 1.0 or self.state.pending:
-                self._judge()
+    def measured(self, figures: Figures) -> None:
+        """What its processes cost now."""
+        self.facts.figures = figures
+        self._hear_process()
+        self._judge()
+
+    def _hear_process(self) -> None:
+        figures, now = self.facts.figures, self.parts.clock.now()
+        cpu = figures.cpu_percent / 100 if figures and figures.cpu_percent is not None else None
+        told = self.harness.read_process(self.facts.moved_at, cpu, now)
+        if told is not None:
+            self.hear(replace(told, observed_at=now), judge_now=False)
+
+    def confirm(self, seen: float | None) -> None:
+        """The pane was part of a sweep again; unless that brought something new, all is as it was."""
+        if seen is not None:
+            for source in (Source.SCREEN, Source.TITLE, Source.STATE_FILE):
+                self.book = self.book.confirmed(source, seen)
+            self._hear_process()
+        self._judge()
 
     async def _died(self, handle: Handle, look: Look) -> None:
         if (
@@ -615,6 +626,8 @@ class Runner:
         return restart.Cause.CRASH, None
 
     def _see(self, screen: Screen, at: float) -> None:
+        if self.facts.screen is None or screen.text != self.facts.screen.text:
+            self.facts.moved_at = at
         self.facts.screen = screen
         verdict = self.parts.classify(self.spec.harness, screen, self.record.version)
         self.facts.verdict = verdict
@@ -638,6 +651,7 @@ class Runner:
         )
         if screen.title and (told := self.harness.read_title(screen.title, at, self.record.version)):
             self.hear(told, judge_now=False)
+        self._hear_process()
         self._judge()
         if self.life.phase is Phase.STARTING:
             if verdict.composer:

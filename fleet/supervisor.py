@@ -436,24 +436,20 @@ class Supervisor:
         while True:
             await self.clock.sleep(self.settings.spool_check)
             await self._collect(None)
-            now = self.clock.now()
             for runner in self.runners.values():
                 if runner.life.phase in UP and runner.handle is not None:
-                    seen = self.runtime.seen_at(runner.handle)
-                    if seen is not None:
-                        runner.confirm(seen)
-                    elif runner.state.seen is not None and now - runner.state.seen > self.settings.fresh:
-                        runner.confirm(runner.state.seen)
+                    runner.confirm(self.runtime.seen_at(runner.handle))
 
     async def _measure(self) -> None:
         """Figures of processes and host, from time to time."""
         meter = Meter()
         while True:
-            roots = {r.name: r.facts.program for r in self.runners.values() if r.life.phase in UP and r.facts.program}
-            figures = await asyncio.to_thread(meter.measure, roots)
+            up = [r for r in self.runners.values() if r.life.phase in UP]
+            roots = {r.name: [r.facts.program] for r in up if r.facts.program}
+            figures = await asyncio.to_thread(meter.read, roots, self.clock.now())
             for name, found in figures.items():
                 if name in self.runners:
-                    self.runners[name].facts.figures = found
+                    self.runners[name].measured(found)
             self.host = await asyncio.to_thread(host_figures, str(self.places.state))
             await self.clock.sleep(10.0)
 
