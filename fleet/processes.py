@@ -1,0 +1,351 @@
+"""Process trees: who is alive, who belongs to a launch, how a tree is ended, and what it costs.
+
+A process is told by pid *and* start time, so that a later process with the same pid is never taken for it, and
+never by name. On Linux all of it is read from /proc; elsewhere psutil answers the same questions, more slowly.
+A zombie is not alive: it runs nothing any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fleet.terms import Process
+
+LINUX = sys.platform == "linux"
+MARK = "FLEET_GENERATION"
+"""The variable that every process of a launch inherits."""
+POLL = 0.02
+"""Seconds between two questions whether a process still lives."""
+AFTER_KILL = 10.0
+"""Seconds a process may take to vanish after SIGKILL (one in an uninterruptible call takes its time)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the process table."""
+
+    process: Process
+    parent: int
+    session: int
+
+
+def start_time(pid: int) -> int | None:
+    """When the process started, in the unit of `Process.start`; `None` where it is not alive."""
+    if not LINUX:
+        return _start_elsewhere(pid)
+    row = _row(pid)
+    return None if row is None else row.process.start
+
+
+def alive(process: Process) -> bool:
+    """Whether exactly this process lives, and not a later one with its pid."""
+    return start_time(process.pid) == process.start
+
+
+def find(pid: int) -> Process | None:
+    """The process that has this pid now."""
+    start = start_time(pid)
+    return None if start is None else Process(pid, start)
+
+
+def parse(note: bytes | None, written_at: float | None = None) -> Process | None:
+    """A process as the launcher noted it: `PID START`.
+
+    Where the launcher's host has no /proc it writes `PID -`; then the process that has the pid is meant, provided
+    it is not younger than the note (`written_at`).
+    """
+    words = (note or b"").split()
+    if len(words) != 2 or not words[0].isdigit():
+        return None
+    pid = int(words[0])
+    if words[1].isdigit():
+        return Process(pid, int(words[1]))
+    found = find(pid)
+    if found is None or LINUX:
+        return None
+    young = written_at is not None and found.start / 1000 > written_at + 1
+    return None if young else found
+
+
+def table() -> dict[int, Row]:
+    """Every living process by its pid."""
+    if not LINUX:
+        return _table_elsewhere()
+    rows = {}
+    for name in os.listdir("/proc"):  # noqa: PTH208 (thousands of entries; Path objects double the price)
+        row = _row(int(name)) if name.isdigit() else None
+        if row is not None:
+            rows[row.process.pid] = row
+    return rows
+
+
+def descendants(rows: Mapping[int, Row], roots: Iterable[Process]) -> set[Process]:
+    """The roots that live, all below them, and all in a session that one of them leads."""
+    children: dict[int, list[Process]] = {}
+    sessions: dict[int, list[Process]] = {}
+    for row in rows.values():
+        children.setdefault(row.parent, []).append(row.process)
+        sessions.setdefault(row.session, []).append(row.process)
+    found: set[Process] = set()
+    todo = [root for root in roots if root.pid in rows and rows[root.pid].process == root]
+    while todo:
+        process = todo.pop()
+        if process not in found:
+            found.add(process)
+            todo += children.get(process.pid, ())
+            todo += sessions.get(process.pid, ())
+    return found
+
+
+def marks(rows: Mapping[int, Row]) -> dict[Process, str]:
+    """The generation that each process's environment bears, where it bears one and we may read it."""
+    found = {}
+    for row in rows.values():
+        mark = generation_of(row.process.pid)
+        if mark is not None:
+            found[row.process] = mark
+    return found
+
+
+def generation_of(pid: int) -> str | None:
+    """The generation in a process's environment; `None` where there is none or it is not ours to read."""
+    if not LINUX:
+        return _environ_elsewhere(pid).get(MARK)
+    try:
+        environ = Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:
+        return None
+    for entry in environ.split(b"\0"):
+        if entry.startswith(b"FLEET_GENERATION="):
+            return os.fsdecode(entry[len(MARK) + 1 :])
+    return None
+
+
+def send(process: Process, number: int) -> bool:
+    """Send a signal to exactly this process. False where it is gone (or not ours)."""
+    if not hasattr(signal, "pidfd_send_signal") or not hasattr(os, "pidfd_open"):
+        if not alive(process):
+            return False
+        try:
+            os.kill(process.pid, number)
+        except (ProcessLookupError, PermissionError):
+            return False
+        return True
+    try:
+        fd = os.pidfd_open(process.pid)
+    except OSError:
+        return False
+    try:
+        # The descriptor holds on to one process: once its start time is right, the signal cannot go astray.
+        if not alive(process):
+            return False
+        signal.pidfd_send_signal(fd, number)
+    except (ProcessLookupError, PermissionError):
+        return False
+    finally:
+        os.close(fd)
+    return True
+
+
+async def end(search: Callable[[], set[Process]], *, grace: float, spare: Iterable[Process] = ()) -> tuple[int, ...]:
+    """End all that `search` finds: SIGTERM, `grace` seconds, SIGKILL, until it finds nothing. Pids that were killed.
+
+    `search` reads the process table and runs in a thread. `spare` gets no SIGTERM, and SIGKILL only when it is all
+    that is left: the launcher, which ends with its program and still has to note how that ended. What was once
+    found is held on to, also when its parent has gone and it can no longer be found. Raise `TimeoutError` where
+    something does not vanish.
+    """
+    spared = frozenset(spare)
+    loop = asyncio.get_running_loop()
+    known = await _terminate(search, spared, loop.time() + grace)
+    killed: set[int] = set()
+    deadline = loop.time() + AFTER_KILL
+    while known:
+        known |= await asyncio.to_thread(_freeze, search, spared)
+        if known <= spared:
+            await _vanished(known, 0.5)
+        victims = (known - spared) or known
+        killed |= {process.pid for process in victims if send(process, signal.SIGKILL)}
+        await _vanished(victims, 1.0)
+        known = {process for process in known | await asyncio.to_thread(search) if alive(process)}
+        if known and loop.time() > deadline:
+            raise TimeoutError(f"still alive after SIGKILL: {sorted(process.pid for process in known)}")
+    return tuple(sorted(killed))
+
+
+async def _terminate(search: Callable[[], set[Process]], spared: frozenset[Process], deadline: float) -> set[Process]:
+    """SIGTERM to all that is found, and to what is found later; what is left at the deadline."""
+    loop = asyncio.get_running_loop()
+    known: set[Process] = set()
+    told: set[Process] = set()
+    while True:
+        known = {process for process in known | await asyncio.to_thread(search) if alive(process)}
+        if not known or loop.time() >= deadline:
+            return known
+        for process in known - told - spared:
+            send(process, signal.SIGTERM)
+            send(process, signal.SIGCONT)  # one that is stopped hears it too
+        told |= known
+        await _vanished(known, min(0.25, deadline - loop.time()))
+
+
+def _freeze(search: Callable[[], set[Process]], spared: frozenset[Process]) -> set[Process]:
+    """Stop all that is found until nothing new is found, so that a tree cannot grow while it is being killed."""
+    found: set[Process] = set()
+    for _ in range(50):
+        fresh = search() - found
+        if not fresh:
+            break
+        for process in fresh - spared:
+            send(process, signal.SIGSTOP)
+        found |= fresh
+    return found
+
+
+async def _vanished(processes: Iterable[Process], within: float) -> None:
+    """Return when none of the processes lives any more, at the latest `within` seconds from now."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + within
+    left = [process for process in processes if alive(process)]
+    while left and loop.time() < deadline:
+        await asyncio.sleep(min(POLL, max(0.0, deadline - loop.time())))
+        left = [process for process in left if alive(process)]
+
+
+def _row(pid: int) -> Row | None:
+    """One process as /proc/PID/stat tells; `None` where it is gone or a zombie."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            content = file.read()
+    except OSError:
+        return None
+    words = content[content.rfind(b")") + 2 :].split(b" ", 20)
+    if len(words) < 20 or words[0] in (b"Z", b"X"):
+        return None
+    return Row(Process(pid, int(words[19])), int(words[1]), int(words[3]))
+
+
+# -- figures -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What a tree of processes costs now."""
+
+    cpu_percent: float | None
+    """Of one core, since the last question; `None` at the first."""
+    rss: int
+    """Bytes, shared pages counted in each process."""
+    count: int
+
+
+class Meter:
+    """Asks what trees cost; CPU is what was used since the question before."""
+
+    def __init__(self) -> None:
+        self._used: dict[Process, tuple[float, float]] = {}
+
+    def read(self, roots: Mapping[str, Iterable[Process]], now: float) -> dict[str, Figures]:
+        """The figures of each named tree. It reads the process table once; call it in a thread."""
+        rows = table()
+        seen: dict[Process, tuple[float, float]] = {}
+        figures = {name: self._tree(descendants(rows, tree), now, seen) for name, tree in roots.items()}
+        self._used = seen
+        return figures
+
+    def _tree(self, tree: set[Process], now: float, seen: dict[Process, tuple[float, float]]) -> Figures:
+        psutil = _psutil()
+        cpu, known, rss = 0.0, False, 0
+        for process in tree:
+            try:
+                that = psutil.Process(process.pid)
+                with that.oneshot():
+                    times = that.cpu_times()
+                    rss += that.memory_info().rss
+            except psutil.Error:
+                continue
+            used = times.user + times.system
+            seen[process] = (now, used)
+            before = self._used.get(process)
+            if before is not None and now > before[0]:
+                known = True
+                cpu += 100 * (used - before[1]) / (now - before[0])
+        return Figures(round(max(cpu, 0.0), 1) if known or not tree else None, rss, len(tree))
+
+
+def host_figures(folder: str = "/") -> dict[str, float | int | str | None]:
+    """What the host itself has and uses; CPU since the last question."""
+    psutil = _psutil()
+    memory = psutil.virtual_memory()
+    disk = psutil.disk_usage(folder)
+    load = psutil.getloadavg()
+    return {
+        "cpu_count": psutil.cpu_count(),
+        "cpu_model": _cpu_model(),
+        "cpu_used_percent": psutil.cpu_percent(interval=None),
+        "load_avg_1m": round(load[0], 2),
+        "load_avg_5m": round(load[1], 2),
+        "load_avg_15m": round(load[2], 2),
+        "mem_used_percent": memory.percent,
+        "mem_total_mb": memory.total // 2**20,
+        "mem_free_mb": memory.available // 2**20,
+        "disk_used_percent": disk.percent,
+    }
+
+
+def _cpu_model() -> str | None:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return None
+
+
+# -- where there is no /proc -------------------------------------------------------------------------------------
+
+
+def _psutil() -> Any:
+    import psutil  # noqa: PLC0415 (40 ms that only a question for figures pays)
+
+    return psutil
+
+
+def _start_elsewhere(pid: int) -> int | None:
+    psutil = _psutil()
+    try:
+        that = psutil.Process(pid)
+        return None if that.status() == psutil.STATUS_ZOMBIE else round(that.create_time() * 1000)
+    except psutil.Error:
+        return None
+
+
+def _environ_elsewhere(pid: int) -> dict[str, str]:
+    psutil = _psutil()
+    try:
+        return dict(psutil.Process(pid).environ())
+    except psutil.Error:
+        return {}
+
+
+def _table_elsewhere() -> dict[int, Row]:
+    psutil = _psutil()
+    rows = {}
+    for that in psutil.process_iter(["pid", "ppid", "create_time", "status"]):
+        info = that.info
+        if info["status"] == psutil.STATUS_ZOMBIE or info["create_time"] is None:
+            continue
+        try:
+            session = os.getsid(info["pid"])
+        except OSError:
+            session = 0
+        process = Process(info["pid"], round(info["create_time"] * 1000))
+        rows[process.pid] = Row(process, info["ppid"] or 0, session)
+    return rows

@@ -1,0 +1,644 @@
+"""tmux: what to say to it and how to read it.
+
+One server (a socket of fleet's own) holds up to a hundred agents, one session each, named as the agent. One kept
+control-mode client (`tmux -C`) per server does everything: it costs no process per pane, it answers a sweep over
+all panes in a millisecond, and no secret travels in an argument list. How that client is reached (a pipe on this
+machine, a channel of an ssh connection) is the caller's: it brings a `Connect`.
+
+What holds here:
+- A command is one line and is answered by one block per command in it, matched on the whole `%begin` triple, since
+  a pane may print anything. After an error the rest of that line was not run.
+- Whatever does not answer in time is killed and asked anew; that is `HostUnreachable`, never a death.
+- Targets are exact: a pane id, or `=name`. tmux's prefix matching would stop web-2 for web.
+- Nothing from outside is ever expanded: single quotes, `-l`, and no folder in `-c` (tmux expands formats there).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from fleet.clock import Clock
+from fleet.errors import HostUnreachable, LaunchError
+from fleet.runtimes.base import Capabilities
+from fleet.settings import Settings
+from fleet.terms import Screen
+
+CAPABILITIES = Capabilities(colours=True, cursor=True, title=True, alternate=True)
+KEEPER = "_keeper"
+"""The session our client sits in, with a pane that runs nothing. No agent's name begins with `_`."""
+BATCH = 25
+"""Captures asked for at once: enough to spare tmux its price per wake-up, few enough to stay in its buffers."""
+TERM = "tmux-256color"
+
+_SGR = re.compile(rb"\x1b\[[0-9;:]*m|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|[\x0e\x0f]")
+_SWEEP = "\t".join(
+    ("#{pane_id}", "#{window_activity}", "#{pane_dead}", "#{history_size}", "#{session_id}", "#{@fleet}")
+)
+_DETAIL = "\t".join(
+    (
+        "#{cursor_x}",
+        "#{cursor_y}",
+        "#{pane_width}",
+        "#{pane_height}",
+        "#{alternate_on}",
+        "#{pane_dead}",
+        "#{history_size}",
+        "#{pane_title}",
+    )
+)
+
+
+class ServerGone(HostUnreachable):
+    """The tmux server is not there any more: all its panes went with it."""
+
+
+# -- what to say -------------------------------------------------------------------------------------------------
+
+
+def quote(text: str) -> str:
+    """The text as one word of tmux's command language, nothing in it expanded."""
+    words = re.split(r"([\x00-\x1f\x7f]+)", text)
+    parts = []
+    for n, word in enumerate(words):
+        if n % 2:
+            parts.append('"' + "".join(f"\\{ord(c):03o}" for c in word) + '"')
+        elif word:
+            parts.append("'" + word.replace("'", "'\\''") + "'")
+    return "".join(parts) or "''"
+
+
+def command(*words: str) -> str:
+    return " ".join(quote(word) for word in words)
+
+
+def start_argv(socket: str, settings: Settings) -> list[str]:
+    """The command that starts a server. It stays in `ps` for the server's life, so it says nothing of agents.
+
+    Never `window-size manual` here: with `new-session` it crashes servers up to 3.6. Each window is sized by itself.
+    """
+    commands = [
+        ["start-server"],
+        ["set-option", "-s", "exit-empty", "off"],
+        ["set-option", "-s", "escape-time", "20"],
+        ["set-option", "-s", "default-terminal", TERM],
+        ["set-option", "-g", "status", "off"],
+        ["set-option", "-g", "default-shell", "/bin/sh"],
+        ["set-option", "-g", "update-environment", ""],
+        ["set-option", "-g", "history-limit", str(settings.history_limit)],
+        ["set-option", "-g", "visual-bell", "on"],
+        ["set-option", "-g", "bell-action", "none"],
+        ["set-option", "-wg", "remain-on-exit", "on"],
+        ["set-option", "-wg", "remain-on-exit-format", ""],
+        ["set-option", "-wg", "automatic-rename", "off"],
+        ["set-option", "-wg", "allow-rename", "off"],
+        ["new-session", "-d", "-s", KEEPER, "-x", "20", "-y", "5", "--", "/bin/sh", "-c", ":"],
+    ]
+    argv = ["tmux", "-u", "-S", socket, "-f", "/dev/null"]
+    for n, words in enumerate(commands):
+        argv += [";"] * bool(n) + words
+    return argv
+
+
+def client_argv(socket: str) -> list[str]:
+    """The command of our kept client. `no-output` must be given here: switched on later it can wedge the client."""
+    return [
+        "tmux",
+        "-u",
+        "-S",
+        socket,
+        "-f",
+        "/dev/null",
+        "-C",
+        "attach-session",
+        "-f",
+        "no-output",
+        "-t",
+        f"={KEEPER}",
+    ]
+
+
+def attach_argv(socket: str, session: str) -> list[str]:
+    """The command a person attaches with. The pane keeps its size: its window is sized by hand."""
+    return ["tmux", "-u", "-S", socket, "-f", "/dev/null", "attach-session", "-t", f"={session}"]
+
+
+# -- how to read it ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """The answer to one command."""
+
+    ok: bool
+    second: int
+    """The server's clock when it ran the command."""
+    body: bytes
+
+
+@dataclass(slots=True)
+class _Asked:
+    """One line that was sent: how many blocks it is answered with, and who waits."""
+
+    count: int
+    answer: asyncio.Future[list[Block]]
+    blocks: list[Block] = field(default_factory=list)
+
+
+class Pipe(Protocol):
+    """The way to one `tmux -C` process."""
+
+    def write(self, data: bytes) -> None: ...
+
+    def kill(self) -> None:
+        """End the client process, and with it the connection. The server and its panes stay."""
+        ...
+
+
+class Control:
+    """The control-mode protocol, over bytes: feed it what the client prints, ask it commands."""
+
+    def __init__(self, on_lost: Callable[[], None] = lambda: None) -> None:
+        self.pipe: Pipe | None = None
+        self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.ended = False
+        self._served = False
+        self._on_lost = on_lost
+        self._buffer = bytearray()
+        self._asked: deque[_Asked] = deque()
+        self._begun: tuple[bytes, bool, int] | None = None
+        """The block that is being read: its triple, whether it answers us, the server's second."""
+
+    def feed(self, data: bytes) -> None:
+        """Take what the client printed."""
+        self._buffer += data
+        start = 0
+        while True:
+            if self._begun is None:
+                stop = self._buffer.find(b"\n", start)
+                if stop < 0:
+                    break
+                self._line(bytes(self._buffer[start:stop]))
+                start = stop + 1
+            else:
+                found = self._block_end(start)
+                if found is None:
+                    break
+                start = found
+        del self._buffer[:start]
+
+    def _line(self, line: bytes) -> None:
+        """A line outside a block: the beginning of one, or a notification, of which we need none."""
+        if line.startswith(b"%begin "):
+            words = line.split(b" ")
+            self._begun = (line[7:], words[3] == b"1", int(words[1]))
+
+    def _block_end(self, start: int) -> int | None:
+        """Close the block whose body starts at `start`, if its end is there; where it ended."""
+        assert self._begun is not None
+        triple, ours, second = self._begun
+        for word in (b"%end ", b"%error "):
+            mark = word + triple + b"\n"
+            if self._buffer.startswith(mark, start):
+                at = start
+            else:
+                at = self._buffer.find(b"\n" + mark, start)
+                if at < 0:
+                    continue
+                at += 1
+            self._begun = None
+            block = Block(word == b"%end ", second, bytes(self._buffer[start:at]))
+            if ours:
+                self._answered(block)
+            elif not self.ready.done():
+                self._greeted(block)
+            return at + len(mark)
+        return None
+
+    def _greeted(self, block: Block) -> None:
+        """The block of the client's own `attach-session`."""
+        if block.ok:
+            self._served = True
+            self.ready.set_result(None)
+        else:
+            self.ready.set_exception(ServerGone(block.body.decode(errors="replace").strip()))
+
+    def _answered(self, block: Block) -> None:
+        if not self._asked:
+            return
+        asked = self._asked[0]
+        asked.blocks.append(block)
+        if len(asked.blocks) == asked.count or not block.ok:
+            self._asked.popleft()
+            if not asked.answer.done():
+                asked.answer.set_result(asked.blocks)
+
+    def lost(self, reason: str) -> None:
+        """The client has ended, or was ended: nobody waits for it any longer."""
+        if self.ended:
+            return
+        self.ended = True
+        if not self.ready.done():
+            self.ready.set_exception(ServerGone(reason))
+            self.ready.exception()  # where nobody waits, nobody has to be told
+        for asked in self._asked:
+            if not asked.answer.done():
+                asked.answer.set_exception(HostUnreachable(reason))
+                asked.answer.exception()
+        self._asked.clear()
+        if self.pipe is not None:
+            self.pipe.kill()
+        if self._served:
+            self._on_lost()
+
+    def send(self, lines: Iterable[tuple[str, int]]) -> list[asyncio.Future[list[Block]]]:
+        """Send command lines, each with the number of commands in it, in one write; their answers to come."""
+        if self.ended or self.pipe is None:
+            raise HostUnreachable("the tmux client has ended")
+        loop = asyncio.get_running_loop()
+        answers = []
+        text = []
+        for line, count in lines:
+            asked = _Asked(count, loop.create_future())
+            self._asked.append(asked)
+            answers.append(asked.answer)
+            text.append(line)
+        self.pipe.write(("\n".join(text) + "\n").encode(errors="surrogateescape"))
+        return answers
+
+
+Connect = Callable[[Callable[[], None]], Awaitable[Control]]
+"""Opens the way to the server and gives a `Control` that is ready; its argument is the `on_lost` of that. Raises
+`ServerGone` where there is no server any more, `HostUnreachable` where that cannot be told."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A pane as it was captured at one moment."""
+
+    screen: Screen
+    scrolled: tuple[str, ...] = ()
+    """The lines that have left the screen since the capture before."""
+    first: bool = False
+    """It is the first capture: `scrolled` is the whole scrollback."""
+
+
+OnSeen = Callable[[Seen], None]
+
+
+@dataclass(slots=True)
+class _Pane:
+    """What is known of one agent's pane."""
+
+    id: str
+    session: str
+    activity: int = 0
+    dead: bool = False
+    captured: int = -1
+    """The server's second of the last capture."""
+    history: int = 0
+    """How many lines the scrollback had at the sweep."""
+    logged: int = -1
+    """How many lines of the scrollback have been reported; -1: it was never captured."""
+    raw: bytes = b""
+    detail: bytes = b""
+
+
+class Tmux:
+    """One tmux server: its panes by generation, and the observer that sweeps them."""
+
+    def __init__(self, connect: Connect, settings: Settings, clock: Clock) -> None:
+        self._connect = connect
+        self._settings = settings
+        self._clock = clock
+        self._control: Control | None = None
+        self._opening = asyncio.Lock()
+        self._panes: dict[str, _Pane] = {}
+        self._watched: dict[str, OnSeen] = {}
+        self._missing: dict[str, Callable[[], None]] = {}
+        self._sweep_body = b""
+        self._task: asyncio.Task[None] | None = None
+        self._probe: asyncio.Task[None] | None = None
+        self._closed = False
+        self._on_host: Callable[[str | None], None] = lambda reason: None
+        self._on_gone: Callable[[], None] = lambda: None
+
+    # -- asking --------------------------------------------------------------------------------------------------
+
+    async def ask(self, *words: str) -> Block:
+        """Run one command. `HostUnreachable` where the server does not answer in time."""
+        return (await self.ask_line(command(*words), 1))[0]
+
+    async def ask_line(self, line: str, count: int) -> list[Block]:
+        """Run a line of `count` commands joined by ` ; `."""
+        return (await self.ask_lines([(line, count)]))[0]
+
+    async def ask_lines(self, lines: Sequence[tuple[str, int]]) -> list[list[Block]]:
+        """Run many lines with one write. A server that is silent too long loses its client, and the next question
+        opens another one."""
+        control = await self._open()
+        try:
+            async with asyncio.timeout(self._settings.observe_timeout):
+                return [await answer for answer in control.send(lines)]
+        except TimeoutError:
+            control.lost("tmux did not answer in time")
+            raise HostUnreachable(f"tmux did not answer within {self._settings.observe_timeout:g} s") from None
+
+    async def _open(self) -> Control:
+        async with self._opening:
+            if self._control is not None and not self._control.ended:
+                return self._control
+            self._panes.clear()
+            self._sweep_body = b""
+            try:
+                async with asyncio.timeout(self._settings.observe_timeout):
+                    control = await self._connect(self._client_lost)
+            except TimeoutError:
+                raise HostUnreachable(f"tmux did not answer within {self._settings.observe_timeout:g} s") from None
+            self._control = control
+            return control
+
+    def _client_lost(self) -> None:
+        """Whether only our client went, or the server too, is found out now and not at the next sweep."""
+        if self._watched and not self._closed and (self._probe is None or self._probe.done()):
+            self._probe = asyncio.get_running_loop().create_task(self._look_for_server(), name="fleet-tmux-probe")
+
+    async def _look_for_server(self) -> None:
+        try:
+            await self._open()
+        except ServerGone:
+            self._on_gone()
+        except HostUnreachable as error:
+            self._on_host(str(error))
+
+    async def server_pid(self) -> int:
+        return int((await self.ask("display-message", "-p", "#{pid}")).body)
+
+    # -- sessions ------------------------------------------------------------------------------------------------
+
+    async def new_session(self, name: str, generation: str, argv: Sequence[str], width: int, height: int) -> None:
+        """A session of that name running `argv` (two words or more: one would go through a shell).
+
+        Already there with this generation: left as it is. There with another: replaced where its program is gone,
+        `LaunchError` where it still runs.
+        """
+        size = ("-x", str(width), "-y", str(height))
+        new = command("new-session", "-d", "-s", name, *size, "-c", "/", "--", *argv)
+        marked = command("set-option", "-t", f"={name}:", "@fleet", generation)
+        sized = command("resize-window", "-t", f"={name}:", *size)
+        titled = command("select-pane", "-t", f"={name}:", "-T", "")
+        for _ in range(2):
+            blocks = await self.ask_line(" ; ".join((new, marked, titled, sized)), 4)
+            if blocks[-1].ok:
+                return
+            said = blocks[-1].body.decode(errors="replace").strip()
+            if not said.startswith("duplicate session"):
+                raise LaunchError(f"tmux would not open a session for {name}: {said}")
+            await self._list()
+            there = next((g for g, pane in self._panes.items() if g == generation), None)
+            if there is not None:
+                return
+            old = await self.ask("list-panes", "-t", f"={name}:", "-F", "#{session_id} #{pane_dead} #{@fleet}")
+            session, dead, *mark = old.body.decode(errors="replace").split()
+            if dead != "1":
+                raise LaunchError(f"an older launch of {name} ({', '.join(mark)}) still runs in its pane")
+            await self.ask("kill-session", "-t", session)
+        raise LaunchError(f"tmux would not open a session for {name}: its name is taken")
+
+    async def close_session(self, generation: str) -> None:
+        """End the session of that launch, and no other; fine where it is gone already."""
+        try:
+            pane = await self.pane(generation)
+        except ServerGone:
+            return
+        if pane is not None:
+            await self.ask("kill-session", "-t", pane.session)
+            self._panes.pop(generation, None)
+
+    async def sessions(self) -> dict[str, str]:
+        """Every launch that has a pane here: its generation and its session's id."""
+        try:
+            await self._list()
+        except ServerGone:
+            return {}
+        return {generation: pane.session for generation, pane in self._panes.items()}
+
+    async def type(self, generation: str, keys: Sequence[str], *, literal: bool) -> None:
+        """Send keys to that launch's pane: with `literal` as text, else by tmux's key names."""
+        pane = await self.pane(generation)
+        if pane is None:
+            raise HostUnreachable("the agent has no pane")
+        flags = ("-l",) if literal else ()
+        lines = [(command("send-keys", "-t", pane.id, *flags, "--", key), 1) for key in keys if key]
+        for blocks in await self.ask_lines(lines) if lines else ():
+            if not blocks[-1].ok:
+                raise HostUnreachable(blocks[-1].body.decode(errors="replace").strip())
+
+    async def pane(self, generation: str) -> _Pane | None:
+        """The pane of that launch, if it has one."""
+        await self._open()
+        if generation not in self._panes:
+            await self._list()
+        return self._panes.get(generation)
+
+    def id_of(self, generation: str) -> str | None:
+        """The id of that launch's pane (`%7`), as far as it is known."""
+        pane = self._panes.get(generation)
+        return None if pane is None else pane.id
+
+    async def see(self, generation: str) -> tuple[str, Screen] | None:
+        """The pane's id and screen now; `None` where the launch has no pane."""
+        pane = await self.pane(generation)
+        if pane is None:
+            return None
+        blocks = (await self.ask_lines([(self._capture(pane, 0), 2)]))[0]
+        if not blocks[-1].ok:
+            self._panes.pop(generation, None)
+            return None
+        return pane.id, read_screen(blocks[0].body, blocks[1].body)[0]
+
+    # -- observing -----------------------------------------------------------------------------------------------
+
+    def on_host(self, callback: Callable[[str | None], None]) -> None:
+        """`callback(reason)` when the server does not answer, `callback(None)` when it does again."""
+        self._on_host = callback
+
+    def on_gone(self, callback: Callable[[], None]) -> None:
+        """Called when the server turns out to be gone with all its panes."""
+        self._on_gone = callback
+
+    def watch(self, generation: str, on_seen: OnSeen, on_missing: Callable[[], None]) -> None:
+        """Call `on_seen` when the pane has changed, and once at first; `on_missing` when it is not there."""
+        self._watched[generation] = on_seen
+        self._missing[generation] = on_missing
+        self._sweep_body = b""
+        if (pane := self._panes.get(generation)) is not None:
+            pane.captured = pane.logged = -1
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._observe(), name="fleet-tmux-observer")
+
+    def unwatch(self, generation: str) -> None:
+        self._watched.pop(generation, None)
+        self._missing.pop(generation, None)
+
+    async def close(self) -> None:
+        """Let go of the client. The server and its panes stay."""
+        self._closed = True
+        for task in (self._task, self._probe):
+            if task is not None:
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
+        if self._control is not None:
+            self._control.lost("closed")
+
+    async def _observe(self) -> None:
+        """Sweep while anybody is watched: soon again where something moves, later where nothing does."""
+        reachable = True
+        quiet = 0
+        while self._watched:
+            try:
+                moved = await self.sweep()
+            except ServerGone:
+                self._on_gone()
+                return
+            except HostUnreachable as error:
+                reachable = False
+                self._on_host(str(error))
+                moved = False
+            else:
+                if not reachable:
+                    reachable = True
+                    self._on_host(None)
+            quiet = 0 if moved else quiet + 1
+            idle = quiet * self._settings.observe_interval > 4 * self._settings.observe_idle_interval
+            await self._clock.sleep(self._settings.observe_idle_interval if idle else self._settings.observe_interval)
+
+    async def sweep(self) -> bool:
+        """One look over all panes: those that may have changed are captured. Whether any might have."""
+        if not await self._list():
+            return False
+        for generation in [generation for generation in self._watched if generation not in self._panes]:
+            self._watched.pop(generation)
+            self._missing.pop(generation)()
+        dirty = [
+            (generation, pane)
+            for generation, pane in self._panes.items()
+            if generation in self._watched and pane.activity >= pane.captured
+        ]
+        for n in range(0, len(dirty), BATCH):
+            await self._capture_all(dirty[n : n + BATCH])
+        if dirty:
+            self._sweep_body = b""  # what was captured in the very second of its last output is looked at again
+        return bool(dirty)
+
+    async def _list(self) -> bool:
+        """Read the table of panes. False where it is to the byte what it was."""
+        block = await self.ask("list-panes", "-a", "-F", _SWEEP)
+        if not block.ok:
+            raise HostUnreachable(block.body.decode(errors="replace").strip())
+        if block.body == self._sweep_body:
+            return False
+        self._sweep_body = block.body
+        panes: dict[str, _Pane] = {}
+        for line in block.body.decode(errors="replace").splitlines():
+            words = line.split("\t")
+            if len(words) != 6 or not words[5]:
+                continue
+            pane = self._panes.get(words[5])
+            if pane is None or pane.id != words[0]:
+                pane = _Pane(words[0], words[4])
+            pane.activity = int(words[1])
+            pane.history = int(words[3] or 0)
+            if (words[2] == "1") != pane.dead:
+                pane.dead = words[2] == "1"
+                pane.captured = -1
+            panes[words[5]] = pane
+        self._panes = panes
+        return True
+
+    def _capture(self, pane: _Pane, scrolled: int) -> str:
+        """The line that captures a pane, all at one moment: its figures, its screen, the lines that scrolled off."""
+        line = f"display-message -p -t {pane.id} {quote(_DETAIL)} ; capture-pane -e -p -t {pane.id}"
+        return line + (f" ; capture-pane -p -t {pane.id} -S -{scrolled} -E -1" if scrolled else "")
+
+    async def _capture_all(self, panes: Sequence[tuple[str, _Pane]]) -> None:
+        wanted = [self._lines_wanted(pane) for _, pane in panes]
+        lines = [
+            (self._capture(pane, scrolled), 3 if scrolled else 2)
+            for (_, pane), scrolled in zip(panes, wanted, strict=True)
+        ]
+        answers = await self.ask_lines(lines)
+        for (generation, pane), blocks in zip(panes, answers, strict=True):
+            if not blocks[-1].ok:
+                continue  # gone between the sweep and the capture: the next sweep says so
+            on_seen = self._watched.get(generation)
+            seen = self._take(pane, blocks)
+            if seen is not None and on_seen is not None:
+                on_seen(seen)
+
+    def _lines_wanted(self, pane: _Pane) -> int:
+        """How many lines of the scrollback to ask for: some more than were new at the sweep, for it goes on."""
+        if pane.logged < 0:
+            return pane.history
+        grown = self._grown(pane, pane.history)
+        return min(grown + 50, pane.history) if grown else 0
+
+    def _grown(self, pane: _Pane, history: int) -> int:
+        """How many lines have entered the scrollback. At its limit tmux drops a tenth of it and goes on."""
+        logged = max(pane.logged, 0)
+        if history >= logged:
+            return history - logged
+        limit = self._settings.history_limit
+        tenth = max(limit // 10, 1)
+        drops = -(-(limit - history) // tenth)
+        return min(history - logged + drops * tenth, history)
+
+    def _take(self, pane: _Pane, blocks: Sequence[Block]) -> Seen | None:
+        """What a capture shows that the one before did not; `None` where nothing has changed."""
+        detail, raw = blocks[0].body, blocks[1].body
+        pane.captured = blocks[1].second
+        first = pane.logged < 0
+        if raw == pane.raw and detail == pane.detail and not first:
+            return None
+        pane.raw, pane.detail = raw, detail
+        screen, history = read_screen(detail, raw)
+        grown = history if first else self._grown(pane, history)
+        got = plain(blocks[2].body).splitlines() if len(blocks) == 3 else []
+        scrolled: tuple[str, ...] = ()
+        if grown <= len(got):
+            scrolled = tuple(line.rstrip() for line in got[len(got) - grown :])
+            pane.logged = history
+        elif got:  # faster than we look: what is there, and a word about what is not
+            scrolled = (f"[… {grown - len(got)} lines went by unseen …]", *(line.rstrip() for line in got))
+            pane.logged = history
+        elif first:
+            pane.logged = 0
+        return Seen(screen, scrolled, first)
+
+
+def plain(ansi: bytes) -> str:
+    """The text without its colours."""
+    return _SGR.sub(b"", ansi).decode(errors="replace")
+
+
+def read_screen(detail: bytes, raw: bytes) -> tuple[Screen, int]:
+    """A screen from its figures and its capture, and how long the scrollback is."""
+    words = detail.decode(errors="replace").rstrip("\n").split("\t", 7)
+    x, y, width, height, alternate, dead, history, title = words
+    screen = Screen(
+        text=plain(raw),
+        ansi=raw.decode(errors="replace"),
+        title=title or None,
+        width=int(width),
+        height=int(height),
+        cursor=(int(x), int(y)),
+        alternate=alternate == "1",
+        dead=dead == "1",
+    )
+    return screen, int(history or 0)
