@@ -104,10 +104,6 @@ class Runtime(Protocol):
         """
         ...
 
-    async def log_lines(self, handle: Handle, count: int) -> list[str]:
-        """The last lines the agent has printed, over all its launches, redacted; those on its screen come last."""
-        ...
-
     def attach_argv(self, handle: Handle) -> list[str]:
         """The command that opens the pane in a terminal."""
         ...
