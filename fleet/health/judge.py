@@ -163,7 +163,7 @@ def _choose(book: Book, before: State, now: float, agree: float) -> tuple[Claim 
     if screen and screen.evidence.activity is Activity.NEEDS_INPUT and screen.seen > base.since:
         if base.evidence.activity is Activity.NEEDS_INPUT:
             return base, False
-        settled = screen.seen - max(screen.since, base.since) >= agree
+        settled = _apart(max(screen.since, base.since), screen.seen, agree)
         return (screen, False) if settled or base is not file else (base, True)
     activity = base.evidence.activity
     if activity in QUIET:
@@ -173,7 +173,7 @@ def _choose(book: Book, before: State, now: float, agree: float) -> tuple[Claim 
     # Only hooks speak, and they are silent about interrupts and refused dialogs: the eye may correct them.
     for eye in (title, screen):
         if eye and _differs(eye.evidence.activity, activity) and eye.since > base.since:
-            if eye.seen - eye.since >= agree:
+            if _apart(eye.since, eye.seen, agree):
                 return (_quiet(book, eye, screen) if eye.evidence.activity in QUIET else eye), False
             return base, True
     return base, False
@@ -212,7 +212,8 @@ def _looks(
     activity = screen.evidence.activity
     if activity is Activity.READY and title and title.evidence.activity is Activity.WORKING:
         return title, False
-    if activity is Activity.READY and before.activity is not Activity.READY and screen.seen - screen.since < agree:
+    twice = _apart(screen.since, screen.seen, agree)
+    if activity is Activity.READY and before.activity is not Activity.READY and not twice:
         return None, True
     return screen, False
 
@@ -249,6 +250,11 @@ def _differs(one: Activity | None, other: Activity | None) -> bool:
     if one in silent or other in silent:
         return False
     return one is not other and not (one in QUIET and other in QUIET)
+
+
+def _apart(first: float, second: float, agree: float) -> bool:
+    """Whether two looks are far enough apart, a clock's grain allowed for."""
+    return second - first > agree - 0.001
 
 
 def _any(*values: bool | None) -> bool | None:
