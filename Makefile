@@ -55,10 +55,10 @@ demo-stop:  ## end the demo and all it started
 	@tools/demo stop
 
 bench: $(MADE) programs  ## measure fleet beside its peer, and write docs/benchmarks.md
-	@$(BIN)/python -m tests.bench
+	@$(BIN)/python tests/bench
 
 accuracy: $(MADE)  ## judge every screen of CAPTURES=DIR, and print the table by state
-	@$(BIN)/python -m tests.accuracy $(CAPTURES)
+	@$(BIN)/python tests/accuracy.py $(CAPTURES)
 
 docs: $(MADE)  ## draw the documents that are drawn from the code again
 	@$(BIN)/python -m tests.draw
