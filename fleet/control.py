@@ -1,7 +1,7 @@
 """The operator's verbs, as lines of JSON over the Unix socket.
 
 One request a connection: a line `{"verb", "args", "client"}`. The answer: any number of progress lines, each a JSON
-object, then `=EXIT BYTES` and that many bytes: the very text that `--json` prints.
+object, then `=EXIT BYTES VERSION` and that many bytes: the very text that `--json` prints.
 """
 
 from __future__ import annotations
@@ -661,7 +661,7 @@ class Server:
         try:
             text, code = await self._answer(reader, writer)
             body = text.encode()
-            writer.write(b"=%d %d\n" % (code, len(body)))
+            writer.write(b"=%d %d %s\n" % (code, len(body), __version__.encode()))
             writer.write(body + b"\n")
             await writer.drain()
         except (ConnectionError, asyncio.CancelledError):

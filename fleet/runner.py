@@ -560,7 +560,7 @@ class Runner:
             self.facts.program = look.program
             self.facts.owner = self.facts.owner or look.program.pid
             self.beside(self.read_state_file())
-        if not look.alive:
+        if not look.alive or look.multiplexer_lost:  # without its pane it can be neither seen nor steered
             self.beside(self._died(handle, look))
             return
         if look.screen is not None:
@@ -839,7 +839,7 @@ class Runner:
         except HostUnreachable as error:
             self.post(lifecycle.Lost(message=str(error)))
             return
-        if look.alive:
+        if look.alive and not look.multiplexer_lost:
             self.facts.program, self.facts.pane = look.program, look.pane
             self.facts.owner = look.program.pid if look.program else None
             for event in await replay(handle.generation):
@@ -853,7 +853,8 @@ class Runner:
                 self.beside(self._await_start(handle, None))
         started = self.life.started_at is not None or self.state.activity is not Activity.BOOTING
         cause = restart.Cause.MULTIPLEXER if look.multiplexer_lost else restart.Cause.CRASH
-        self.post(lifecycle.Seen(look.alive, started, look.exit_status, cause))
+        alive = look.alive and not look.multiplexer_lost
+        self.post(lifecycle.Seen(alive, started, look.exit_status, cause))
 
     async def _recall(self, handle: Handle) -> None:
         """What a launch knew that the ledger does not hold: its environment and folder."""
