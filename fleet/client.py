@@ -126,14 +126,23 @@ def _read(connection: socket.socket, deadline: float | None, on_progress: Progre
             if line.startswith(b"="):
                 break
             if on_progress is not None:
-                on_progress(json.loads(line))
-        try:
-            exit_code, size, *version = line[1:].decode().split()
-            body = stream.read(int(size))
-        except ValueError as error:
-            raise FleetError(
-                "The daemon's answer cannot be understood.", hint="`fleet daemon restart` makes both the same version."
-            ) from error
-        if len(body) < int(size):
+                on_progress(_parse(json.loads, line))
+        exit_code, size, version = _parse(_header, line)
+        body = stream.read(size)
+        if len(body) < size:
             raise WentAway()
-        return Reply(int(exit_code), body, version[0] if version else None)
+        return Reply(exit_code, body, version)
+
+
+def _header(line: bytes) -> tuple[int, int, str | None]:
+    exit_code, size, *version = line[1:].decode().split()
+    return int(exit_code), int(size), version[0] if version else None
+
+
+def _parse(reader: Callable[[bytes], Any], line: bytes) -> Any:
+    try:
+        return reader(line)
+    except ValueError as error:
+        raise FleetError(
+            "The daemon's answer cannot be understood.", hint="`fleet daemon restart` makes both the same version."
+        ) from error

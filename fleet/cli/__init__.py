@@ -16,7 +16,9 @@ def main() -> int:
     """Run the command line; the exit code."""
     words = sys.argv[1:]
     try:
-        return _run(words)
+        code = _run(words)
+        sys.stdout.flush()
+        return code
     except FleetError as error:
         from fleet.cli import output
 

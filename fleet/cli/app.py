@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
@@ -112,7 +111,8 @@ def run(words: Sequence[str]) -> int:
 
         return completion.complete(fleet)
     try:
-        code: Any = fleet.main(list(words), prog_name="fleet", standalone_mode=False)
+        with fleet.make_context("fleet", list(words)) as ctx:
+            code: Any = fleet.invoke(ctx)
     except click.UsageError as error:
         raise _usage(error) from error
     except click.exceptions.Exit as left:
@@ -121,7 +121,6 @@ def run(words: Sequence[str]) -> int:
         raise KeyboardInterrupt from error
     except click.ClickException as error:
         raise FleetError(error.format_message()) from error
-    sys.stdout.flush()
     return code if isinstance(code, int) else 0
 
 

@@ -50,8 +50,12 @@ def _argv(pane: dict[str, Any], read_only: bool) -> list[str]:
     return [*argv, "-r"]
 
 
+def _terminal() -> bool:
+    return sys.stdin.isatty() and sys.stdout.isatty()
+
+
 def _refuse_where_it_cannot_work(pane: dict[str, Any]) -> None:
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+    if not _terminal():
         raise Usage(
             "`fleet attach` needs a terminal.",
             hint="`fleet logs NAME --screen` shows the pane; `fleet attach NAME --print` the command that opens it.",

@@ -91,12 +91,21 @@ def understand(words: Sequence[str]) -> Ask | None:
         if name not in options or (equals and not name.startswith("--")) or not (equals or rest):
             return None
         key, form = options[name]
-        if not _take(given, key, form, value if equals else rest.pop()):
+        value = value if equals else rest.pop()
+        if value.startswith("-") or not _take(given, key, form, value):
             return None
-    fits = {"events": len(targets) <= 1 and not (targets and "agent" in given), "diff": len(targets) <= 1}
+    return ask(command, targets, **given) if _fit(command, targets, given) else None
+
+
+def _fit(command: str, targets: Sequence[str], given: Mapping[str, Any]) -> bool:
+    """Whether the command takes these names."""
     if command in ONE_TARGET:
-        fits[command] = len(targets) == 1
-    return ask(command, targets, **given) if fits.get(command, True) else None
+        return len(targets) == 1
+    if command == "events":
+        return len(targets) + ("agent" in given) <= 1
+    if command == "diff":
+        return len(targets) <= 1 and all(map(os.path.exists, targets))
+    return command != "list" or not targets
 
 
 def request_timeout() -> float:

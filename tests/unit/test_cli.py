@@ -1,0 +1,607 @@
+"""The command line: what it asks, what it prints where, and how it ends."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+import threading
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+from fleet.cli import app, ondemand, output, reads
+from fleet.errors import NoDaemon
+from tests.unit.cli_fixtures import Shell, daemon, fleet, place
+from tests.unit.scripted_daemon import ScriptedDaemon, scripted_daemon
+
+__all__ = ["daemon", "fleet", "place"]
+
+WEB: dict[str, Any] = {
+    "name": "web",
+    "harness": "claude-code",
+    "runtime": "local",
+    "phase": "running",
+    "activity": "needs_input",
+    "kind": "permission",
+    "question": "Run rm -rf build?",
+    "pid": 4711,
+    "restarts": 2,
+    "since": 1000.0,
+    "activity_since": 2000.0,
+    "labels": {"role": "worker"},
+    "capabilities": ["python"],
+    "freshness": "live",
+    "age_s": 0.2,
+}
+DB: dict[str, Any] = {
+    **WEB,
+    "name": "db",
+    "phase": "failed",
+    "activity": None,
+    "kind": None,
+    "question": None,
+    "pid": None,
+}
+DB |= {"reason": "CrashLoop", "message": "5 deaths within 900 s"}
+
+
+# -- reads: the short way ------------------------------------------------------------------------------------------
+
+ASKED = [
+    ["status"],
+    ["status", "web", "db"],
+    ["status", "web"],
+    ["status", "-l", "role=worker", "--label", "a=b=c"],
+    ["status", "--label=role=worker", "web"],
+    ["status", "."],
+    ["inspect", "web"],
+    ["list"],
+    ["list", "--capability", "python", "--machine=here", "-l", "a=b"],
+    ["explain", "web"],
+    ["health"],
+    ["health", "web", "db"],
+    ["events"],
+    ["events", "web"],
+    ["events", "--agent", "web", "--type", "hook", "--after", "7", "-n", "3"],
+    ["events", "--limit=3"],
+    ["logs", "web"],
+    ["logs", "web", "-n", "5"],
+    ["logs", "--lines=0", "web"],
+    ["diff"],
+    ["diff", "."],
+]
+
+
+@pytest.mark.parametrize("words", ASKED, ids=" ".join)
+def test_the_short_way_asks_what_click_asks(
+    fleet: Shell, daemon: ScriptedDaemon, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    for verb in reads.READS:
+        daemon.will(verb, {"agents": [], "events": [], "changes": [], "lines": [], "name": "web"})
+    assert reads.understand([*words, "--json"]) is not None
+    assert fleet(*words, "--json").code == 0
+    monkeypatch.setattr(reads, "understand", lambda words: None)
+    assert fleet(*words, "--json").code == 0
+    short, long = daemon.heard
+    assert short == long
+
+
+@pytest.mark.parametrize("words", ASKED, ids=" ".join)
+def test_json_is_the_daemons_own_text(fleet: Shell, daemon: ScriptedDaemon, words: list[str]) -> None:
+    sent = {verb: daemon.will(verb, {"agents": ["ü"]}, exit_code=5) for verb in reads.READS}
+    ran = fleet(*words, "--json")
+    assert ran.out == sent[daemon.heard[-1]["verb"]].decode() + "\n"
+    assert (ran.err, ran.code) == ("", 5)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["status", "--help", "--json"],
+        ["status", "--watch", "--json"],
+        ["status", "--bogus", "--json"],
+        ["status", "-l", "nolabel", "--json"],
+        ["status", "-l", "--json"],
+        ["events", "-f", "--json"],
+        ["events", "-n", "many", "--json"],
+        ["events", "web", "--agent", "db", "--json"],
+        ["explain", "--screen", "file", "--json"],
+        ["inspect", "--json"],
+        ["inspect", "a", "b", "--json"],
+        ["list", "--capability", "--json"],
+        ["start", "web", "--json"],
+        ["--json"],
+    ],
+    ids=" ".join,
+)
+def test_the_short_way_leaves_what_it_does_not_know_to_click(words: list[str]) -> None:
+    assert reads.understand(words) is None
+
+
+# -- errors --------------------------------------------------------------------------------------------------------
+
+
+def test_without_a_daemon_a_read_ends_with_69_and_says_what_to_do(fleet: Shell) -> None:
+    ran = fleet("status")
+    assert (ran.code, ran.out) == (69, "")
+    assert "fleet start" in ran.err
+    ran = fleet("status", "--json")
+    assert (ran.code, ran.err) == (69, "")
+    assert json.loads(ran.out)["error"]["code"] == "no_daemon"
+
+
+@pytest.mark.parametrize("words", [["inspect", "wbe"], ["explain", "wbe"], ["stop", "wbe"]], ids=" ".join)
+def test_an_unknown_name_ends_with_3_and_the_nearest_one(
+    fleet: Shell, daemon: ScriptedDaemon, words: list[str]
+) -> None:
+    daemon.will_refuse(words[0], "unknown_agent", "No agent is named 'wbe'.", exit_code=3, hint="Did you mean web?")
+    ran = fleet(*words)
+    assert (ran.code, ran.out) == (3, "")
+    assert ran.err == "fleet: No agent is named 'wbe'.\n  Did you mean web?\n"
+    ran = fleet(*words, "--json")
+    assert json.loads(ran.out)["error"]["hint"] == "Did you mean web?"
+    assert (ran.code, ran.err) == (3, "")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["statsu"], "Did you mean `fleet status`?"),
+        (["xyzzy"], "`fleet --help` lists the commands."),
+        (["stop"], "-l LABEL=VALUE or --all"),
+        (["stop", "web", "--all"], "Leave out"),
+        (["stop", "--al"], "--all"),
+        (["start", "-l", "role"], "NAME=VALUE"),
+        (["wait", "web"], "--for"),
+        (["wait", "web", "--for", "lunch"], "needs_input"),
+        (["wait", "web", "--for", "ready", "--timeout", "0"], "--timeout"),
+        (["explain"], "fleet explain NAME"),
+        (["explain", "--title", "x", "web"], "--screen"),
+        (["events", "web", "--agent", "db"], "twice"),
+        (["status", "--format", "seed"], "Name it"),
+        (["diff", "nowhere/"], "nowhere/"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_mistake_in_the_words_ends_with_2_and_the_way_out(
+    fleet: Shell, daemon: ScriptedDaemon, words: list[str], told: str
+) -> None:
+    ran = fleet(*words)
+    assert (ran.code, ran.out) == (2, "")
+    assert told in ran.err
+    assert "Traceback" not in ran.err
+    ran = fleet(*words, "--json")
+    assert (ran.code, ran.err) == (2, "")
+    assert json.loads(ran.out)["error"]["code"] == "usage"
+    assert daemon.heard == []
+
+
+def test_every_problem_of_a_manifest_is_printed_with_its_place(fleet: Shell, daemon: ScriptedDaemon) -> None:
+    problem = {"file": "/m/web.yaml", "line": 3, "column": 7, "path": "spec.restrat", "message": "unknown key"}
+    error = {"code": "invalid_manifest", "message": "1 problem.", "hint": None, "problems": [problem]}
+    body = json.dumps({"error": error}).encode()
+    daemon.will_send("diff", b"=2 %d\n%s\n" % (len(body), body))
+    ran = fleet("diff")
+    assert ran.code == 2
+    assert ran.err.startswith("/m/web.yaml:3:7: spec.restrat: unknown key\n")
+
+
+def test_a_daemon_of_another_version_is_told_once_and_on_stderr(fleet: Shell, daemon: ScriptedDaemon) -> None:
+    daemon.will("status", {"agents": []}, version="0.0.1")
+    for words in (["status"], ["status", "--json"]):
+        ran = fleet(*words)
+        assert ran.err.count("0.0.1") == 1
+        assert "0.0.1" not in ran.out
+
+
+@pytest.mark.parametrize("words", [["status"], ["status", "--json"], ["--help"]], ids=" ".join)
+def test_a_reader_that_has_heard_enough_is_no_error(daemon: ScriptedDaemon, words: list[str]) -> None:
+    daemon.will("status", {"agents": [WEB] * 2000})
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        ran = subprocess.run(
+            [sys.executable, "-c", "import sys; from fleet.cli import main; sys.exit(main())", *words],
+            stdout=writer,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": str(Path(app.__file__).parents[2])},
+            check=False,
+        )
+    finally:
+        os.close(writer)
+    assert (ran.returncode, ran.stderr) == (141, b"")
+
+
+# -- what people see -----------------------------------------------------------------------------------------------
+
+
+def test_the_table_says_who_needs_a_person_and_for_what(fleet: Shell, daemon: ScriptedDaemon) -> None:
+    daemon.will("status", {"agents": [WEB, DB]})
+    headings, web, db = fleet("status").out.splitlines()
+    assert headings.split() == ["NAME", "PHASE", "ACTIVITY", "SINCE", "RESTARTS", "PID", "DETAIL"]
+    assert web.split()[:4] == ["web", "running", "needs_input", "(permission)"]
+    assert web.endswith("Run rm -rf build?")
+    assert db.endswith("CrashLoop: 5 deaths within 900 s")
+
+
+def test_plain_output_has_no_escape_sequence_and_loads_no_rich(
+    fleet: Shell, daemon: ScriptedDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "rich", None)  # importing it would fail
+    daemon.will("status", {"agents": [WEB]})
+    assert "\x1b" not in fleet("status").out
+
+
+def test_a_terminal_gets_colours_unless_it_says_no(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    for name, value, wanted in (("TERM", "xterm", True), ("NO_COLOR", "1", False), ("TERM", "dumb", False)):
+        with monkeypatch.context() as within:
+            within.delenv("NO_COLOR", raising=False)
+            within.setenv("TERM", "xterm")
+            within.setenv(name, value)
+            within.setattr(sys, "stdout", Terminal())
+            assert output.colours() is wanted
+            output.table(["NAME", "STATE"], [["web", ("error", "bold red")]])
+            told = sys.stdout.getvalue()  # type: ignore[attr-defined]
+            assert ("\x1b[" in told) is wanted
+            assert "web" in told
+
+
+@pytest.mark.parametrize("evil", ["\x1b]0;gotcha\x07", "\x1b[2J", "[red]x[/red]", "\x9b31m"])
+def test_what_an_agent_shows_cannot_steer_the_terminal(fleet: Shell, daemon: ScriptedDaemon, evil: str) -> None:
+    daemon.will("status", {"agents": [{**WEB, "question": evil}]})
+    daemon.will("logs", {"name": "web", "lines": [evil], "screen": None})
+    daemon.will("inspect", {**WEB, "question": evil})
+    for words in (["status"], ["logs", "web"], ["inspect", "web"]):
+        out = fleet(*words).out
+        assert not any(ord(c) < 32 and c != "\n" for c in out)
+        assert not any(127 <= ord(c) < 160 for c in out)
+    assert "[red]x[/red]" in out or "red" not in evil
+
+
+def test_nothing_to_show_is_a_word_on_stderr_and_an_empty_stdout(fleet: Shell, daemon: ScriptedDaemon) -> None:
+    daemon.will("status", {"agents": []})
+    ran = fleet("status")
+    assert ran.out == ""
+    assert "fleet start" in ran.err
+
+
+def test_warnings_go_to_stderr(fleet: Shell, daemon: ScriptedDaemon) -> None:
+    daemon.will("status", {"agents": [WEB]}, warnings=["The multiplexer could not be read."])
+    assert "warning: The multiplexer could not be read." in fleet("status").err
+
+
+def test_one_agent_is_shown_with_everything(fleet: Shell, daemon: ScriptedDaemon) -> None:
+    pane = {"multiplexer": "tmux", "socket": "/run/t.sock", "target": "%7"}
+    conditions = [{"type": "Ready", "status": "False", "reason": "NeedsInput", "message": "", "since": 5.0}]
+    full = {**WEB, "pane": pane, "conditions": conditions, "options": ["Yes", "No"], "command": ["claude", "a b"]}
+    daemon.will("inspect", full)
+    out = fleet("status", "web").out
+    for told in (
+        "needs_input (permission)",
+        "Run rm -rf build?",
+        "Yes",
+        "No",
+        "/run/t.sock",
+        "claude 'a b'",
+        "NeedsInput",
+    ):
+        assert told in out
+
+
+def test_explain_shows_each_source_and_those_that_are_silent(fleet: Shell, daemon: ScriptedDaemon) -> None:
+    said = {"source": "screen", "activity": "working", "rule": "spinner", "evidence": "✻ Baking…", "age_s": 0.3}
+    silent = {"source": "hook", "activity": None, "why": "has said nothing of this launch"}
+    state = {"activity": "working", "proof": {"source": "screen", "rule": "spinner", "evidence": "✻ Baking…"}}
+    daemon.will("explain", {"name": "web", "phase": "running", "state": state, "evidence": [said, silent]})
+    out = fleet("explain", "web").out
+    for told in ("spinner", "✻ Baking…", "has said nothing of this launch"):
+        assert told in out
+
+
+def test_logs_show_the_last_screen_where_no_line_was_kept(fleet: Shell, daemon: ScriptedDaemon) -> None:
+    daemon.will("logs", {"name": "web", "lines": [], "screen": "panic: out of cheese\n\n"})
+    assert fleet("logs", "web").out == "panic: out of cheese\n"
+
+
+def test_the_seeds_status_is_flat_and_complete(fleet: Shell, daemon: ScriptedDaemon) -> None:
+    hooks = {"tool_counts": {"Bash": 2}, "last_tool_at": 1.5, "last_tool_name": "Bash"}
+    daemon.will("inspect", {**WEB, "source": "/m/web.yaml", "pane_state": "y_n_prompt", "hooks": hooks})
+    flat = json.loads(fleet("status", "web", "--format", "seed").out)
+    assert len(flat) == 60
+    assert flat["config"] == "/m/web.yaml"
+    assert (flat["status"], flat["pane_state"], flat["stuck_prompt_text"]) == ("running", "y_n_prompt", WEB["question"])
+    assert flat["last_tool_at"] == "1970-01-01T00:00:01.500000+00:00"
+    assert flat["account_email"] is None
+
+
+# -- acting --------------------------------------------------------------------------------------------------------
+
+
+def test_start_tells_news_on_stderr_and_the_outcome_on_stdout(fleet: Shell, daemon: ScriptedDaemon) -> None:
+    daemon.will("ping", {})
+    news = {"agent": "web", "phase": "starting", "activity": "booting", "message": None}
+    outcome = {"name": "web", "outcome": "dialog", "phase": "running", "activity": "needs_input", "message": "Trust?"}
+    outcome["warnings"] = []  # type: ignore[assignment]
+    daemon.will("start", {"agents": [outcome]}, exit_code=7, progress=[news])
+    ran = fleet("start", "web.yaml", "--fresh", "--timeout", "5")
+    assert ran.code == 7
+    assert ran.err == "fleet: web: starting\n"
+    assert ran.out.splitlines()[1].split() == ["web", "dialog", "needs_input", "Trust?"]
+    asked = daemon.asked("start")
+    assert asked["targets"] == ["web.yaml"]
+    assert (asked["fresh"], asked["wait"], asked["timeout"], asked["cwd"]) == (True, True, 5, str(Path.cwd()))
+    assert asked["env"]["FLEET_HOME"] == os.environ["FLEET_HOME"]
+
+
+def test_start_without_a_name_leaves_the_choice_to_the_daemon(fleet: Shell, daemon: ScriptedDaemon) -> None:
+    daemon.will("ping", {})
+    daemon.will("start", {"agents": []})
+    assert fleet("start").code == 0
+    asked = daemon.asked("start")
+    assert (asked["targets"], asked["labels"], asked["all"]) == ([], {}, False)
+
+
+@pytest.mark.parametrize("verb", ["stop", "restart", "reset"])
+def test_acting_takes_names_labels_or_all(fleet: Shell, daemon: ScriptedDaemon, verb: str) -> None:
+    daemon.will("ping", {})
+    daemon.will(verb, {"agents": [{"name": "web", "outcome": "done", "phase": "stopped"}]})
+    for words, asked in (
+        (["web", "./db.yaml"], {"targets": ["web", "./db.yaml"], "labels": {}, "all": False}),
+        (["-l", "role=worker"], {"targets": [], "labels": {"role": "worker"}, "all": False}),
+        (["--all"], {"targets": [], "labels": {}, "all": True}),
+    ):
+        assert fleet(verb, *words).code == 0
+        assert daemon.asked(verb).items() >= asked.items()
+
+
+def test_wait_says_what_was_reached_or_ends_with_4(fleet: Shell, daemon: ScriptedDaemon) -> None:
+    daemon.will("wait", {"name": "web", "reached": "ready", "phase": "running", "activity": "ready"})
+    ran = fleet("wait", "web", "--for", "ready", "--timeout", "3")
+    assert (ran.code, ran.out) == (0, "web: ready\n")
+    assert daemon.asked("wait").items() >= {"target": "web", "for": "ready", "timeout": 3}.items()
+
+
+def test_wait_ends_with_4_when_it_was_not_reached_in_time(fleet: Shell, daemon: ScriptedDaemon) -> None:
+    daemon.will_refuse("wait", "timed_out", "web was not ready within 3 s: it is failed.", exit_code=4)
+    ran = fleet("wait", "web", "--for", "ready", "--timeout", "3")
+    assert (ran.code, ran.out) == (4, "")
+
+
+@pytest.mark.parametrize("verb", ["diff", "apply"])
+def test_a_folder_of_manifests_is_named_in_full(fleet: Shell, daemon: ScriptedDaemon, verb: str) -> None:
+    Path("agents").mkdir()
+    daemon.will("ping", {})
+    change = {"name": "web", "change": "changed", "fields": ["spec.model"], "restart": True, "outcome": "restarted"}
+    daemon.will(verb, {"changes": [change, {"name": "db", "change": "same", "fields": []}]}, exit_code=1)
+    ran = fleet(verb, "agents")
+    assert daemon.asked(verb)["folder"] == str(Path("agents").absolute())
+    assert ran.code == 1
+    assert "spec.model" in ran.out
+    assert "db" not in ran.out
+
+
+@pytest.mark.parametrize("words", [["start", "web"], ["restart", "web"], ["apply"]], ids=" ".join)
+def test_a_daemon_is_started_where_a_command_needs_one(
+    fleet: Shell, place: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    class Gone(Exception):
+        pass
+
+    def spawn(places: object) -> object:
+        raise Gone
+
+    monkeypatch.setattr(ondemand, "_spawn_keeper", spawn)
+    with pytest.raises(Gone):
+        fleet(*words)
+
+
+@pytest.mark.parametrize(
+    "words", [["status"], ["stop", "--all"], ["reset", "web"], ["logs", "web"], ["shutdown"], ["cleanup"]], ids=" ".join
+)
+def test_no_daemon_is_started_where_there_is_nothing_for_it_to_do(
+    fleet: Shell, place: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    monkeypatch.setattr(ondemand, "_spawn_keeper", lambda places: pytest.fail("it was started"))
+    assert fleet(*words).code == NoDaemon.exit_code
+
+
+def test_a_daemon_carries_no_mark_of_the_agent_it_was_started_from(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("FLEET_AGENT", "FLEET_GENERATION", "CLAUDE_PID", "TMUX", "ANTHROPIC_API_KEY", "EDITOR"):
+        monkeypatch.setenv(name, "mark")
+    monkeypatch.setenv("FLEET_OBSERVE_INTERVAL", "0.5")
+    env = ondemand.bare_environment()
+    assert "mark" not in env.values()
+    assert env["FLEET_OBSERVE_INTERVAL"] == "0.5"
+    assert env["FLEET_HOME"] == str(place)
+
+
+# -- following -----------------------------------------------------------------------------------------------------
+
+
+def test_following_goes_on_where_it_was_when_the_daemon_is_restarted(fleet: Shell, daemon: ScriptedDaemon) -> None:
+    first, second = ({"event": {"id": n, "at": 1.0, "agent": "web", "type": "hook", "name": f"E{n}"}} for n in (7, 8))
+    daemon.will_send("events", json.dumps(first).encode() + b"\n")  # and hangs up
+    daemon.will("events", {"events": []}, progress=[first, second])
+    ran = fleet("events", "-f", "--json")
+    assert [json.loads(line)["id"] for line in ran.out.splitlines()] == [7, 8]
+    assert daemon.asked("events") == {"after": 7, "follow": True}
+    assert "waiting for it to come back" in ran.err
+
+
+def test_following_without_a_daemon_ends_at_once(fleet: Shell) -> None:
+    assert fleet("logs", "web", "-f").code == 69
+
+
+def test_watching_without_a_terminal_prints_each_change_once(
+    fleet: Shell, daemon: ScriptedDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    working = {**WEB, "activity": "working", "kind": None, "question": None}
+    for agents in ([working], [{**working, "age_s": 3.0}], [WEB], []):
+        daemon.will("status", {"agents": agents})
+    daemon.will_refuse("status", "usage", "enough", exit_code=2)
+    ran = fleet("status", "--watch", "--interval", "0.1")
+    assert [line.split()[1:4] for line in ran.out.splitlines()] == [
+        ["web", "running", "working"],
+        ["web", "running", "needs_input"],
+        ["web", "gone"],
+    ]
+
+
+# -- attach --------------------------------------------------------------------------------------------------------
+
+PANE = {"multiplexer": "tmux", "socket": "/run/t.sock", "target": "%7", "name": "web"}
+PANE["argv"] = ["tmux", "-S", "/run/t.sock", "attach-session", "-t", "=web"]  # type: ignore[assignment]
+
+
+def test_attach_says_how_where_there_is_no_terminal(fleet: Shell, daemon: ScriptedDaemon) -> None:
+    daemon.will("pane", PANE)
+    ran = fleet("attach", "web")
+    assert ran.code == 2
+    assert "--print" in ran.err
+    assert fleet("attach", "web", "--print").out == "tmux -S /run/t.sock attach-session -t =web\n"
+    assert fleet("attach", "web", "--print", "--read-only").out.endswith("-t =web -r\n")
+
+
+def test_attach_becomes_the_command_that_opens_the_pane(
+    fleet: Shell, daemon: ScriptedDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Became(Exception):
+        pass
+
+    def become(file: str, argv: list[str], env: dict[str, str]) -> None:
+        raise Became(argv, env)
+
+    daemon.will("pane", PANE)
+    monkeypatch.setenv("TMUX", "/tmp/tmux-0/default,1,0")  # a person's own tmux: that is no hindrance
+    monkeypatch.setattr(os, "execvpe", become)
+    for stream in (sys.stdin, sys.stdout):
+        monkeypatch.setattr(stream, "isatty", lambda: True, raising=False)
+    with pytest.MonkeyPatch.context() as within:
+        within.setattr("fleet.cli.attach._terminal", lambda: True)
+        with pytest.raises(Became) as caught:
+            fleet("attach", "web")
+    argv, env = caught.value.args
+    assert argv == PANE["argv"]
+    assert "TMUX" not in env
+
+
+def test_attach_refuses_inside_the_same_tmux(
+    fleet: Shell, daemon: ScriptedDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    daemon.will("pane", PANE)
+    monkeypatch.setenv("TMUX", "/run/t.sock,1,0")
+    monkeypatch.setattr("fleet.cli.attach._terminal", lambda: True)
+    monkeypatch.setattr(os, "execvpe", lambda *args: pytest.fail("it went in"))
+    ran = fleet("attach", "web")
+    assert ran.code == 2
+    assert "Ctrl-B D" in ran.err
+
+
+# -- the commands themselves ---------------------------------------------------------------------------------------
+
+
+def commands() -> list[tuple[str, click.Command]]:
+    """Every command and subcommand by its full name."""
+    found: list[tuple[str, click.Command]] = []
+    for name, (where, _) in app.COMMANDS.items():
+        module, _, attribute = where.partition(":")
+        command = getattr(import_module(module), attribute)
+        found.append((name, command))
+        found += [(f"{name} {sub}", c) for sub, c in getattr(command, "commands", {}).items()]
+    return found
+
+
+def test_help_lists_every_command_and_loads_none(fleet: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app, "import_module", lambda name: pytest.fail(f"{name} was loaded"))
+    ran = fleet("--help")
+    assert ran.code == 0
+    for name, (_, told) in app.COMMANDS.items():
+        assert name in ran.out
+        assert told.split()[0] in ran.out
+
+
+def test_help_never_acts(fleet: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ondemand, "ensure_daemon", lambda: pytest.fail("it acted"))
+    for name, command in commands():
+        ran = fleet(*name.split(), "--help")
+        assert (ran.code, ran.err) == (0, ""), name
+        assert ran.out.startswith("Usage: fleet"), name
+        assert command.help, f"`fleet {name}` does not say what it does"
+
+
+def test_every_read_and_every_act_has_json() -> None:
+    other = {"attach", "schema", "hook-event", "completion", "daemon", "daemon run", "hooks", "config", "init"}
+    without = {name for name, command in commands() if not any("--json" in p.opts for p in command.params)}
+    assert without <= other
+
+
+def test_the_version_is_told(fleet: Shell) -> None:
+    assert fleet("--version").out.startswith("fleet ")
+
+
+def test_fleet_alone_shows_its_help(fleet: Shell) -> None:
+    ran = fleet()
+    assert ran.code == 0
+    assert "Run agents" in ran.out
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_scripts_are_for_the_shell_that_is_named(fleet: Shell, shell: str) -> None:
+    ran = fleet("completion", shell)
+    assert ran.code == 0
+    assert "_FLEET_COMPLETE" in ran.out
+
+
+def test_agents_names_complete_from_the_daemon(
+    fleet: Shell, daemon: ScriptedDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    daemon.will("list", {"agents": [{"name": "web"}, {"name": "web-2"}, {"name": "db"}]})
+    monkeypatch.setenv("_FLEET_COMPLETE", "bash_complete")
+    monkeypatch.setenv("COMP_WORDS", "fleet stop w")
+    monkeypatch.setenv("COMP_CWORD", "2")
+    assert fleet().out.split() == ["plain,web", "plain,web-2"]
+
+
+def test_completion_without_a_daemon_is_silent(fleet: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("_FLEET_COMPLETE", "bash_complete")
+    monkeypatch.setenv("COMP_WORDS", "fleet stop w")
+    monkeypatch.setenv("COMP_CWORD", "2")
+    ran = fleet()
+    assert (ran.out.strip(), ran.err) == ("", "")
+
+
+# -- the daemon ----------------------------------------------------------------------------------------------------
+
+
+def test_daemon_restart_waits_for_the_old_one_to_be_gone(
+    fleet: Shell, daemon: ScriptedDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ondemand, "ensure_daemon", lambda: None)
+    daemon.will("daemon_stop", {})
+    for pid in (1, 1, 1, 2):
+        daemon.will("ping", {"pid": pid, "version": "1", "uptime_s": 0.1})
+    ran = fleet("daemon", "restart")
+    assert ran.code == 0
+    assert ran.out.split()[:2] == ["pid", "2"]
+    assert [request["verb"] for request in daemon.heard[:4]] == ["ping", "daemon_stop", "ping", "ping"]
+
+
+def test_two_homes_never_meet(fleet: Shell, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with scripted_daemon(place.parent / "other" / "run" / "control.sock") as other:
+        assert fleet("status").code == 69
+        other.will("status", {"agents": []})
+        monkeypatch.setenv("FLEET_HOME", str(place.parent / "other"))
+        assert fleet("status").code == 0
+    assert threading.active_count() == 1
