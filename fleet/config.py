@@ -6,10 +6,13 @@ Which value counts: a variable, then the file, then the default. A command's own
 
 from __future__ import annotations
 
+import inspect
 import math
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from difflib import get_close_matches
 from pathlib import Path
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
@@ -53,6 +56,12 @@ def load(places: Places, environ: Mapping[str, str] | None = None) -> Configured
 def load_settings(places: Places, environ: Mapping[str, str] | None = None) -> Settings:
     """The settings in force for this home."""
     return load(places, environ).settings
+
+
+def described() -> dict[str, str]:
+    """What each setting is, in the words of its comment in settings.py."""
+    source = inspect.getsource(Settings)
+    return dict(re.findall(r"^    (\w+): .*?  # (.*)$", source, flags=re.MULTILINE))
 
 
 Read = dict[str, tuple[Any, str]]
@@ -100,13 +109,17 @@ def _from_environment(environ: Mapping[str, str], problems: list[Problem]) -> Re
     types = get_type_hints(Settings)
     variables = {PREFIX + name.upper(): name for name in types}
     read: Read = {}
+    for variable in environ:
+        near = get_close_matches(variable, variables, n=1, cutoff=0.9) if variable.startswith(PREFIX) else ()
+        if near and variable not in variables:
+            problems.append(Problem(variable, 0, 0, "", "is no setting", near[0]))
     for variable, name in variables.items():
         if variable not in environ:
             continue
         try:
             read[name] = (_of_type(_parsed(environ[variable], types[name]), types[name]), variable)
         except ValueError as e:
-            problems.append(Problem(variable, 1, 1, "", str(e)))
+            problems.append(Problem(variable, 0, 0, "", str(e)))
     return read
 
 

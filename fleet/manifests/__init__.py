@@ -1,7 +1,7 @@
 """Manifests: YAML files that declare agents, read into `AgentSpec`."""
 
-from fleet.manifests.acting import cannot_yet, not_acting
-from fleet.manifests.loader import Loaded, load, load_text
+from fleet.manifests.acting import cannot_yet, later, not_acting
+from fleet.manifests.loader import Loaded, load, load_all, load_text
 from fleet.manifests.model import AgentSpec, Command, Secret, is_name
 from fleet.manifests.problem import Problem
 
@@ -13,7 +13,9 @@ __all__ = [
     "Secret",
     "cannot_yet",
     "is_name",
+    "later",
     "load",
+    "load_all",
     "load_text",
     "not_acting",
 ]

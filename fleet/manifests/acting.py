@@ -39,3 +39,10 @@ def cannot_yet(spec: AgentSpec) -> str | None:
     if spec.container.runtime != "none":
         return f"container.runtime {spec.container.runtime} cannot be started by this version yet; only none can"
     return None
+
+
+def later(spec: AgentSpec) -> list[str]:
+    """Both, as warnings for a person."""
+    quiet = not_acting(spec)
+    found = [f"{spec.name}: {', '.join(quiet)} stand in the manifest and do not act yet"] if quiet else []
+    return found + [f"{spec.name}: {why}" for why in [cannot_yet(spec)] if why]

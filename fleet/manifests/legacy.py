@@ -151,10 +151,6 @@ def _claude_session(done: Converted, path: Path, value: Any) -> None:
         done.put(("spec", "session"), value, path)
 
 
-def _session(done: Converted, path: Path, value: Any) -> None:
-    done.put(("spec", "session"), value, path)
-
-
 def _venv(done: Converted, path: Path, value: Any) -> None:
     if done.get(("spec", "venv")) is not None:
         done.problems.append(Note(path, "venv and python-venv are the same key; keep one"))
@@ -172,17 +168,20 @@ def _env(done: Converted, path: Path, value: Any) -> None:
         done.put(("spec", "env", name), {"env": found[1]} if found else text, (*path, name))
 
 
-def _lines(new: str) -> Callable[[Converted, Path, Any], None]:
-    """A list of shell lines or URLs, for a list of commands."""
-    target = tuple(new.split("."))
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """A list of shell lines or URLs becomes a list of commands."""
 
-    def rule(done: Converted, path: Path, value: Any) -> None:
-        if not isinstance(value, tuple):
-            done.put(target, value, path)  # refused there, with what to write
-            return
-        done.put(target, tuple(_line(done, (*path, i), line) for i, line in enumerate(value)), path)
+    path: str
+    alone: bool = False
+    """Whether one line may stand without a list."""
 
-    return rule
+    def __call__(self, done: Converted, path: Path, value: Any) -> None:
+        if self.alone and isinstance(value, str):
+            value = (value,)
+        if isinstance(value, tuple):  # anything else is refused there, with what to write
+            value = tuple(_line(done, (*path, i), line) for i, line in enumerate(value))
+        done.put(tuple(self.path.split(".")), value, path)
 
 
 def _line(done: Converted, path: Path, line: Any) -> Any:
@@ -192,11 +191,6 @@ def _line(done: Converted, path: Path, line: Any) -> Any:
         done.warnings.append(Note(path, "is called as curl --request POST"))
         return {"argv": ("curl", "--fail", "--silent", "--show-error", "--request", "POST", line)}
     return {"sh": line}
-
-
-def _slurm_hook(new: str) -> Callable[[Converted, Path, Any], None]:
-    rule = _lines(new)
-    return lambda done, path, value: rule(done, path, (value,) if isinstance(value, str) else value)
 
 
 def _startup_commands(done: Converted, path: Path, value: Any) -> None:
@@ -268,10 +262,6 @@ def _policy(done: Converted, path: Path, value: Any) -> None:
         done.put(("spec", "restart", "policy"), value, path)
 
 
-def _host(done: Converted, path: Path, value: Any) -> None:
-    done.put(("spec", "remote", "host"), value, path)
-
-
 def _a2a(done: Converted, path: Path, value: Any) -> None:
     done.put(("spec", "a2a", "enabled"), True, path)
     if not isinstance(value, dict):
@@ -304,7 +294,7 @@ _SPEC: dict[str, Rule] = {
     "python-venv": _venv,
     "venv": _venv,
     "env": _env,
-    "session": _session,
+    "session": To("spec.session"),
     "claude.channels": Without("Claude Code's channels are behind a switch of its vendor; the hub takes their place"),
     "claude.flags": To("spec.args"),
     "claude.session": _claude_session,
@@ -320,11 +310,11 @@ _SPEC: dict[str, Rule] = {
     "restart.backoff.initial": To("spec.restart.backoff.initial"),
     "restart.backoff.max": To("spec.restart.backoff.max"),
     "restart.backoff.multiplier": To("spec.restart.backoff.multiplier"),
-    "hooks.pre_start": _lines("spec.hooks.pre_start"),
-    "hooks.post_start": _lines("spec.hooks.post_start"),
-    "hooks.pre_stop": _lines("spec.hooks.pre_stop"),
-    "hooks.post_stop": _lines("spec.hooks.post_stop"),
-    "hooks.on_restart": _lines("spec.hooks.on_restart"),
+    "hooks.pre_start": Lines("spec.hooks.pre_start"),
+    "hooks.post_start": Lines("spec.hooks.post_start"),
+    "hooks.pre_stop": Lines("spec.hooks.pre_stop"),
+    "hooks.post_stop": Lines("spec.hooks.post_stop"),
+    "hooks.on_restart": Lines("spec.hooks.on_restart"),
     "hooks.on_compact": Without("`fleet events` has each compaction"),
     "hooks.on_diff": Without(_NOT_BUILT),
     "startup_commands": _startup_commands,
@@ -349,7 +339,7 @@ _SPEC: dict[str, Rule] = {
     "remote.timeout": To("spec.remote.timeout"),
     "remote.login_shell": To("spec.remote.login_shell"),
     "remote.no_preflight": Without("`fleet check` looks only when it is asked to"),
-    "host": _host,
+    "host": To("spec.remote.host"),
     "hosts": To("spec.hosts"),
     "container.runtime": To("spec.container.runtime"),
     "container.image": To("spec.container.image"),
@@ -372,10 +362,10 @@ _SPEC: dict[str, Rule] = {
     "slurm.logs_dir": To("spec.slurm.logs_dir"),
     "slurm.extra_directives": _directives,
     "slurm.reservation": To("spec.slurm.reservation"),
-    "slurm.hooks.pre_submit": _slurm_hook("spec.slurm.hooks.pre_submit"),
-    "slurm.hooks.pre_agent": _slurm_hook("spec.slurm.hooks.pre_agent"),
-    "slurm.hooks.walltime_signal": _slurm_hook("spec.slurm.hooks.walltime_signal"),
-    "slurm.hooks.post_agent": _slurm_hook("spec.slurm.hooks.post_agent"),
+    "slurm.hooks.pre_submit": Lines("spec.slurm.hooks.pre_submit", alone=True),
+    "slurm.hooks.pre_agent": Lines("spec.slurm.hooks.pre_agent", alone=True),
+    "slurm.hooks.walltime_signal": Lines("spec.slurm.hooks.walltime_signal", alone=True),
+    "slurm.hooks.post_agent": Lines("spec.slurm.hooks.post_agent", alone=True),
     "slurm.hooks.attach": Without("`fleet attach` finds the way into a job by itself"),
     "slurm.heartbeat.command": Without("the launcher's lease is the sign of life"),
     "slurm.heartbeat.interval_s": Without("the launcher's lease is the sign of life"),
@@ -446,4 +436,44 @@ _SECTION_DEFAULTS: dict[str, dict[str, Any]] = {
     "context_management": {"trigger_at_percent": 70},
     "remote": {"login_shell": True},
     "slurm": {"signal_before": 3600, "logs_dir": "~/slurm_logs"},
+}
+
+
+def reference() -> str:
+    """The table for people."""
+    lines = ["| key | in | becomes |", "|---|---|---|"]
+    found = tables()
+    for key in dict.fromkeys(key for table in found.values() for key in table):
+        rules = {version: table[key] for version, table in found.items() if key in table}
+        for rule in dict.fromkeys(rules.values()):
+            versions = [
+                version.rpartition("/")[2] if version != CLD else version for version in rules if rules[version] is rule
+            ]
+            where = "all" if len(versions) == len(found) else ", ".join(versions)
+            lines.append(f"| `{key}` | {where} | {_becomes(rule)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _becomes(rule: Rule) -> str:
+    if isinstance(rule, To | Lines):
+        return f"`{rule.path}`"
+    if isinstance(rule, Without):
+        return f"– ({rule.reason})"
+    return _WORDS[rule]
+
+
+_WORDS: dict[Rule, str] = {
+    _runtime: "`spec.harness`, or `spec.runtime` where it names a place",
+    _auto_accept: "`spec.auto_accept`: all, or none",
+    _claude_session: "`spec.session`, unless that is set",
+    _policy: "`spec.restart.policy`",
+    _venv: "`spec.venv`",
+    _env: "`spec.env`; a value that is `${NAME}` alone becomes `{env: NAME}`",
+    _startup_commands: "`spec.prompt`",
+    _strategy: "`spec.context_management.strategy`, `noop` as `warn`",
+    _signal: "`spec.slurm.signal_before`",
+    _tasks: "`spec.slurm.extra_directives`",
+    _directives: "`spec.slurm.extra_directives`",
+    _max_retries: "`spec.restart.max_retries`; 0 becomes `policy: never`",
+    _a2a: "`spec.a2a.enabled`",
 }

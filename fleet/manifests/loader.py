@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path as FilePath
 from typing import Any
@@ -39,14 +39,26 @@ def load(path: str | FilePath) -> Loaded:
 
     A folder holds `NAME.yaml` or `NAME/NAME.yaml`. Raise `InvalidManifest` with every problem there is.
     """
+    return load_all([path])
+
+
+def load_all(paths: Iterable[str | FilePath]) -> Loaded:
+    """The same for several files and folders, as one fleet."""
+    files = dict.fromkeys(file for path in paths for file in _files(path))
+    return _together(_read(file, flat=flat) for file, flat in files)
+
+
+def _files(path: str | FilePath) -> Iterator[tuple[FilePath, bool]]:
+    """The manifests at a path, each with whether it shares its folder with others of the fleet."""
     given = FilePath(os.path.abspath(path))  # noqa: PTH100 - without '..', and links stay as they are
-    if given.is_dir():
-        files = manifests_in(given)
-        if not files:
-            _raise([Problem(str(given), 1, 1, "", "holds no manifest: no NAME.yaml and no NAME/NAME.yaml")])
-    else:
-        files = (given,)
-    return _together(_read(file, flat=given.is_dir() and file.parent == given) for file in files)
+    if not given.is_dir():
+        yield given, False
+        return
+    files = manifests_in(given)
+    if not files:
+        _raise([Problem(str(given), 0, 0, "", "holds no manifest: no NAME.yaml and no NAME/NAME.yaml")])
+    for file in files:
+        yield file, file.parent == given
 
 
 def load_text(text: str, file: str | FilePath) -> Loaded:
@@ -100,7 +112,7 @@ def _raise(problems: list[Problem]) -> None:
 
 def _read(file: FilePath, *, flat: bool) -> _Read:
     def broken(message: str) -> _Read:
-        return _Read(problems=(Problem(str(file), 1, 1, "", message),))
+        return _Read(problems=(Problem(str(file), 0, 0, "", message),))
 
     try:
         with file.open("rb") as stream:

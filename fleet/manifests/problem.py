@@ -14,6 +14,7 @@ class Problem:
 
     file: str
     line: int
+    """From 1, as is the column; 0 where there is no such place."""
     column: int
     path: str
     """The key's path, such as `spec.restart.policy`; empty for the whole file."""
@@ -22,7 +23,7 @@ class Problem:
     """The right name that comes closest."""
 
     def __str__(self) -> str:
-        where = f"{self.file}:{self.line}:{self.column}: "
+        where = f"{self.file}:{self.line}:{self.column}: " if self.line else f"{self.file}: "
         what = f"{self.path}: {self.message}" if self.path else self.message
         return where + what + (f" (did you mean {self.nearest}?)" if self.nearest else "")
 

@@ -18,8 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from fleet.errors import InvalidManifest, NotAllowed
+from fleet.manifests import skills
 from fleet.manifests.model import AgentSpec
 from fleet.manifests.problem import Problem
+from fleet.settings import Places
 from fleet.terms import File
 
 PREFIX = "src_"
@@ -38,6 +40,8 @@ class Source:
     """Its path in the workspace: relative, and inside."""
     origin: str
     content: bytes
+    verbatim: bool = False
+    """Nothing is filled in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,12 +96,12 @@ def render(
         before = existing.get(source.target)
         if source.target == BLOCK_TARGET:
             content = _with_block(spec.name, source, before, content)
-        elif before is not None and before != content and _hash(before) != written.get(source.target):
+        elif before is not None and before != content and fingerprint(before) != written.get(source.target):
             in_the_way.append(source.target)
-        if before == content:
-            continue
+        if before == content and (source.target == BLOCK_TARGET or source.target not in written):
+            continue  # the person's own file says the same already
         files.append(File(f"{workspace}/{source.target}", content, 0o600 if filler.private else 0o644))
-        record[source.target] = _hash(content)
+        record[source.target] = fingerprint(content)
     if in_the_way:
         raise NotAllowed(
             f"{', '.join(in_the_way)} in {workspace} was not written by fleet, or was changed since.",
@@ -120,11 +124,24 @@ async def workspace_files(
     `read` gives the content of a file on the agent's host, `wrote` is the record of the launch before.
     """
     sources = read_sources(spec)
+    skilled = skills.find(spec, workspace=Path(cwd), config=Places.of().config, environ=environ)
+    if skilled.missing and spec.skills.strict:
+        raise _invalid([Problem(spec.source, 0, 0, "", warning) for warning in skilled.warnings])
+    if spec.harness == "claude-code":
+        sources += _skill_sources(skilled)
     if spec.runtime == "local":
         _refuse_ways_out(cwd, sources)
     found = {source.target: await read(f"{cwd}/{source.target}") for source in sources}
     done = render(spec, sources, workspace=cwd, values=environ, existing=found, written=wrote)
-    return done.files, done.written, ()
+    return done.files, done.written, skilled.warnings
+
+
+def _skill_sources(found: skills.Found) -> tuple[Source, ...]:
+    return tuple(
+        Source(f".claude/skills/{name}/{inner}", str(path), path.read_bytes(), verbatim=True)
+        for name, folder in found.to_put.items()
+        for inner, path in skills.files_of(folder)
+    )
 
 
 def _refuse_ways_out(workspace: str, sources: tuple[Source, ...]) -> None:
@@ -140,14 +157,19 @@ def _refuse_ways_out(workspace: str, sources: tuple[Source, ...]) -> None:
 
 def _refuse(problems: list[Problem]) -> None:
     if problems:
-        raise InvalidManifest(
-            "\n".join(map(str, problems)),
-            hint="A variable is taken from the environment of `fleet start` and from env in the manifest.",
-            problems=[problem.to_json() for problem in problems],
-        )
+        raise _invalid(problems)
 
 
-def _hash(content: bytes) -> str:
+def _invalid(problems: list[Problem]) -> InvalidManifest:
+    return InvalidManifest(
+        "\n".join(map(str, problems)),
+        hint="A variable is taken from the environment of `fleet start` and from env in the manifest.",
+        problems=[problem.to_json() for problem in problems],
+    )
+
+
+def fingerprint(content: bytes) -> str:
+    """By what fleet knows its own file again."""
     return hashlib.sha256(content).hexdigest()
 
 
@@ -163,7 +185,7 @@ class _Filler:
         """Whether only its owner may read it: it holds what came from the environment, or is meant to."""
 
     def content(self) -> bytes:
-        text = self._text()
+        text = None if self.source.verbatim else self._text()
         if text is None:  # no text, so there is nothing to fill in
             return self.source.content
         if self.source.target == ".mcp.json":
