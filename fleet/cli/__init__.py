@@ -32,7 +32,7 @@ def main() -> int:
 
 
 def _run(words: list[str]) -> int:
-    if words[:1] == ["hook-event"] and "--help" not in words:
+    if words[:1] == ["hook-event"]:
         from fleet import hook
 
         return hook.main(words[1:])

@@ -15,7 +15,7 @@ from typing import Any
 import click
 import pytest
 
-from fleet.cli import app, ondemand, output, reads
+from fleet.cli import app, ondemand, output, reads, reference
 from fleet.errors import NoDaemon
 from tests.unit.cli_fixtures import Shell, daemon, fleet, place
 from tests.unit.scripted_daemon import ScriptedDaemon, scripted_daemon
@@ -605,3 +605,8 @@ def test_two_homes_never_meet(fleet: Shell, place: Path, monkeypatch: pytest.Mon
         monkeypatch.setenv("FLEET_HOME", str(place.parent / "other"))
         assert fleet("status").code == 0
     assert threading.active_count() == 1
+
+
+def test_the_page_about_the_command_line_is_what_help_says() -> None:
+    page = Path(app.__file__).parents[2] / "docs" / "cli.md"
+    assert page.read_text() == reference.reference(), "`python -m fleet.cli.reference > docs/cli.md` draws it anew"
