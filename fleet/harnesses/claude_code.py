@@ -18,6 +18,7 @@ from importlib import resources
 from typing import Any, TypeAlias
 
 from fleet.harnesses.base import Launch, LaunchAsk, Remedy, StartProblem, StateFile, TranscriptTail
+from fleet.harnesses.claude_events import known, takes_args
 from fleet.harnesses.limits import LIMIT, resets_at
 from fleet.manifests.model import AgentSpec
 from fleet.redact import redact
@@ -345,7 +346,7 @@ def _inline(value: str, ask: LaunchAsk, warnings: list[str]) -> Json:
 def _settings(ask: LaunchAsk, version: Version | None, mode: str | None, found: Sequence[Json]) -> dict[str, Any]:
     spec = ask.spec
     settings: dict[str, Any] = {
-        "hooks": {event: [{"hooks": [_hook(ask, event)]}] for event in EVENTS},
+        "hooks": {event: [{"hooks": [_hook(ask)]}] for event in EVENTS if event in known(_or_supported(ask.version))},
         "statusLine": _status_line(ask, found),
         # The program's own socket takes messages from every process of the user's, without a token.
         "crossSessionInbound": "refuse",
@@ -370,8 +371,17 @@ def _bypasses(spec: AgentSpec, mode: str | None) -> bool:
     )
 
 
-def _hook(ask: LaunchAsk, event: str) -> dict[str, Any]:
-    return {"type": "command", "command": f"{ask.folder}/hook.sh", "args": [], "timeout": HOOK_TIMEOUT}
+def _hook(ask: LaunchAsk) -> dict[str, Any]:
+    script = f"{ask.folder}/hook.sh"
+    if takes_args(_or_supported(ask.version)):  # spares a shell
+        command: dict[str, Any] = {"command": script, "args": [ask.spool]}
+    else:
+        command = {"command": shlex.join([script, ask.spool])}
+    return {"type": "command", **command, "timeout": HOOK_TIMEOUT}
+
+
+def _or_supported(version: str | None) -> str:
+    return version or _dotted(SUPPORTED)
 
 
 def _status_line(ask: LaunchAsk, found: Sequence[Json]) -> dict[str, Any]:
