@@ -38,6 +38,7 @@ def ensure_daemon() -> None:
         if _answers():
             return
         time.sleep(ASK_EVERY)
+    keeper.terminate()  # nobody is to be surprised by a daemon that comes up later
     what = f"did not come up within {timeout:g} s" if ended is None else "could not be started"
     raise NoDaemon(f"The daemon {what}.", hint=_last_words(places.log, log_began))
 
