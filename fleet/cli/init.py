@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from fleet.cli import call, output
+from fleet.errors import NotAllowed, Usage
 
 
 @click.command()
@@ -21,11 +22,14 @@ def init(name: str | None, template: str, listed: bool, as_json: bool) -> int:
     Without NAME it is called as the folder, or as the template where that declares several agents.
     """
     from fleet import templates
+    from fleet.manifests import is_name
 
     if listed:
         return _list(as_json)
     text = templates.text(template)
     name = name or _name_here(template)
+    if not is_name(name):
+        raise Usage(f"{name!r} is no agent name.", hint="Lower-case letters, digits and inner hyphens, at most 63.")
     target = Path(f"{name}.yaml").absolute()
     _write(target, _schema_line() + templates.named(text, name))
     if as_json:
@@ -57,13 +61,6 @@ def _name_here(template: str) -> str:
 
 
 def _write(target: Path, text: str) -> None:
-    from fleet.errors import NotAllowed, Usage
-    from fleet.manifests import is_name
-
-    if not is_name(target.stem) or target.parent != Path.cwd():
-        raise Usage(
-            f"{target.stem!r} is no agent name.", hint="Lower-case letters, digits and inner hyphens, at most 63."
-        )
     try:
         with target.open("x", encoding="utf-8") as file:
             file.write(text)

@@ -72,7 +72,8 @@ def error(problem: FleetError, as_json: bool) -> int:
         verbatim(json.dumps({"error": told}, ensure_ascii=False, default=str).encode(errors="backslashreplace"))
         return problem.exit_code
     for each in told.get("problems") or ():
-        print(printable(_problem(each)), file=sys.stderr)
+        if not isinstance(each, Mapping) or str(each.get("message")) not in told["message"]:
+            print(printable(_problem(each)), file=sys.stderr)
     message(told["message"])
     if told.get("hint"):
         print(f"  {printable(told['hint'])}", file=sys.stderr)
