@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -92,7 +93,9 @@ def _problem(problem: object) -> str:
 def table(headings: Sequence[str], rows: Iterable[Sequence[Cell]]) -> None:
     """Columns under headings; for a program that reads them, one line a row, never cut or folded."""
     if colours():
-        _rich_table(headings, list(rows))
+        from rich.console import Console
+
+        Console(highlight=False, markup=False).print(styled_table(headings, rows), soft_wrap=True)
     else:
         for line in plain_table(headings, rows):
             print(line)
@@ -101,34 +104,39 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[Cell]]) -> None:
 def plain_table(headings: Sequence[str], rows: Iterable[Sequence[Cell]]) -> list[str]:
     """The lines of a table without colours."""
     lines = [list(headings), *([_flat(cell) for cell in row] for row in rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(headings))]
+    widths = _widths(lines)
     return ["  ".join(map(str.ljust, line, widths)).rstrip() for line in lines]
+
+
+def styled_table(headings: Sequence[str], rows: Iterable[Sequence[Cell]]) -> Any:
+    """The same for a terminal with colours; the last column is folded at its edge."""
+    from textwrap import wrap
+
+    from rich.text import Text
+
+    rows = list(rows)
+    lines = [[_flat(cell) for cell in row] for row in rows]
+    widths = _widths([headings, *lines])
+    before = sum(widths[:-1]) + 2 * len(widths[:-1])
+    room = max(24, shutil.get_terminal_size().columns - before)
+    drawn = Text("  ".join(map(str.ljust, headings, widths)).rstrip(), style="")
+    drawn.stylize("bold")
+    for row, line in zip(rows, lines, strict=True):
+        line[-1] = f"\n{' ' * before}".join(wrap(line[-1], room))
+        for column, (cell, text) in enumerate(zip(row, line, strict=True)):
+            drawn.append("  " if column else "\n")
+            drawn.append(text, style="" if isinstance(cell, str) else cell[1])
+            drawn.append(" " * (0 if column == len(line) - 1 else widths[column] - len(text)))
+    return drawn
+
+
+def _widths(lines: Sequence[Sequence[str]]) -> list[int]:
+    return [max(map(len, column)) for column in zip(*lines, strict=True)]
 
 
 def _flat(cell: Cell) -> str:
     text = cell if isinstance(cell, str) else cell[0]
     return " ".join(printable(text).split()) or "-"
-
-
-def _rich_table(headings: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
-    from rich.console import Console
-
-    Console(highlight=False, markup=False).print(rich_table(headings, rows))
-
-
-def rich_table(headings: Sequence[str], rows: Iterable[Sequence[Cell]]) -> Any:
-    """The same table for a terminal with colours."""
-    from rich.table import Table
-    from rich.text import Text
-
-    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for heading in headings:
-        made.add_column(
-            heading, overflow="fold" if heading == headings[-1] else "ellipsis", no_wrap=heading != headings[-1]
-        )
-    for row in rows:
-        made.add_row(*(Text(_flat(cell), style="" if isinstance(cell, str) else cell[1]) for cell in row))
-    return made
 
 
 def facts(pairs: Iterable[tuple[str, object]]) -> None:
@@ -160,4 +168,4 @@ class Screen:
         from rich.console import Group
         from rich.text import Text
 
-        self._live.update(Group(rich_table(headings, rows), Text(footer, style="dim")), refresh=True)
+        self._live.update(Group(styled_table(headings, rows), Text(footer, style="dim")), refresh=True)
