@@ -339,7 +339,7 @@ class Operator:
             told.append(f"{self.fleet.faults} internal faults; see {self.fleet.places.log}")
         if self.fleet.ramp_note:
             told.append(self.fleet.ramp_note)
-        told += self.fleet.rules.problems()
+        told += self.fleet.rules.errors.values()
         return told
 
     def _full(self, runner: Runner, hooks: Mapping[str, Any]) -> dict[str, Any]:

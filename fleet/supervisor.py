@@ -22,7 +22,6 @@ from fleet.errors import FleetError, HostUnreachable, LaunchError, TimedOut
 from fleet.events import Event, Events
 from fleet.harnesses.base import Harness
 from fleet.harnesses.screens import Rules
-from fleet.health import answers
 from fleet.health.classify import classify
 from fleet.health.restart import NOBODYS_FAULT
 from fleet.ledger import Ledger, Record, StartEnvironment
@@ -227,12 +226,15 @@ class Supervisor:
     # -- what runners ask ------------------------------------------------------------------------------------------
 
     def _classify(self, harness: str, screen: Screen, version: str | None) -> Verdict:
-        return classify(screen, self.rules.of(harness), version)
+        rules = self.rules.of(harness)
+        if rules is None:
+            return Verdict(Activity.UNKNOWN, rule="no-rules")
+        return classify(screen, rules, version, now=self.clock.now())
 
     def _startup_keys(
         self, harness: str, verdict: Verdict, screen: Screen, allowed: frozenset[str]
     ) -> tuple[str, tuple[str, ...]] | None:
-        return answers.startup_keys(verdict, screen, self.rules.of(harness), allowed)
+        return None
 
     async def _version(self, harness: Harness, spec: AgentSpec, env: Mapping[str, str], cwd: str) -> str | None:
         """What the program says of its version; asked once for each program file as it stands."""
