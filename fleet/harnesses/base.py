@@ -69,7 +69,7 @@ class Remedy(StrEnum):
     RESUME = "resume"
     """At once, going on with the conversation: it is there after all."""
     FRESH = "fresh"
-    """At once, with the conversation's id but as a new one: there is nothing to go on with."""
+    """At once, as a new conversation with a new id: there is nothing to go on with, and the old id may be taken."""
     PERSON = "person"
     """Nothing that fleet may do: a person has to settle it."""
 
@@ -118,7 +118,12 @@ class Harness(Protocol):
         ...
 
     def transcript_path(self, env: Mapping[str, str], cwd: str, session_id: str) -> str | None:
-        """Where the conversation is kept on the host."""
+        """Where the conversation is kept on the host. `cwd` is the folder's real path, without symbolic links."""
+        ...
+
+    def resumable(self, tail: bytes) -> bool:
+        """Whether the transcript with this end can be resumed. One that is there and cannot keeps its id taken: then
+        only a new id can be launched."""
         ...
 
     def state_folder(self, env: Mapping[str, str]) -> str | None:

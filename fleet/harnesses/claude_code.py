@@ -39,15 +39,17 @@ ENV_DROPPED = (
 )  # fmt: skip
 """What the program gives to everything that it starts, and what marks that as a part of its own session."""
 
-EVENTS = (
-    "SessionStart", "SessionEnd", "UserPromptSubmit", "PreToolUse", "PostToolUse", "PostToolUseFailure",
-    "PermissionRequest", "Notification", "Stop", "StopFailure", "SubagentStart", "SubagentStop", "PreCompact",
-    "PostCompact", "Elicitation", "ElicitationResult",
-)  # fmt: skip
+UNHEARD = frozenset({"MessageDisplay", "PostToolBatch", "FileChanged", "WorktreeCreate", "WorktreeRemove"})
+"""Events that no hook of fleet's is given for: the first two come often and say nothing new; the third comes only for
+paths that were asked for; a hook on the last two is expected to make and remove the worktree itself."""
 
 EXCERPT = 200
 """Characters of what was seen that evidence carries."""
 QUESTION = 500
+NO_CONVERSATION = 16_384
+"""Bytes that a transcript without a conversation never reaches."""
+LONGEST_FOLDER = 200
+"""Characters of a transcript folder's name, beyond which the program cuts it and adds a hash."""
 HOOK_TIMEOUT = 10
 """Seconds that the program waits for an event hook where the host's disk hangs. It writes one small file."""
 
@@ -120,6 +122,10 @@ class ClaudeCode:
 
     def transcript_path(self, env: Mapping[str, str], cwd: str, session_id: str) -> str | None:
         return f"{_config(env)}/projects/{project_folder(cwd)}/{session_id}.jsonl"
+
+    def resumable(self, tail: bytes) -> bool:
+        """One that was left without a prompt may hold a few lines of settings, and no conversation."""
+        return len(tail) >= NO_CONVERSATION or b'"type":"user"' in tail or b'"type":"assistant"' in tail
 
     def state_folder(self, env: Mapping[str, str]) -> str | None:
         return f"{_config(env)}/sessions"
@@ -346,7 +352,7 @@ def _inline(value: str, ask: LaunchAsk, warnings: list[str]) -> Json:
 def _settings(ask: LaunchAsk, version: Version | None, mode: str | None, found: Sequence[Json]) -> dict[str, Any]:
     spec = ask.spec
     settings: dict[str, Any] = {
-        "hooks": {event: [{"hooks": [_hook(ask)]}] for event in EVENTS if event in known(_or_supported(ask.version))},
+        "hooks": {event: [{"hooks": [_hook(ask)]}] for event in _heard(ask.version)},
         "statusLine": _status_line(ask, found),
         # The program's own socket takes messages from every process of the user's, without a token.
         "crossSessionInbound": "refuse",
@@ -369,6 +375,10 @@ def _bypasses(spec: AgentSpec, mode: str | None) -> bool:
         or "--dangerously-skip-permissions" in spec.args
         or "bypassPermissions" in _values(spec.args, "--permission-mode")
     )
+
+
+def _heard(version: str | None) -> list[str]:
+    return [event for event in known(_or_supported(version)) if event not in UNHEARD]
 
 
 def _hook(ask: LaunchAsk) -> dict[str, Any]:
@@ -507,6 +517,13 @@ def _compacts(event: HookEvent) -> _Said:
     return _Said(Activity.WORKING, excerpt=f"compacting ({_text(event.payload, 'trigger') or 'unknown'})")
 
 
+def _compacted(event: HookEvent) -> _Said:
+    """One that a person asked for is over then, and no Stop follows; after the program's own the turn goes on."""
+    trigger = _text(event.payload, "trigger") or "unknown"
+    activity = Activity.READY if trigger == "manual" else Activity.WORKING
+    return _Said(activity, f"compacted ({trigger})", f"{event.name}/{trigger}")
+
+
 def _elicits(event: HookEvent) -> _Said:
     message = _text(event.payload, "message") or ""
     return _Said(Activity.NEEDS_INPUT, message, kind=Kind.ELICITATION, question=message)
@@ -527,6 +544,7 @@ _HOOKS: Mapping[str, _Reader] = {
     "Stop": _stopped,
     "StopFailure": _failed,
     "PreCompact": _compacts,
+    "PostCompact": _compacted,
     "Elicitation": _elicits,
     "ElicitationResult": _elicited,
 }
@@ -626,7 +644,22 @@ _MACHINE_MADE = re.compile(r"\s*<(?:command-|local-command-|bash-|task-notificat
 
 def project_folder(cwd: str) -> str:
     """The name of a folder's transcripts: every UTF-16 unit that is no letter or digit becomes a hyphen."""
-    return "".join(c if c.isascii() and c.isalnum() else "-" * (1 + (ord(c) > 0xFFFF)) for c in cwd)
+    name = "".join(c if c.isascii() and c.isalnum() else "-" * (1 + (ord(c) > 0xFFFF)) for c in cwd)
+    return name if len(name) <= LONGEST_FOLDER else f"{name[:LONGEST_FOLDER]}-{_path_hash(cwd)}"
+
+
+def _path_hash(path: str) -> str:
+    """The program's hash of a path: 31 times what was, and the next UTF-16 unit, in 32 signed bits, to base 36."""
+    units = path.encode("utf-16-le", "surrogatepass")
+    value = 0
+    for i in range(0, len(units), 2):
+        value = (31 * value + int.from_bytes(units[i : i + 2], "little")) & 0xFFFFFFFF
+    value = min(value, (1 << 32) - value)
+    digits = ""
+    while value:
+        value, digit = divmod(value, 36)
+        digits = "0123456789abcdefghijklmnopqrstuvwxyz"[digit] + digits
+    return digits or "0"
 
 
 def read_tail(tail: bytes) -> TranscriptTail:
@@ -673,10 +706,13 @@ class _Reading:
             self.open.clear()
             self._line("  ⎿ ", "Interrupted")
             self._says(Activity.READY, "interrupted")
-        elif not _MACHINE_MADE.match(text):
+            return
+        if not _MACHINE_MADE.match(text):
             self.user = _cut(text, 2000)
             self._line("❯ ", text)
-            self._says(Activity.WORKING, "prompt")
+        elif entry.get("promptSource") is None:
+            return  # a command of the program itself, such as /clear: no turn
+        self._says(Activity.WORKING, "prompt")
 
     def _assistant(self, entry: Json, message: Json) -> None:
         text = "\n".join(_texts(message)).strip()

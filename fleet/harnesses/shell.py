@@ -46,6 +46,9 @@ class Shell:
     def transcript_path(self, env: Mapping[str, str], cwd: str, session_id: str) -> str | None:
         return None
 
+    def resumable(self, tail: bytes) -> bool:
+        return False
+
     def state_folder(self, env: Mapping[str, str]) -> str | None:
         return None
 
