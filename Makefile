@@ -61,7 +61,7 @@ accuracy: $(MADE)  ## judge every screen of CAPTURES=DIR, and print the table by
 	@$(BIN)/python tests/accuracy.py $(CAPTURES)
 
 docs: $(MADE)  ## draw the documents that are drawn from the code again
-	@$(BIN)/python -m tests.draw
+	@$(BIN)/python tests/draw.py
 
 clean:  ## remove what make has made
 	@if [ -d .cache/demo ]; then tools/demo stop; fi

@@ -27,6 +27,7 @@ import yaml
 
 from fleet import manifests
 from fleet.cli.app import COMMANDS, fleet
+from tests.draw import DRAWN
 from tests.homes import ROOT, Home, Stub
 
 PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
@@ -203,6 +204,14 @@ def test_every_make_target_that_is_spoken_of_exists() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
     said = {t for page in PAGES for t in re.findall(r"(?:^|`)make ([a-z-]+)", page.read_text(), re.M)}
     assert said - targets == set()
+
+
+# -- drawn documents ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_a_drawn_document_is_what_the_code_says(name: str) -> None:
+    assert (ROOT / name).read_text() == DRAWN[name](), "`make docs` draws it anew"
 
 
 # -- links and length -------------------------------------------------------------------------------------------------

@@ -1,0 +1,97 @@
+"""What `make` does where something is missing: it installs it, or says what is missing and how to get it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.homes import ROOT
+
+TOOLS = ("sh", "env", "cat", "rm", "mktemp", "dirname")
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A folder of programs with nothing but what the scripts themselves use."""
+    for name in TOOLS:
+        found = next(p / name for p in map(Path, ("/usr/bin", "/bin")) if (p / name).exists())
+        (tmp_path / name).symlink_to(found)
+    return tmp_path
+
+
+def program(place: Path, name: str, script: str) -> None:
+    path = place / name
+    path.unlink(missing_ok=True)
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+
+
+def run(tool: str, place: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    env = {"PATH": str(place), "TMPDIR": str(place)}
+    return subprocess.run([ROOT / "tools" / tool, *words], env=env, capture_output=True, text=True, check=False)
+
+
+def test_nothing_is_done_where_nothing_is_missing(place: Path) -> None:
+    program(place, "tmux", "exit 0")
+    done = run("need", place, "tmux")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_without_root_it_says_what_is_missing_and_how_to_get_it(place: Path) -> None:
+    program(place, "id", "echo 1000")
+    program(place, "apt-get", "exit 99")
+    done = run("need", place, "tmux", "mux2=screen")
+    assert done.returncode == 1
+    assert "Missing: tmux mux2." in done.stderr
+    assert "apt-get install tmux screen" in done.stderr
+
+
+def test_on_another_system_it_says_what_is_missing(place: Path) -> None:
+    done = run("need", place, "tmux")
+    assert done.returncode == 1
+    assert "Missing: tmux." in done.stderr
+    assert "package manager" in done.stderr
+
+
+def test_root_installs_with_old_package_lists_too(place: Path) -> None:
+    program(place, "id", "echo 0")
+    program(
+        place, "apt-get", f'echo "$@" >>{place}/asked; [ "$1" = update ] && >{place}/updated; [ -e {place}/updated ]'
+    )
+    done = run("need", place, "tmux", "mux2=screen")
+    assert done.returncode == 0, done.stderr
+    asked = (place / "asked").read_text().splitlines()
+    assert [line.split()[0] for line in asked] == ["install", "update", "install"]
+    assert asked[-1].endswith("tmux screen")
+
+
+def test_an_installation_that_fails_is_told_in_its_own_words(place: Path) -> None:
+    program(place, "id", "echo 0")
+    program(place, "apt-get", "echo 'E: no such mirror' >&2; exit 100")
+    done = run("need", place, "tmux")
+    assert done.returncode == 1
+    assert "E: no such mirror" in done.stderr
+
+
+def test_a_python_that_is_too_old_is_passed_over(place: Path) -> None:
+    program(place, "python3", "exit 1")
+    program(place, "python3.12", "exit 0")
+    assert run("python", place).stdout.strip() == str(place / "python3.12")
+
+
+def test_a_python_without_venv_is_told_by_the_name_of_its_package(place: Path) -> None:
+    program(place, "id", "echo 1000")
+    program(place, "apt-get", "exit 99")
+    program(place, "python3", "case $2 in *ensurepip*) exit 1;; *print*) echo 3.11;; esac")
+    done = run("python", place)
+    assert done.returncode == 1
+    assert "apt-get install python3.11-venv" in done.stderr
+
+
+def test_ci_runs_the_suite_and_nothing_else() -> None:
+    lines = [line for line in (ROOT / ".ci" / "run").read_text().splitlines() if line and not line.startswith("#")]
+    assert lines == ['cd "$(dirname "$0")/.." && exec make test']
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)
