@@ -55,8 +55,8 @@ def agent_name(given: str | None, environ: Mapping[str, str], folder: Callable[[
 
 def clean(name: str) -> str:
     """The nearest valid agent name: lower case, digits and single dashes; nothing of it can leave its folder."""
-    if name.isascii() and name.replace("-", "a").isalnum() and name == name.lower() and len(name) <= LONGEST_NAME:
-        return name.strip("-")
+    if _plain(name, "-") and name == name.lower() and name == name.strip("-") and len(name) <= LONGEST_NAME:
+        return name
     lowered = "".join(c.lower() if c.isascii() and c.isalnum() else "-" for c in name)
     return "-".join(part for part in lowered.split("-") if part)[:LONGEST_NAME].strip("-")
 

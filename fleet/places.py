@@ -21,7 +21,9 @@ def folders(environ: Mapping[str, str] | None = None) -> tuple[str, str, str]:
     env: Mapping[str, str] = os.environ if environ is None else environ
     base = env.get("FLEET_HOME")
     if base:
-        root = os.path.join(os.getcwd(), os.path.expanduser(base))
+        root = os.path.expanduser(base)
+        if not os.path.isabs(root):  # the working folder may be gone, and must not be asked for then
+            root = os.path.join(os.getcwd(), root)
         return root, os.path.join(root, "state"), _short(os.path.join(root, "run"), env)
     home = env.get("HOME") or os.path.expanduser("~")
     config = os.path.join(env.get("XDG_CONFIG_HOME") or os.path.join(home, ".config"), "fleet")

@@ -41,6 +41,7 @@ name_by_hand() {
         [ -z "${FLEET_GENERATION-}" ] || exit 0
         name_by_hand "$@"
     fi
+    [ "$folder" ] || exit 0
     [ -d "$folder" ] || mkdir -p "$folder"
 
     generation=${FLEET_GENERATION-}
