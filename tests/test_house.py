@@ -42,7 +42,7 @@ DOORS = {
     "aiohttp": ("hub",),
     "click": ("cli",),
     "rich": ("cli/output.py",),
-    "asyncinotify": ("runtimes/local.py",),
+    "asyncinotify": ("runtimes/folders.py",),
 }
 """Each library, and the one place that may import it."""
 
