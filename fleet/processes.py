@@ -105,28 +105,27 @@ def descendants(rows: Mapping[int, Row], roots: Iterable[Process]) -> set[Proces
     return found
 
 
-def marks(rows: Mapping[int, Row]) -> dict[Process, str]:
-    """The generation that each process's environment bears, where it bears one and we may read it."""
+def marks(rows: Mapping[int, Row], name: str = MARK) -> dict[Process, str]:
+    """What a variable says in each process's environment, where it is set and we may read it."""
     found = {}
     for row in rows.values():
-        mark = generation_of(row.process.pid)
+        mark = variable(row.process.pid, name)
         if mark is not None:
             found[row.process] = mark
     return found
 
 
-def generation_of(pid: int) -> str | None:
-    """The generation in a process's environment; `None` where there is none or it is not ours to read."""
+def variable(pid: int, name: str) -> str | None:
+    """A variable of a process's environment as it began; `None` where it is not set or not ours to read."""
     if not LINUX:
-        return _environ_elsewhere(pid).get(MARK)
+        return _environ_elsewhere(pid).get(name)
     try:
-        environ = Path(f"/proc/{pid}/environ").read_bytes()
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            environ = b"\0" + file.read()
     except OSError:
         return None
-    for entry in environ.split(b"\0"):
-        if entry.startswith(b"FLEET_GENERATION="):
-            return os.fsdecode(entry[len(MARK) + 1 :])
-    return None
+    _, found, rest = environ.partition(b"\0" + name.encode() + b"=")
+    return os.fsdecode(rest.partition(b"\0")[0]) if found else None
 
 
 def send(process: Process, number: int) -> bool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fleet.clock import Clock
+from fleet.runtimes import files
 
 if sys.platform == "linux":
     import asyncinotify
@@ -46,7 +46,7 @@ class _Folder:
             hearer(name)
 
     def tell_all(self) -> None:
-        for name in _names(self.path):
+        for name in files.names(self.path):
             self.tell(name)
 
 
@@ -206,16 +206,9 @@ class FolderWatch:
                         folder.tell(name)
 
 
-def _names(path: str) -> list[str]:
-    try:
-        return sorted(os.listdir(path))  # noqa: PTH208
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-
-
 def _stamps(path: str) -> dict[str, tuple[int, int]]:
     stamps = {}
-    for name in _names(path):
+    for name in files.names(path):
         try:
             stat = (Path(path) / name).stat()
         except OSError:

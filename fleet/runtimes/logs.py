@@ -29,6 +29,8 @@ class AgentLog:
         self._timer: asyncio.TimerHandle | None = None
         self._writing: asyncio.Task[None] | None = None
         self._lock = asyncio.Lock()
+        self.keeping = asyncio.Lock()
+        """Held by whoever writes the agent's last screen, which ends up here too."""
 
     def begin(self, generation: str, now: float) -> None:
         """A launch begins here."""

@@ -26,6 +26,7 @@ from typing import Protocol
 from fleet.clock import Clock
 from fleet.errors import HostUnreachable, LaunchError
 from fleet.runtimes.base import Capabilities
+from fleet.runtimes.multiplexers import OnSeen, Seen, ServerGone
 from fleet.settings import Settings
 from fleet.terms import Screen
 
@@ -52,10 +53,6 @@ _DETAIL = "\t".join(
         "#{pane_title}",
     )
 )
-
-
-class ServerGone(HostUnreachable):
-    """The tmux server is not there any more: all its panes went with it."""
 
 
 # -- what to say -------------------------------------------------------------------------------------------------
@@ -157,6 +154,10 @@ class Pipe(Protocol):
 
     def kill(self) -> None:
         """End the client process, and with it the connection. The server and its panes stay."""
+        ...
+
+    async def wait(self) -> None:
+        """Return when the client has ended."""
         ...
 
 
@@ -277,20 +278,6 @@ Connect = Callable[[Callable[[], None]], Awaitable[Control]]
 `ServerGone` where there is no server any more, `HostUnreachable` where that cannot be told."""
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """A pane as it was captured at one moment."""
-
-    screen: Screen
-    scrolled: tuple[str, ...] = ()
-    """The lines that have left the screen since the capture before."""
-    first: bool = False
-    """It is the first capture: `scrolled` is the whole scrollback."""
-
-
-OnSeen = Callable[[Seen], None]
-
-
 @dataclass(slots=True)
 class _Pane:
     """What is known of one agent's pane."""
@@ -309,8 +296,24 @@ class _Pane:
     detail: bytes = b""
 
 
+def panes_of(socket: str) -> set[str] | None:
+    """The generations that have a pane on a server nobody observes; `None` where there is no server. It blocks.
+
+    For cleaning up only: here libtmux's process for each question does not matter, and its client needs no minding.
+    """
+    import libtmux  # noqa: PLC0415 (100 ms that only `fleet cleanup` pays)
+
+    answer = libtmux.Server(socket_path=socket, config_file="/dev/null").cmd("list-panes", "-a", "-F", "#{@fleet}")
+    if answer.returncode:
+        return None
+    return {line for line in answer.stdout if line}
+
+
 class Tmux:
     """One tmux server: its panes by generation, and the observer that sweeps them."""
+
+    capabilities = CAPABILITIES
+    term = TERM
 
     def __init__(self, connect: Connect, settings: Settings, clock: Clock) -> None:
         self._connect = connect
@@ -325,6 +328,7 @@ class Tmux:
         self._task: asyncio.Task[None] | None = None
         self._probe: asyncio.Task[None] | None = None
         self._closed = False
+        self._swept_at: float | None = None
         self._on_host: Callable[[str | None], None] = lambda reason: None
         self._on_gone: Callable[[], None] = lambda: None
 
@@ -410,7 +414,7 @@ class Tmux:
             await self.ask("kill-session", "-t", session)
         raise LaunchError(f"tmux would not open a session for {name}: its name is taken")
 
-    async def close_session(self, generation: str) -> None:
+    async def close_pane(self, generation: str) -> None:
         """End the session of that launch, and no other; fine where it is gone already."""
         try:
             pane = await self.pane(generation)
@@ -420,13 +424,13 @@ class Tmux:
             await self.ask("kill-session", "-t", pane.session)
             self._panes.pop(generation, None)
 
-    async def sessions(self) -> dict[str, str]:
-        """Every launch that has a pane here: its generation and its session's id."""
+    async def panes(self) -> set[str]:
+        """The generations that have a pane here; none where there is no server."""
         try:
             await self._list()
         except ServerGone:
-            return {}
-        return {generation: pane.session for generation, pane in self._panes.items()}
+            return set()
+        return set(self._panes)
 
     async def type(self, generation: str, keys: Sequence[str], *, literal: bool) -> None:
         """Send keys to that launch's pane: with `literal` as text, else by tmux's key names."""
@@ -446,13 +450,8 @@ class Tmux:
             await self._list()
         return self._panes.get(generation)
 
-    def id_of(self, generation: str) -> str | None:
-        """The id of that launch's pane (`%7`), as far as it is known."""
-        pane = self._panes.get(generation)
-        return None if pane is None else pane.id
-
-    async def see(self, generation: str) -> tuple[str, Screen] | None:
-        """The pane's id and screen now; `None` where the launch has no pane."""
+    async def see(self, generation: str) -> Seen | None:
+        """The pane now; `None` where the launch has none."""
         pane = await self.pane(generation)
         if pane is None:
             return None
@@ -460,7 +459,7 @@ class Tmux:
         if not blocks[-1].ok:
             self._panes.pop(generation, None)
             return None
-        return pane.id, read_screen(blocks[0].body, blocks[1].body)[0]
+        return Seen(read_screen(blocks[0].body, blocks[1].body)[0], pane.id)
 
     # -- observing -----------------------------------------------------------------------------------------------
 
@@ -486,6 +485,10 @@ class Tmux:
         self._watched.pop(generation, None)
         self._missing.pop(generation, None)
 
+    def seen_at(self, generation: str) -> float | None:
+        """When the watched pane was last part of a sweep."""
+        return self._swept_at if generation in self._watched else None
+
     async def close(self) -> None:
         """Let go of the client. The server and its panes stay."""
         self._closed = True
@@ -496,6 +499,8 @@ class Tmux:
                     await task
         if self._control is not None:
             self._control.lost("closed")
+            if self._control.pipe is not None:
+                await self._control.pipe.wait()
 
     async def _observe(self) -> None:
         """Sweep while anybody is watched: soon again where something moves, later where nothing does."""
@@ -521,7 +526,9 @@ class Tmux:
 
     async def sweep(self) -> bool:
         """One look over all panes: those that may have changed are captured. Whether any might have."""
-        if not await self._list():
+        listed = await self._list()
+        self._swept_at = self._clock.now()
+        if not listed:
             return False
         for generation in [generation for generation in self._watched if generation not in self._panes]:
             self._watched.pop(generation)
@@ -619,7 +626,7 @@ class Tmux:
             pane.logged = history
         elif first:
             pane.logged = 0
-        return Seen(screen, scrolled, first)
+        return Seen(screen, pane.id, scrolled, first)
 
 
 def plain(ansi: bytes) -> str:

@@ -1,0 +1,55 @@
+"""Files on this machine, as a runtime puts and reads them. Everything here blocks; call it in a thread."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from fleet.terms import File
+
+
+def put(files: Iterable[File]) -> None:
+    """Write files, each whole or not at all; missing folders are made, 0700."""
+    for file in files:
+        path = Path(file.path)
+        make_folder(path.parent)
+        beside = path.with_name(f".{path.name[:200]}.{os.getpid()}.new")
+        fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            with open(fd, "wb") as out:
+                os.fchmod(out.fileno(), file.mode)
+                out.write(file.content)
+            beside.replace(path)
+        except BaseException:
+            beside.unlink(missing_ok=True)
+            raise
+
+
+def make_folder(folder: Path) -> None:
+    """The folder; it and each that has to be made above it are 0700."""
+    if folder.is_dir():
+        return
+    make_folder(folder.parent)
+    folder.mkdir(mode=0o700, exist_ok=True)
+
+
+def read(path: str | Path, tail: int | None = None) -> bytes | None:
+    """A file's content, or its last `tail` bytes; `None` where there is none."""
+    try:
+        with open(path, "rb") as file:
+            if tail is None:
+                return file.read()
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - tail))
+            return file.read(tail)
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return None
+
+
+def names(folder: str | Path) -> list[str]:
+    """The names in a folder, sorted; none where there is no folder."""
+    try:
+        return sorted(os.listdir(folder))  # noqa: PTH208 (names are what is asked for)
+    except (FileNotFoundError, NotADirectoryError):
+        return []

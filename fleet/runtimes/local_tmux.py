@@ -1,0 +1,167 @@
+"""A tmux server of this machine: started with a bare environment, told by pid and start time, reached by a pipe."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from fleet import processes
+from fleet.clock import Clock
+from fleet.errors import HostUnreachable, LaunchError
+from fleet.runtimes import files, launches, tmux
+from fleet.runtimes.multiplexers import ServerGone
+from fleet.settings import Settings
+from fleet.terms import Process
+
+BARE = {"PATH": "/usr/local/bin:/usr/bin:/bin:/opt/homebrew/bin", "LANG": "C.UTF-8"}
+"""All the environment a multiplexer's server gets: every pane would inherit what it has."""
+UMASK = 0o022
+"""The agents', whatever the daemon's own is."""
+
+
+class LocalTmux(tmux.Tmux):
+    """One tmux server on this machine."""
+
+    def __init__(self, socket: Path, notes: Path, settings: Settings, clock: Clock) -> None:
+        """`notes`: the folder where servers are written down, which outlives the sockets' folder."""
+        super().__init__(self._connect_here, settings, clock)
+        self._socket = socket
+        self._note = notes / socket.stem
+        self._starting = asyncio.Lock()
+
+    def process(self) -> Process | None:
+        """The server's process as it was noted, if that lives."""
+        noted = processes.parse(files.read(self._note))
+        return noted if noted is not None and processes.alive(noted) else None
+
+    async def open(self, name: str, generation: str, argv: Sequence[str], width: int, height: int) -> Process:
+        server = await self._ensure()
+        await self.new_session(name, generation, argv, width, height)
+        return server
+
+    def attach_argv(self, name: str, generation: str) -> list[str]:
+        return tmux.attach_argv(str(self._socket), name)
+
+    async def _ensure(self) -> Process:
+        """The server, started where there is none."""
+        async with self._starting:
+            try:
+                pid = await self.server_pid()
+            except ServerGone:
+                await self._start()
+                pid = await self.server_pid()
+            process = processes.find(pid)
+            if process is None:
+                raise HostUnreachable("the tmux server ended just now")
+            if process != self.process():
+                await asyncio.to_thread(files.put, [launches.note(self._note.parent, self._note.name, process)])
+            return process
+
+    async def _start(self) -> None:
+        await asyncio.to_thread(files.make_folder, self._socket.parent)
+        argv = tmux.start_argv(str(self._socket), self._settings)
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *argv,
+                env=BARE,
+                cwd="/",
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.DEVNULL,
+                stderr=asyncio.subprocess.PIPE,
+                start_new_session=True,
+                umask=UMASK,
+            )
+        except FileNotFoundError:
+            raise _not_installed() from None
+        try:
+            _, said = await asyncio.wait_for(process.communicate(), self._settings.observe_timeout)
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+            raise HostUnreachable("tmux did not start in time") from None
+        if process.returncode:
+            raise LaunchError(f"tmux could not start: {said.decode(errors='replace').strip()}")
+
+    async def _connect_here(self, on_lost: Callable[[], None]) -> tmux.Control:
+        """Open our client. A server that lives without its socket is asked to make it again."""
+        try:
+            return await self._open_client(on_lost)
+        except ServerGone:
+            server = self.process()
+            if server is None:
+                raise
+        processes.send(server, signal.SIGUSR1)
+        await asyncio.sleep(0.05)
+        try:
+            return await self._open_client(on_lost)
+        except ServerGone as error:
+            if self.process() is None:
+                raise
+            raise HostUnreachable(f"tmux is there but does not let us in: {error}") from error
+
+    async def _open_client(self, on_lost: Callable[[], None]) -> tmux.Control:
+        control = tmux.Control(on_lost)
+        try:
+            await _Client.open(tmux.client_argv(str(self._socket)), control)
+            await control.ready
+        except BaseException:
+            control.lost("tmux could not be reached")
+            raise
+        return control
+
+
+class _Client(asyncio.SubprocessProtocol):
+    """Our kept client as a child process."""
+
+    def __init__(self, control: tmux.Control) -> None:
+        self._control = control
+        self._transport: asyncio.SubprocessTransport | None = None
+        self._said = b""
+        self._gone = asyncio.Event()
+
+    @classmethod
+    async def open(cls, argv: Sequence[str], control: tmux.Control) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.subprocess_exec(lambda: cls(control), *argv, env=BARE, cwd="/", start_new_session=True)
+        except FileNotFoundError:
+            raise _not_installed() from None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.SubprocessTransport)
+        self._transport = transport
+        self._control.pipe = self
+
+    def pipe_data_received(self, fd: int, data: bytes) -> None:
+        if fd == 1:
+            self._control.feed(data)
+        else:
+            self._said += data[:1000]
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if self._transport is not None:
+            self._transport.close()
+        self._gone.set()
+        self._control.lost(self._said.decode(errors="replace").strip() or "the tmux client has ended")
+
+    def write(self, data: bytes) -> None:
+        assert self._transport is not None
+        stdin = self._transport.get_pipe_transport(0)
+        assert isinstance(stdin, asyncio.WriteTransport)
+        stdin.write(data)
+
+    def kill(self) -> None:
+        if self._transport is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self._transport.kill()
+
+    async def wait(self) -> None:
+        if self._transport is not None:
+            await self._gone.wait()
+
+
+def _not_installed() -> LaunchError:
+    return LaunchError("tmux is not installed", hint="apt install tmux, or brew install tmux")
