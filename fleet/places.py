@@ -2,7 +2,7 @@
 milliseconds, or runs at every tool call, cannot pay for dataclasses and pathlib (30 ms). `settings.Places` has the
 same folders as paths.
 """
-# ruff: noqa: PTH109, PTH111, PTH118
+# ruff: noqa: PTH109, PTH111, PTH117, PTH118
 
 from __future__ import annotations
 

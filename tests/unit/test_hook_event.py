@@ -153,6 +153,7 @@ def test_the_files_are_the_owners_alone(run, tmp_path):
 
 
 def test_it_imports_nothing_that_takes_time(tmp_path):
-    code = f"import sys; sys.path.insert(0, {str(Path(hook.__file__).parents[1])!r}); import fleet.hook; print(*sys.modules)"
+    root = str(Path(hook.__file__).parents[1])
+    code = f"import sys; sys.path.insert(0, {root!r}); import fleet.hook; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=True).stdout
     assert not {"json", "argparse", "pathlib", "re", "dataclasses", "subprocess", "click"} & set(loaded.split())
