@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from fleet import client
 from fleet.cli import call, output, words
 
 GRACE = 10.0
@@ -22,21 +23,26 @@ def act(verb: str, args: Mapping[str, Any], *, timeout: float, as_json: bool, sh
             show or outcomes,
             as_json=as_json,
             timeout=timeout + GRACE,
-            on_progress=None if as_json else news,
+            on_progress=None if as_json else news(),
         )
     except KeyboardInterrupt:
         output.message(f"left; the {verb} goes on in the daemon: `fleet status` shows it")
         raise
 
 
-def news(line: dict[str, Any]) -> None:
-    """One line of progress, for a person."""
-    if not line.get("agent"):
-        if line.get("message"):
-            output.message(str(line["message"]))
-        return
-    told = ": ".join(filter(None, [words.one_word(line), line.get("message")]))
-    output.message(f"{line['agent']}: {told}")
+def news() -> client.Progress:
+    """What tells a person how it goes: each agent's changes, once."""
+    told: dict[str, str] = {}
+
+    def tell(line: dict[str, Any]) -> None:
+        name, word = str(line.get("agent") or ""), words.one_word(line)
+        if not name:
+            output.message(str(line.get("message") or ""))
+        elif told.get(name, "stopped") != word:
+            output.message(f"{name}: " + ": ".join(filter(None, [word, line.get("message")])))
+        told[name] = word
+
+    return tell
 
 
 def outcomes(data: dict[str, Any]) -> None:

@@ -25,5 +25,5 @@ def apply(folder: str | None, prune: bool, timeout: float, as_json: bool) -> int
         changes.show,
         as_json=as_json,
         timeout=timeout + acts.GRACE,
-        on_progress=None if as_json else acts.news,
+        on_progress=None if as_json else acts.news(),
     )

@@ -46,7 +46,7 @@ def duration(seconds: float | None) -> str:
 
 def clock_time(at: float | None) -> str:
     """A moment as local time; with its date unless it is within half a day."""
-    if at is None:
+    if not at:
         return "-"
     near = abs(time.time() - at) < 43200
     return time.strftime("%H:%M:%S" if near else "%Y-%m-%d %H:%M:%S", time.localtime(at))
