@@ -1,0 +1,85 @@
+"""Which dialogs fleet may settle, and with which keys: one step at a time, and only what was allowed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fleet.harnesses.screens import RuleSet, shipped
+from fleet.health.answers import CONSENTS, answer, next_step
+from fleet.terms import Kind, Screen
+from tests.accuracy import Case, cases
+
+SCREENS = Path(__file__).parent.parent / "screens"
+EVERYTHING = frozenset(c.name for c in CONSENTS)
+EVERY_CASE = [c for folder in sorted(SCREENS.iterdir()) if folder.is_dir() for c in cases(folder)]
+
+
+def rules() -> RuleSet:
+    found = shipped("claude-code")
+    assert found
+    return found
+
+
+def dialog(*lines: str, pointer: int) -> Screen:
+    return Screen("\n".join(lines), cursor=(1, pointer))
+
+
+TRUST = ("─" * 40, " Accessing workspace:", "", " /home/u/proj", "", " Is this a project you trust?", "")
+HINTS = ("", " Enter to confirm · Esc to cancel")
+
+
+def test_the_pointer_is_moved_first_and_enter_comes_only_after_another_look() -> None:
+    refused = dialog(*TRUST, " ❯ No, exit", "   Yes, I trust this folder", *HINTS, pointer=7)
+    step = next_step(refused, rules(), {"trust-folder"})
+    assert step and (step.keys, step.last) == (("Down",), False)
+    agreed = dialog(*TRUST, "   No, exit", " ❯ Yes, I trust this folder", *HINTS, pointer=8)
+    step = next_step(agreed, rules(), {"trust-folder"})
+    assert step and (step.keys, step.last) == (("Enter",), True)
+    assert step.because == "Yes, I trust this folder"
+
+
+def test_the_order_of_the_options_does_not_matter() -> None:
+    numbered = dialog(*TRUST, "   1. Yes, I trust this folder", " ❯ 2. No, exit", *HINTS, pointer=8)
+    step = next_step(numbered, rules(), {"trust-folder"})
+    assert step and (step.keys, step.last) == (("Up",), False)
+
+
+def test_what_is_not_allowed_is_left_alone() -> None:
+    screen = dialog(*TRUST, "   No, exit", " ❯ Yes, I trust this folder", *HINTS, pointer=8)
+    assert next_step(screen, rules(), set()) is None
+    assert next_step(screen, rules(), {"api-key", "mcp-servers", "bypass-permissions"}) is None
+
+
+def test_a_dialog_whose_pointer_cannot_be_seen_is_left_alone() -> None:
+    screen = dialog(*TRUST, "   No, exit", "   Yes, I trust this folder", *HINTS, pointer=8)
+    assert next_step(screen, rules(), EVERYTHING) is None
+
+
+@pytest.mark.parametrize("case", EVERY_CASE, ids=lambda c: f"{c.folder.name}/{c.file}")
+def test_enter_is_pressed_on_no_captured_screen_but_on_a_yes_that_was_allowed(case: Case) -> None:
+    step = next_step(case.screen, rules(), EVERYTHING, case.version)
+    if step is None:
+        return
+    assert set(case.expect["kind"]) & {"trust", "login"}
+    pointed = next(line for line in case.screen.text.splitlines() if "❯" in line and line.strip().startswith("❯"))
+    if step.last:
+        assert ("Yes" in pointed or "Use this MCP server" in pointed) and "No" not in pointed.split()
+    assert step.keys[0] in ("Enter", "Up", "Down")
+
+
+@pytest.mark.parametrize("case", [c for c in EVERY_CASE if c.state.startswith("trust-dialog")], ids=lambda c: c.file)
+def test_every_captured_trust_dialog_can_be_settled(case: Case) -> None:
+    if (case.version or "") < "2.1.200":
+        pytest.skip(f"{case.version} is older than what is supported")
+    assert next_step(case.screen, rules(), {"trust-folder"}, case.version)
+
+
+def test_a_persons_answer_becomes_keys_that_never_are_a_bare_enter() -> None:
+    assert answer(Kind.PERMISSION, "yes", ("Yes", "No")) == ("1",)
+    assert answer(Kind.PERMISSION, "no", ("Yes", "No")) == ("Escape",)
+    assert answer(Kind.QUESTION, "2", ("SQLite", "Postgres")) == ("2",)
+    assert answer(Kind.QUESTION, "3", ("SQLite", "Postgres")) is None
+    assert answer(Kind.PERMISSION, "yes", ("Exit", "Stay")) is None
+    assert answer(Kind.TRUST, "yes", ("Yes",)) is None
