@@ -44,6 +44,9 @@ log = logging.getLogger(__name__)
 LINE_LIMIT = 16 * 1024 * 1024
 """A request's longest line in bytes: an environment fits many times."""
 
+LOG_LINES = 200
+"""How much of a log is shown, and followed from, where nobody says."""
+
 Args = Mapping[str, Any]
 Progress = Callable[[Mapping[str, Any]], Awaitable[None]]
 
@@ -152,16 +155,16 @@ class Operator:
 
     async def verb_logs(self, args: Args, progress: Progress) -> Answer:
         runner = self._one(args)
-        count = int(args.get("lines") or 200)
-        told = await self._log(runner, count)
+        count = LOG_LINES if args.get("lines") is None else int(args["lines"])
         if not args.get("follow"):
-            return Answer(told)
-        shown: list[str] = list(told["lines"])
-        for line in shown:
+            return Answer(await self._log(runner, count))
+        window = max(count, LOG_LINES)
+        shown: list[str] = (await self._log(runner, window))["lines"]
+        for line in shown[len(shown) - min(count, len(shown)) :]:
             await progress({"line": line})
         while True:
             await self.fleet.clock.sleep(0.5)
-            lines = (await self._log(runner, count))["lines"]
+            lines = (await self._log(runner, window))["lines"]
             fresh = _news(shown, lines)
             for line in fresh:
                 await progress({"line": line})
@@ -185,7 +188,7 @@ class Operator:
         return {
             "name": runner.name,
             "source": source,
-            "lines": [redact(line) for line in lines[-count:]],
+            "lines": [redact(line) for line in lines[max(0, len(lines) - count) :]],
             "screen": redact(screen) if screen else None,
         }
 

@@ -6,10 +6,10 @@ A field that is not known is null, and `missing` says why; nothing is made up to
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
 from typing import Any
 
 from fleet.health.judge import State
+from fleet.processes import Figures
 from fleet.redact import redact
 from fleet.runner import UP, Runner, is_auth
 from fleet.settings import Settings
@@ -122,7 +122,7 @@ def full(
         "life": life.to_json(),
         "state": state_json(runner.state, now) if up else None,
         "conditions": conditions(runner, now),
-        "process": asdict(facts.figures) if facts.figures else None,
+        "process": process_json(facts.figures) if facts.figures else None,
         "metrics": dict(host),
         "depends_on": [need.model_dump(mode="json") for need in spec.depends_on],
         "warnings": list(facts.warnings),
@@ -163,6 +163,15 @@ def _why(name: str, runner: Runner) -> str:
     if name in ("reason", "message", "next_restart_at", "exit_status", "resets_at"):
         return "does not apply now"
     return "not known"
+
+
+def process_json(figures: Figures) -> dict[str, Any]:
+    """What the agent's processes cost now."""
+    return {
+        "cpu_percent": figures.cpu_percent,
+        "rss_mb": round(figures.rss / 2**20, 1),
+        "processes": figures.count,
+    }
 
 
 def state_json(state: State, now: float) -> dict[str, Any]:

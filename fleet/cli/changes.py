@@ -15,7 +15,10 @@ def show(data: dict[str, Any]) -> None:
     same = len(data["changes"]) - len(changes)
     if changes:
         output.table(("NAME", "CHANGE", "DETAIL"), map(_row, changes))
-    output.message(f"{len(changes)} to change, {same} the same" if changes else f"no differences in {same} agents")
+    if changes and "agents" not in data:
+        output.message(f"{len(changes)} to change, {same} the same; `fleet apply` does it")
+    elif not changes:
+        output.message(f"no differences in {same} agents")
 
 
 def _row(change: dict[str, Any]) -> list[output.Cell]:

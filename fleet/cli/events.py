@@ -30,6 +30,8 @@ def events(target: str | None, agent: str | None, go_on: bool, as_json: bool, **
 
 
 def _show(data: dict[str, Any]) -> None:
+    if not data["events"]:
+        output.message("no events")
     for event in data["events"]:
         _line(event)
 

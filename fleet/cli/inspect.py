@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from typing import Any
 
@@ -55,6 +54,7 @@ def _since(value: Any, at: float | None) -> str | None:
 
 def _rest(agent: dict[str, Any]) -> list[tuple[str, Any]]:
     pane, process = agent.get("pane") or {}, agent.get("process") or {}
+    tools = (agent.get("hooks") or {}).get("tool_counts") or {}
     command = agent.get("command")
     return [
         ("description", agent.get("description")),
@@ -67,13 +67,14 @@ def _rest(agent: dict[str, Any]) -> list[tuple[str, Any]]:
         ("command", shlex.join(map(str, command)) if isinstance(command, list) else command),
         ("pid", agent.get("pid")),
         ("processes", process.get("processes")),
-        ("cpu", f"{process['cpu_percent']:g} %" if process.get("cpu_percent") is not None else None),
-        ("memory", f"{process['rss_mb']:g} MB" if process.get("rss_mb") is not None else None),
+        ("cpu", f"{process['cpu_percent']:g} % of a core" if process.get("cpu_percent") is not None else None),
+        ("memory", f"{process['rss_mb']:g} MB" if process else None),
         ("runtime", agent.get("runtime")),
         ("pane", " ".join(str(pane[key]) for key in ("multiplexer", "socket", "target") if pane.get(key))),
         ("labels", " ".join(f"{name}={value}" for name, value in (agent.get("labels") or {}).items())),
         ("capabilities", " ".join(agent.get("capabilities") or ())),
         ("last message", agent.get("last_user_msg")),
         ("current tool", agent.get("current_tool")),
-        ("tools used", json.dumps(agent["tool_counts"]) if agent.get("tool_counts") else None),
+        ("tool input", agent.get("current_tool_input")),
+        ("tools used", " ".join(f"{tool}={count}" for tool, count in tools.items())),
     ]
