@@ -44,8 +44,8 @@ def load(path: str | FilePath) -> Loaded:
 
 def load_all(paths: Iterable[str | FilePath]) -> Loaded:
     """The same for several files and folders, as one fleet."""
-    files = dict.fromkeys(file for path in paths for file in _files(path))
-    return _together(_read(file, flat=flat) for file, flat in files)
+    files = {file: flat for path in paths for file, flat in _files(path)}
+    return _together(_read(file, flat=flat) for file, flat in files.items())
 
 
 def _files(path: str | FilePath) -> Iterator[tuple[FilePath, bool]]:
@@ -223,8 +223,10 @@ class _Document:
     def _wrong_version(self, value: dict[str, Any]) -> None:
         versions = (API_VERSION, *legacy.VERSIONS)
         if "apiVersion" not in value:
-            near = nearest_key if (nearest_key := next((k for k in value if k.lower() == "apiversion"), None)) else None
-            self._say((near,) if near else (), f"apiVersion is missing: write apiVersion: {API_VERSION}", key=True)
+            meant = next((key for key in value if key.lower() == "apiversion"), None)
+            path: Path = (meant,) if meant else ()
+            words = f"apiVersion is missing: write apiVersion: {API_VERSION}"
+            self._say(path, words, key=True, near="apiVersion" if meant else None)
             return
         given = value["apiVersion"]
         near = nearest(given, versions) if isinstance(given, str) else None
@@ -292,10 +294,10 @@ class _Document:
                 {**flat, "folder": str(self.file.parent), "source": str(self.file)}, strict=True
             )
         except ValidationError as e:
-            errors = e.errors(include_url=False)
+            errors = _without_branches(e.errors(include_url=False), flat)
             for error in errors:
                 self._explain(error, flat)
-            self._contradictions(flat, {_walk(error["loc"], flat)[0][:1] for error in errors})
+            self._contradictions(flat, {_walk(error, flat)[0][:1] for error in errors})
             return None
 
     def _contradictions(self, flat: dict[str, Any], wrong: set[Path]) -> None:
@@ -310,7 +312,7 @@ class _Document:
 
     def _explain(self, error: Mapping[str, Any], flat: dict[str, Any]) -> None:
         """One of pydantic's errors in our words, at its place."""
-        path, value = _walk(error["loc"], flat)
+        path, value = _walk(error, flat)
         context = error.get("ctx", {})
         if "at" in context:
             path = (context["at"],)
@@ -339,19 +341,35 @@ def spec_keys() -> tuple[str, ...]:
 _PLACE = ("folder", "source")
 
 
-def _walk(loc: tuple[str | int, ...], flat: Any) -> tuple[Path, Any]:
+def _walk(error: Mapping[str, Any], flat: Any) -> tuple[Path, Any]:
     """The path that an error speaks of, without pydantic's marks for branches, and the value found there."""
     path: Path = ()
     value = flat
-    for i, part in enumerate(loc):
+    for part in error["loc"]:
         if _has(value, part):
             value = value[part]
-        elif i == len(loc) - 1 and isinstance(value, Mapping) and part != "[key]":
-            value = None  # a key that is missing
+        elif error["type"] == "missing" and part == error["loc"][-1]:
+            value = None
         else:
             continue
         path = (*path, part)
     return path, value
+
+
+def _without_branches(errors: list[Any], flat: dict[str, Any]) -> list[Any]:
+    """Of a value that may have one of several forms only the problem of the form that it has."""
+    at: dict[Path, list[Any]] = {}
+    for error in errors:
+        at.setdefault(_walk(error, flat)[0], []).append(error)
+    kept = []
+    for found in at.values():
+        telling = [error for error in found if error["type"] not in _WRONG_FORM]
+        a_list_too = len(found) > 1 and any(error["type"] == "tuple_type" for error in found)
+        kept += telling or [found[0] | {"or_a_list": a_list_too}]
+    return kept
+
+
+_WRONG_FORM = ("tuple_type", "string_type", "literal_error", "none_required")
 
 
 def _has(value: Any, part: str | int) -> bool:
@@ -376,15 +394,16 @@ def _kind(value: Any) -> str:
 def _words(kind: str, error: Mapping[str, Any], value: Any) -> str:
     """What is wrong, in a sentence that says what to write."""
     context = error.get("ctx", {})
+    also = ", or a list" if error.get("or_a_list") else ""
     if kind == "missing":
         return "is missing"
     if kind == "literal_error":
-        return f"must be {context['expected']}, not {json.dumps(value, default=str)}"
+        return f"must be {context['expected']}{also}, not {json.dumps(value, default=str)}"
     if kind == "tuple_type":
         return f"must be a list, not {_kind(value)}" + (f": write {_as_list(value)}" if isinstance(value, str) else "")
     if kind == "string_type":
         hint = ": put it in quotes" if isinstance(value, bool | int | float) else ""
-        return f"must be text, not {_kind(value)}{hint}"
+        return f"must be text{also}, not {_kind(value)}{hint}"
     wanted = {
         "int_type": "a whole number",
         "int_from_float": "a whole number",
@@ -395,7 +414,8 @@ def _words(kind: str, error: Mapping[str, Any], value: Any) -> str:
         "model_attributes_type": "a mapping",
     }.get(kind)
     if wanted:
-        return f"must be {wanted}, not {_kind(value)}"
+        hint = ": leave the key out for its default" if value is None else ""
+        return f"must be {wanted}, not {_kind(value)}{hint}"
     limits = {
         "greater_than": ("more than", "gt"),
         "greater_than_equal": ("at least", "ge"),

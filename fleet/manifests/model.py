@@ -244,6 +244,13 @@ class Skills(Section):
     strict: bool = Field(default=False, description="A required skill that is nowhere is an error.")
 
 
+def _with_tuples(value: Any) -> Any:
+    """Lists as tuples at every depth: keys that nobody knows stay as frozen as those of the model."""
+    if isinstance(value, dict):
+        return {key: _with_tuples(inner) for key, inner in value.items()}
+    return tuple(_with_tuples(inner) for inner in value) if isinstance(value, list | tuple) else value
+
+
 class McpServer(BaseModel):
     """One MCP server, in the form of an `.mcp.json`. Keys that fleet does not know go through to the program."""
 
@@ -255,6 +262,11 @@ class McpServer(BaseModel):
     env: dict[str, Written] = Field(default_factory=dict, description="stdio: its variables.")
     url: Text | None = Field(default=None, description="http, sse, ws: its address.")
     headers: dict[str, Text] = Field(default_factory=dict, description="http, sse, ws: headers of each request.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _frozen(cls, data: Any) -> Any:
+        return _with_tuples(data)
 
     @model_validator(mode="after")
     def _has_an_end(self) -> McpServer:
