@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta, tzinfo
+from functools import lru_cache
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from fleet.harnesses.screens import Layout, Rule, RuleSet, version_of
@@ -89,8 +90,9 @@ class Colours:
         return style
 
 
+@lru_cache(maxsize=1024)
 def _styled(style: Style, codes: str) -> Style:
-    """The style after one SGR sequence."""
+    """The style after one SGR sequence. A program uses few of them, again and again."""
     colour, dim, inverse = style.colour, style.dim, style.inverse
     numbers = iter(codes.replace(":", ";").split(";"))
     for n in numbers:

@@ -190,7 +190,7 @@ class Session:
         await asyncio.sleep(pause)
 
     async def say(self, text: str, pause: float = 0.5) -> None:
-        await self.type(text)
+        await self.type(text, 1.2 if self.run.old else 0.25)
         await self.keys("Enter", pause=pause)
 
     async def text(self) -> str:
