@@ -12,12 +12,13 @@ from fleet.errors import Usage
 
 @click.command()
 @click.argument("target", metavar="[NAME]", required=False, shell_complete=call.complete_agents)
-@click.option("--screen", metavar="FILE", help="Judge a saved screen instead (`tmux capture-pane -p`).")
-@click.option("--ansi", metavar="FILE", help="The same screen with colours (`capture-pane -e -p`).")
+@click.option("--screen", metavar="FILE", help="Judge a saved screen instead (tmux capture-pane -p); - is stdin.")
+@click.option("--ansi", metavar="FILE", help="The same screen with colours (tmux capture-pane -e -p).")
 @click.option("--title", metavar="TEXT", help="The pane's title.")
 @click.option("--size", metavar="WxH", help="The pane's size.")
 @click.option("--cursor", metavar="X,Y", help="Where the cursor stands, from 0.")
 @click.option("--harness", metavar="NAME", help="Whose screen it is.  [default: claude-code]")
+@click.option("--program-version", "version", metavar="VERSION", help="The version of the program that drew it.")
 @call.as_json
 def explain(target: str | None, screen: str | None, as_json: bool, **told: str | None) -> int:
     """Show why an agent is said to be in its state, source by source, or judge a saved screen.
@@ -29,15 +30,26 @@ def explain(target: str | None, screen: str | None, as_json: bool, **told: str |
     if screen is not None:
         if target is not None:
             raise Usage("An agent or a saved screen, not both.", hint="Leave out the name, or `--screen`.")
-        from fleet.cli import explain_screen
-
-        return explain_screen.explain_screen(screen, as_json=as_json, **told)
-    given = [f"--{name}" for name, value in told.items() if value is not None]
+        return _screen(screen, {name: value for name, value in told.items() if value is not None}, as_json)
+    given = [f"--{name.replace('version', 'program-version')}" for name, value in told.items() if value is not None]
     if given:
         raise Usage(f"{', '.join(given)} goes with `--screen`.", hint="`fleet explain --help` shows both forms.")
     if target is None:
         raise Usage("Which agent, or which screen?", hint="`fleet explain NAME` or `fleet explain --screen FILE`.")
     return call.call(*reads.ask("explain", [target]), show, as_json=as_json)
+
+
+def _screen(file: str, told: dict[str, Any], as_json: bool) -> int:
+    from fleet.cli import explain_screen
+
+    data, warned = explain_screen.explain_screen(file, **told)
+    if as_json:
+        output.envelope(data, warned)
+        return 0
+    output.warnings(warned)
+    for line in explain_screen.lines_of(data):
+        output.result(line)
+    return 0
 
 
 def show(data: dict[str, Any]) -> None:

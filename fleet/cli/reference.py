@@ -37,7 +37,8 @@ Drawn from `fleet --help` by `python -m fleet.cli.reference`; a test compares.
 
 def reference() -> str:
     """The whole page."""
-    context = click.Context(app.fleet, info_name="fleet", max_content_width=WIDTH, terminal_width=WIDTH)
+    settings = {**app.fleet.context_settings, "max_content_width": WIDTH, "terminal_width": WIDTH}
+    context = click.Context(app.fleet, info_name="fleet", **settings)
     parts = [OPENING]
     for title, commands in app.SECTIONS.items():
         parts.append(f"## {title}\n")
@@ -50,7 +51,7 @@ def reference() -> str:
 
 def _pages(command: click.Command, parent: click.Context, name: str, depth: int) -> Iterator[str]:
     """A command's page, and those of its subcommands."""
-    context = click.Context(command, info_name=name, parent=parent, max_content_width=WIDTH, terminal_width=WIDTH)
+    context = click.Context(command, info_name=name, parent=parent)
     yield f"{'#' * depth} `{context.command_path}`\n"
     yield f"```\n{command.get_help(context).rstrip()}\n```\n"
     if isinstance(command, click.Group):

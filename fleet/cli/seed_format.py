@@ -36,7 +36,9 @@ def _moment(name: str, *groups: str) -> Callable[[Full], str | None]:
 
     def as_text(full: Full) -> str | None:
         at = read(full)
-        return datetime.fromtimestamp(at, UTC).isoformat() if isinstance(at, int | float) else at
+        if isinstance(at, int | float):
+            return datetime.fromtimestamp(at, UTC).isoformat()
+        return None if at is None else str(at)
 
     return as_text
 
