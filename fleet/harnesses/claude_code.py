@@ -18,7 +18,7 @@ from importlib import resources
 from typing import Any, TypeAlias
 
 from fleet.harnesses.base import Launch, LaunchAsk, Remedy, StartProblem, StateFile, TranscriptTail
-from fleet.harnesses.claude_events import known, takes_args
+from fleet.harnesses.claude_events import heard, takes_args
 from fleet.harnesses.limits import LIMIT, resets_at
 from fleet.manifests.model import AgentSpec
 from fleet.redact import redact
@@ -38,10 +38,6 @@ ENV_DROPPED = (
     "CLAUDE_CODE_MESSAGING_TOKEN", "CLAUDE_CODE_EXECPATH", "CLAUDE_CODE_SSE_PORT", "AI_AGENT",
 )  # fmt: skip
 """What the program gives to everything that it starts, and what marks that as a part of its own session."""
-
-UNHEARD = frozenset({"MessageDisplay", "PostToolBatch", "FileChanged", "WorktreeCreate", "WorktreeRemove"})
-"""Events that no hook of fleet's is given for: the first two come often and say nothing new; the third comes only for
-paths that were asked for; a hook on the last two is expected to make and remove the worktree itself."""
 
 EXCERPT = 200
 """Characters of what was seen that evidence carries."""
@@ -352,7 +348,7 @@ def _inline(value: str, ask: LaunchAsk, warnings: list[str]) -> Json:
 def _settings(ask: LaunchAsk, version: Version | None, mode: str | None, found: Sequence[Json]) -> dict[str, Any]:
     spec = ask.spec
     settings: dict[str, Any] = {
-        "hooks": {event: [{"hooks": [_hook(ask)]}] for event in _heard(ask.version)},
+        "hooks": {event: [{"hooks": [_hook(ask)]}] for event in heard(_or_supported(ask.version))},
         "statusLine": _status_line(ask, found),
         # The program's own socket takes messages from every process of the user's, without a token.
         "crossSessionInbound": "refuse",
@@ -375,10 +371,6 @@ def _bypasses(spec: AgentSpec, mode: str | None) -> bool:
         or "--dangerously-skip-permissions" in spec.args
         or "bypassPermissions" in _values(spec.args, "--permission-mode")
     )
-
-
-def _heard(version: str | None) -> list[str]:
-    return [event for event in known(_or_supported(version)) if event not in UNHEARD]
 
 
 def _hook(ask: LaunchAsk) -> dict[str, Any]:

@@ -25,6 +25,10 @@ SINCE: dict[tuple[int, int, int], tuple[str, ...]] = {
 
 ALL = tuple(event for events in SINCE.values() for event in events)
 
+UNHEARD = frozenset({"MessageDisplay", "PostToolBatch", "FileChanged", "WorktreeCreate", "WorktreeRemove"})
+"""Events that no hook of fleet's is given for: the first two come often and say nothing new; the third comes only for
+paths that were asked for; a hook on the last two is expected to make and remove the worktree itself."""
+
 ARGS_SINCE = (2, 1, 200)
 """From here on a hook's `args` run its command without a shell; before, they are ignored."""
 
@@ -33,6 +37,11 @@ def known(version: str | None) -> tuple[str, ...]:
     """The events that this version knows; of one that could not be asked, those that every version knows."""
     numbers = _numbers(version) or min(SINCE)
     return tuple(event for since, events in SINCE.items() if since <= numbers for event in events)
+
+
+def heard(version: str | None) -> tuple[str, ...]:
+    """The events that fleet's hooks are given for."""
+    return tuple(event for event in known(version) if event not in UNHEARD)
 
 
 def takes_args(version: str | None) -> bool:
