@@ -83,9 +83,11 @@ EVERY_EVENT: tuple[Event, ...] = (
     Seen(alive=False, exit_status=1),
     Seen(alive=False, cause=Cause.MULTIPLEXER),
 )
-CAUSES = tuple(event for event in EVERY_EVENT if isinstance(event, Died) and (event.cause, event.resumed_within) not in (
-    (Cause.CRASH, False), (Cause.MULTIPLEXER, False)
-))  # fmt: skip
+CAUSES = tuple(
+    event
+    for event in EVERY_EVENT
+    if isinstance(event, Died) and (event.resumed_within or event.cause not in (Cause.CRASH, Cause.MULTIPLEXER))
+)
 POLICIES = {
     "on-failure": Policy(max_retries=2, start_backoff=(5.0,)),
     "never": Policy(policy="never", max_retries=2, start_backoff=()),
@@ -292,6 +294,12 @@ def test_the_same_sight_again_changes_nothing_more(edges: tuple[Edge, ...]) -> N
             assert again.phase is edge.after.phase, edge
 
 
+def test_only_what_could_live_can_die(edges: tuple[Edge, ...]) -> None:
+    for edge in edges:
+        if isinstance(edge.event, Died) and not edge.before.life.may_live:
+            assert (edge.after, edge.actions) == (edge.before.life, ()), edge
+
+
 def test_each_phase_holds_only_what_belongs_to_it(edges: tuple[Edge, ...]) -> None:
     for edge in edges:
         life = edge.after
@@ -487,6 +495,12 @@ def test_a_resume_that_dies_at_once_gets_one_new_conversation_and_never_a_second
     for event in (Launched(), Started(), Died(1, resumed_within=True)):
         life, actions = step(life, event, NOW + 11, Policy())
     assert (life.reason, life.fresh, len(life.budget.deaths)) == ("Crashed", False, 1)
+
+
+def test_a_start_that_succeeds_forgives_those_that_failed() -> None:
+    failed = (Start(), Launched(), Died(1))
+    assert _after(*failed).budget.start_failures == 1
+    assert _after(*failed, Elapsed(), Launched(), Started(), apart=20.0).budget.start_failures == 0
 
 
 def test_a_silent_start_is_ended_before_it_is_tried_again() -> None:
