@@ -130,8 +130,8 @@ class OurFleet:
         return found
 
     def tmux_servers(self) -> list[psutil.Process]:
-        """The multiplexer's servers: the parents of the launchers' shells."""
-        return [p for p in self.processes() if p.name().startswith("tmux")]
+        """The multiplexer's servers."""
+        return [p for p in self.processes() if p.name().startswith("tmux: server")]
 
     def kill_daemon(self) -> float:
         """`kill -9` of the daemon; the seconds until it answers again."""
