@@ -8,11 +8,13 @@ from pathlib import Path
 
 from fleet.cli import reference
 from fleet.manifests import schema
+from tests import states
 
 ROOT = Path(__file__).parent.parent
 DRAWN: dict[str, Callable[[], str]] = {
     "docs/cli.md": reference.reference,
     "docs/manifest.md": schema.reference,
+    "docs/states.md": states.drawn,
 }
 
 

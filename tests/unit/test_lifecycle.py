@@ -1,17 +1,10 @@
-"""The life table, over every order of events.
-
-Lives are explored as a graph: from one that was never started, every event is tried in every life that can be reached,
-until nothing new appears. Times that only differ in amount are made the same (`_still`), so the graph is finite, and a
-promise that holds on each of its edges holds over every order of events, of five and of any number.
-"""
+"""The life table, over every order of events (see tests/lives.py)."""
 
 from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from functools import cache
+from dataclasses import replace
 from typing import get_args
 
 import pytest
@@ -19,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fleet import lifecycle
-from fleet.health.restart import Budget, Cause, Policy
+from fleet.health.restart import Cause, Policy
 from fleet.lifecycle import (
     EVENTS,
     TRANSITIONS,
@@ -31,7 +24,6 @@ from fleet.lifecycle import (
     Event,
     Launch,
     Launched,
-    LaunchRefused,
     Life,
     Lost,
     Reset,
@@ -47,154 +39,10 @@ from fleet.lifecycle import (
     step,
 )
 from fleet.terms import Phase
+from tests.lives import EVERY_EVENT, NOW, POLICIES, Edge, explored, told_up_after
 
-NOW = 1_000_000.0
-LONG_AGO = NOW - 10_000.0
 PARKED = (Phase.FINISHED, Phase.FAILED)
 TELLS = (Start, Stop, Restart, Reset, Shutdown)
-
-EVERY_EVENT: tuple[Event, ...] = (
-    Start(),
-    Start(fresh=True),
-    Stop(),
-    Restart(),
-    Restart(fresh=True),
-    Reset(),
-    Shutdown(),
-    Launched(),
-    Started(),
-    StartTimedOut(),
-    LaunchRefused("NoSuchFolder", "The folder is not there.", retry=False),
-    LaunchRefused("NoMemory", "There is no memory left.", retry=True),
-    Died(0),
-    Died(1),
-    Died(None),
-    Died(1, resumed_within=True),
-    Died(1, Cause.AUTH),
-    Died(1, Cause.LIMIT, resets_at=NOW + 3600),
-    Died(1, Cause.UNRECOVERABLE),
-    Died(None, Cause.MULTIPLEXER),
-    Ended(),
-    Elapsed(),
-    Lost(),
-    Seen(alive=True),
-    Seen(alive=True, started=True),
-    Seen(alive=False),
-    Seen(alive=False, exit_status=1),
-    Seen(alive=False, cause=Cause.MULTIPLEXER),
-)
-CAUSES = tuple(
-    event
-    for event in EVERY_EVENT
-    if isinstance(event, Died) and (event.resumed_within or event.cause not in (Cause.CRASH, Cause.MULTIPLEXER))
-)
-POLICIES = {
-    "on-failure": Policy(max_retries=2, start_backoff=(5.0,)),
-    "never": Policy(policy="never", max_retries=2, start_backoff=()),
-    "always, by cause": Policy(policy="always", max_retries=0, start_backoff=(), auto_resume=True),
-}
-"""Small budgets, so that they are soon used up. The rarer causes of death are explored where deaths are not counted."""
-
-
-@dataclass(frozen=True, slots=True)
-class World:
-    """A life, and what an onlooker knows besides."""
-
-    life: Life
-    told_up: bool = False
-    """The last word of a person was that it should be up."""
-    there: bool = False
-    """A launch was made, or seen alive, and not yet known to be over."""
-
-
-@dataclass(frozen=True, slots=True)
-class Edge:
-    before: World
-    event: Event
-    after: Life
-    actions: tuple[Action, ...]
-    there: bool
-    """Whether, with the event heard and before the actions, something of it lives."""
-
-    def __str__(self) -> str:
-        return f"{self.before}\n  + {self.event}\n  = {self.after}\n  → {self.actions}"
-
-
-@cache
-def explored(policy: str) -> tuple[Edge, ...]:
-    """Every event in every life that can be reached."""
-    rules = POLICIES[policy]
-    events = [event for event in EVERY_EVENT if event not in CAUSES or not rules.max_retries]
-    first = World(_still(Life.new(NOW), rules))
-    known, waiting, edges = {first}, deque([first]), []
-    while waiting:
-        world = waiting.popleft()
-        for life in (world.life, *_later(world.life)):
-            here = replace(world, life=life)
-            for event in events:
-                after, actions = step(life, event, NOW, rules)
-                edge = Edge(here, event, after, actions, _there(here, event))
-                edges.append(edge)
-                there = edge.there or any(isinstance(action, Launch) for action in actions)
-                same = world.life if after is world.life else _still(after, rules)
-                then = World(same, _told_up(here, event), there)
-                if then not in known:
-                    known.add(then)
-                    waiting.append(then)
-    return tuple(edges)
-
-
-def _still(life: Life, policy: Policy) -> Life:
-    """The life with amounts of time, counts beyond their limit, and what only people read, made the same."""
-    used = life.budget
-    return replace(
-        life,
-        since=NOW,
-        launched_at=None if life.launched_at is None else NOW,
-        started_at=None if life.started_at is None else NOW,
-        due=None if life.due is None else NOW if life.due <= NOW else NOW + 50.0,
-        budget=Budget(
-            (NOW,) * min(len(used.deaths), policy.max_retries),
-            min(used.start_failures, len(policy.start_backoff) + 1),
-            min(used.auth_failures, 2),
-            used.renewed,
-        ),
-        restarts=0,
-        exit_status=None,
-        fresh=False,
-        reason=life.reason if life.reason in (None, "Shutdown") else "Reason",
-        message=None,
-    )
-
-
-def _later(life: Life) -> Iterator[Life]:
-    """The same life once time has passed: a wait that is over, a run that has lasted, deaths long ago."""
-    if life.due is not None and life.due > NOW:
-        yield replace(life, due=NOW)
-    if life.started_at is not None:
-        yield replace(life, started_at=LONG_AGO)
-    if life.budget.deaths:
-        yield replace(life, budget=replace(life.budget, deaths=(LONG_AGO,) * len(life.budget.deaths)))
-
-
-def _told_up(world: World, event: Event) -> bool:
-    if isinstance(event, Start | Restart):
-        return True
-    return world.told_up and not isinstance(event, Stop | Shutdown)
-
-
-def _there(world: World, event: Event) -> bool:
-    phase = world.life.before or world.life.phase
-    match event:
-        case Seen(alive=alive):
-            return alive
-        case Died():
-            return False
-        case Ended() if phase is Phase.STOPPING:
-            return False
-        case LaunchRefused() if phase is Phase.STARTING:
-            return False
-    return world.there
 
 
 @pytest.fixture(params=sorted(POLICIES))
@@ -224,7 +72,7 @@ def test_every_phase_can_be_reached_and_every_action_happens() -> None:
 
 def test_who_was_told_to_stop_never_comes_back_by_itself(edges: tuple[Edge, ...]) -> None:
     for edge in edges:
-        if not _told_up(edge.before, edge.event):
+        if not told_up_after(edge.before, edge.event):
             assert not edge.after.wanted or edge.after.phase in PARKED, edge
             assert edge.after.phase not in (Phase.STARTING, Phase.RUNNING, Phase.BACKOFF), edge
             assert not any(isinstance(action, Launch | Wait) for action in edge.actions), edge
