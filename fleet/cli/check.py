@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -33,6 +34,8 @@ PROGRAMS = {
     "cursor": "cursor-agent",
 }
 """Each harness's program, where no `command` names it."""
+
+SECRET_NAME = re.compile(r"(?i)(token|secret|passw(or)?d|api_?key|credentials?)$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +177,10 @@ def _secrets(spec: AgentSpec, here: Here) -> Iterator[Finding]:
     for name, value in spec.env.items():
         if isinstance(value, Secret):
             yield _secret(spec, here, name, value)
+        elif value and SECRET_NAME.search(name):
+            yield Finding(
+                spec.name, f"env.{name}", WARN, "stands in the manifest in the open", f"Write {{env: {name}}} instead."
+            )
 
 
 def _secret(spec: AgentSpec, here: Here, name: str, value: Any) -> Finding:

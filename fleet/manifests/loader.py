@@ -11,7 +11,7 @@ import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path as FilePath
-from typing import Any
+from typing import Any, NoReturn
 
 from pydantic import ValidationError
 
@@ -51,10 +51,13 @@ def load_all(paths: Iterable[str | FilePath]) -> Loaded:
 def _files(path: str | FilePath) -> Iterator[tuple[FilePath, bool]]:
     """The manifests at a path, each with whether it shares its folder with others of the fleet."""
     given = FilePath(os.path.abspath(path))  # noqa: PTH100 - without '..', and links stay as they are
-    if not given.is_dir():
+    try:
+        files = manifests_in(given) if given.is_dir() else None
+    except OSError as e:
+        _raise([Problem(str(given), 0, 0, "", f"cannot be read: {e.strerror or e}")])
+    if files is None:
         yield given, False
         return
-    files = manifests_in(given)
     if not files:
         _raise([Problem(str(given), 0, 0, "", "holds no manifest: no NAME.yaml and no NAME/NAME.yaml")])
     for file in files:
@@ -100,7 +103,7 @@ def _together(parts: Iterable[_Read]) -> Loaded:
     )
 
 
-def _raise(problems: list[Problem]) -> None:
+def _raise(problems: list[Problem]) -> NoReturn:
     lines = "\n".join(map(str, problems))
     count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
     raise InvalidManifest(
@@ -119,8 +122,8 @@ def _read(file: FilePath, *, flat: bool) -> _Read:
             content = stream.read(LARGEST_FILE + 1)
     except FileNotFoundError:
         return broken("there is no such file or folder")
-    except OSError as e:
-        return broken(f"cannot be read: {e.strerror or e}")
+    except (OSError, ValueError) as e:  # ValueError: a NUL in the path
+        return broken(f"cannot be read: {getattr(e, 'strerror', None) or e}")
     if len(content) > LARGEST_FILE:
         return broken("is larger than 1 MiB; a manifest is not")
     try:
@@ -415,7 +418,8 @@ def _words(kind: str, error: Mapping[str, Any], value: Any) -> str:
     }.get(kind)
     if wanted:
         hint = ": leave the key out for its default" if value is None else ""
-        return f"must be {wanted}, not {_kind(value)}{hint}"
+        given = str(value) if isinstance(value, float) else _kind(value)
+        return f"must be {wanted}, not {given}{hint}"
     limits = {
         "greater_than": ("more than", "gt"),
         "greater_than_equal": ("at least", "ge"),
@@ -425,6 +429,8 @@ def _words(kind: str, error: Mapping[str, Any], value: Any) -> str:
     if kind in limits:
         words, limit = limits[kind]
         return f"must be {words} {context[limit]:g}, not {value}"
+    if kind == "finite_number":
+        return f"must be a finite number, not {value}"
     if kind == "string_pattern_mismatch":
         return f"{value!r} is not in the form {context['pattern']}"
     return str(error["msg"])
@@ -449,4 +455,12 @@ def doubts(spec: AgentSpec) -> list[tuple[Path, str]]:
     for name, value in spec.env.items():
         if isinstance(value, str) and "${" in value:
             found.append((("env", name), "${…} is not filled in here; a value from outside is {env: NAME}"))
+    mode = spec.permission_mode
+    if spec.harness == "claude-code" and mode is not None and mode not in CLAUDE_CODE_MODES:
+        near = nearest(mode, CLAUDE_CODE_MODES)
+        meant = f"; did you mean {near}?" if near else ""
+        found.append((("permission_mode",), f"{mode} is no mode of Claude Code that fleet knows of{meant}"))
     return found
+
+
+CLAUDE_CODE_MODES = ("default", "manual", "acceptEdits", "plan", "auto", "dontAsk", "bypassPermissions")

@@ -621,6 +621,7 @@ class AgentSpec(Metadata):
     )
     env: dict[VariableName, EnvValue] = Field(
         default_factory=dict,
+        repr=False,
         description="Variables: text as it stands, or a secret as {env: NAME}, {file: PATH} or {command: [argv]}.",
     )
     env_inherit: Literal["default", "all", "none"] | tuple[Line, ...] = Field(

@@ -17,6 +17,7 @@ def json_schema() -> dict[str, Any]:
     """The JSON Schema of a fleet/v1 document."""
     flat = AgentSpec.model_json_schema()
     keys: dict[str, Any] = flat["properties"]
+    keys["name"]["type"] = ["string", "null"]  # null: the folder's name
     return {
         "$schema": DIALECT,
         "title": f"fleet manifest, {API_VERSION}",

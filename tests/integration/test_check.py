@@ -103,6 +103,13 @@ def test_check_of_an_invalid_manifest_says_what_validate_says(home: Home) -> Non
     assert (checked.returncode, checked.stderr) == (2, validated.stderr)
 
 
+def test_check_warns_of_a_secret_that_stands_in_the_manifest_and_does_not_show_it(home: Home) -> None:
+    path = home.write("web.yaml", SHELL + "  env: {MY_TOKEN: s3cret, KEYBOARD: de}\n")
+    done = home.fleet("check", str(path))
+    assert (done.returncode, "env.MY_TOKEN" in done.stdout, "KEYBOARD" in done.stdout) == (0, True, False)
+    assert "s3cret" not in done.stdout + done.stderr
+
+
 # -- validate ---------------------------------------------------------------------------------------------------------
 
 

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from fleet import manifests
 from fleet.errors import InvalidManifest
 from fleet.manifests import AgentSpec, Command, Secret, cannot_yet, load, load_text, not_acting
+from fleet.manifests.loader import metadata_keys
 
 HEAD = "apiVersion: fleet/v1\nkind: Agent\nmetadata: {name: web}\n"
 
@@ -348,6 +350,29 @@ def test_anchors_and_merges_work_as_in_yaml() -> None:
 def test_a_placeholder_in_env_is_a_warning_since_nothing_fills_it_in() -> None:
     loaded = load_text(HEAD + "spec: {env: {A: '${TOKEN}'}}\n", "/nowhere/web.yaml")
     assert [(w.path, w.line) for w in loaded.warnings] == [("spec.env.A", 4)]
+
+
+def test_a_permission_mode_that_nobody_knows_is_a_warning_since_programs_grow_new_ones() -> None:
+    loaded = load_text(HEAD + "spec: {permission_mode: acceptedits}\n", "/nowhere/web.yaml")
+    assert ["did you mean acceptEdits?" in w.message for w in loaded.warnings] == [True]
+
+
+def test_every_key_may_be_written_with_its_default() -> None:
+    plain = AgentSpec(name="web", folder="/nowhere", source="/nowhere/web.yaml")
+    said = plain.model_dump(mode="json", exclude={"folder", "source"})
+    metadata = {key: said.pop(key) for key in metadata_keys()}
+    text = yaml.safe_dump({"apiVersion": "fleet/v1", "kind": "Agent", "metadata": metadata, "spec": said})
+    assert load_text(text, "/nowhere/web.yaml").specs == (plain,)
+
+
+def test_values_of_variables_do_not_stand_in_a_log_by_accident() -> None:
+    assert "s3cret" not in repr(AgentSpec(name="web", env={"TOKEN": "s3cret"}))
+
+
+@pytest.mark.parametrize("path", ["a" * 5000, "/dev/null/x", "a\0b"])
+def test_a_path_that_cannot_be_is_a_clear_refusal(path: str) -> None:
+    with pytest.raises(InvalidManifest, match=r"cannot be read|no such file"):
+        load(path)
 
 
 # -- what does not act yet ----------------------------------------------------------------------------------------
