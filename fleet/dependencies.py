@@ -50,20 +50,19 @@ def start_order(needs: Mapping[str, Iterable[str]]) -> Groups:
     `needs` names, for each agent, those it waits for; one that is not an agent here is none of this order's business.
     Raise `DependencyCycle` where there is no order. The answer does not depend on the order of the mapping.
     """
-    waiting = {name: {need for need in wants if need in needs} for name, wants in needs.items()}
-    groups: list[tuple[str, ...]] = []
-    while waiting:
-        group = tuple(sorted(name for name, wants in waiting.items() if not wants))
-        if not group:
-            raise DependencyCycle(_circle(waiting))
-        groups.append(group)
-        waiting = {name: wants.difference(group) for name, wants in waiting.items() if name not in group}
-    return tuple(groups)
+    groups, circling = _groups(needs)
+    if circling:
+        raise DependencyCycle(_circle(circling))
+    return groups
 
 
 def stop_order(needs: Mapping[str, Iterable[str]]) -> Groups:
-    """The same the other way round: who waits for others goes down first."""
-    return tuple(reversed(start_order(needs)))
+    """The same the other way round: who waits for others goes down first.
+
+    A stop is never refused: agents that wait for each other in a circle go down together, before those they need.
+    """
+    groups, circling = _groups(needs)
+    return (*((tuple(sorted(circling)),) if circling else ()), *reversed(groups))
 
 
 def obstacle(agent: str, condition: Condition, standing: Standing) -> Obstacle | None:
@@ -88,6 +87,16 @@ def _far_enough(condition: Condition, standing: Standing) -> bool:
             return standing.phase is Phase.RUNNING and standing.ready
         case "completed":
             return standing.phase is Phase.FINISHED and standing.succeeded
+
+
+def _groups(needs: Mapping[str, Iterable[str]]) -> tuple[Groups, dict[str, set[str]]]:
+    """The order as far as there is one, and whoever is left: those in circles, and those who wait for them."""
+    waiting = {name: {need for need in wants if need in needs} for name, wants in needs.items()}
+    groups: list[tuple[str, ...]] = []
+    while group := tuple(sorted(name for name, wants in waiting.items() if not wants)):
+        groups.append(group)
+        waiting = {name: wants.difference(group) for name, wants in waiting.items() if name not in group}
+    return tuple(groups), waiting
 
 
 def _circle(waiting: Mapping[str, set[str]]) -> tuple[str, ...]:

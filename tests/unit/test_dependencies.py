@@ -50,6 +50,11 @@ def test_an_agent_that_waits_for_itself_is_a_circle_of_one() -> None:
         start_order({"a": ["a"]})
 
 
+def test_a_circle_can_still_be_stopped() -> None:
+    needs = {"a": ["b"], "b": ["a", "db"], "db": [], "tests": ["a"]}
+    assert stop_order(needs) == (("a", "b", "tests"), ("db",))
+
+
 NAMES = st.sampled_from("abcdefgh")
 
 
