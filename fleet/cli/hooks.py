@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 import shutil
 import subprocess
 import tempfile
@@ -114,7 +113,7 @@ def _entry(script: Path, spool: Path, version: str | None) -> dict[str, Any]:
     if claude_events.takes_args(version):
         command: dict[str, Any] = {"command": str(script), "args": ["--by-hand", str(spool)]}
     else:
-        command = {"command": shlex.join([str(script), "--by-hand", str(spool)])}
+        command = {"command": claude_events.shell_line([str(script), "--by-hand", str(spool)])}
     return {"type": "command", **command, "timeout": HOOK_TIMEOUT}
 
 

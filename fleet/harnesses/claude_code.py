@@ -18,7 +18,7 @@ from importlib import resources
 from typing import Any, TypeAlias
 
 from fleet.harnesses.base import Launch, LaunchAsk, Remedy, StartProblem, StateFile, TranscriptTail
-from fleet.harnesses.claude_events import heard, takes_args
+from fleet.harnesses.claude_events import heard, shell_line, takes_args
 from fleet.harnesses.limits import LIMIT, resets_at
 from fleet.manifests.model import AgentSpec
 from fleet.redact import redact
@@ -378,7 +378,7 @@ def _hook(ask: LaunchAsk) -> dict[str, Any]:
     if takes_args(_or_supported(ask.version)):  # spares a shell
         command: dict[str, Any] = {"command": script, "args": [ask.spool]}
     else:
-        command = {"command": shlex.join([script, ask.spool])}
+        command = {"command": shell_line([script, ask.spool])}
     return {"type": "command", **command, "timeout": HOOK_TIMEOUT}
 
 

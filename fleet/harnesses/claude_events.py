@@ -8,6 +8,9 @@ these that has it.
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Sequence
+
 SINCE: dict[tuple[int, int, int], tuple[str, ...]] = {
     (2, 0, 65): (
         "PreToolUse", "PostToolUse", "PostToolUseFailure", "Notification", "UserPromptSubmit", "SessionStart",
@@ -48,6 +51,12 @@ def takes_args(version: str | None) -> bool:
     """Whether a hook can be given as a program and its arguments."""
     numbers = _numbers(version)
     return numbers is not None and numbers >= ARGS_SINCE
+
+
+def shell_line(argv: Sequence[str]) -> str:
+    """A hook as a shell line, for a program that does not. The shell makes way for it, so that its parent is the
+    program, whose pid the older versions do not tell."""
+    return f"exec {shlex.join(argv)}"
 
 
 def _numbers(version: str | None) -> tuple[int, int, int] | None:

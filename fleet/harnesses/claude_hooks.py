@@ -154,14 +154,15 @@ def _ours(text: str, script: str) -> Iterator[_Ours]:
 
 
 def _runs(entry: object, script: str) -> bool:
-    """Whether this hook runs the script: as a program, or as the first word of a shell line."""
+    """Whether this hook runs the script: as a program, or as the command of a shell line."""
     command = entry.get("command") if isinstance(entry, dict) else None
     if not isinstance(command, str):
         return False
     try:
-        return command == script or shlex.split(command)[:1] == [script]
+        words = shlex.split(command)
     except ValueError:
-        return False
+        words = []
+    return command == script or words[:1] == [script] or words[:2] == ["exec", script]
 
 
 # -- putting in ----------------------------------------------------------------------------------------------------
