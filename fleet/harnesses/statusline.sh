@@ -36,5 +36,6 @@ case $told in *'"context_window":{'*'"used_percentage":'[0-9]*)
     full=${full%%[!0-9]*}
     ;;
 esac
-[ "$model$full" ] && printf '%s\n' "$model${full:+ · $full% context}"
+[ "$full" ] && model="${model:+$model · }$full% context"
+[ "$model" ] && printf '%s\n' "$model"
 exit 0
