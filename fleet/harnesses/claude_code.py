@@ -468,11 +468,11 @@ def _permission(event: HookEvent) -> _Said:
 
 def _questions(arguments: Json) -> tuple[str, tuple[str, ...]]:
     """The question that is asked first, and its options; further ones are counted."""
-    asked = [q for q in arguments.get("questions") or () if isinstance(q, Mapping)]
+    asked = _objects(arguments, "questions")
     if not asked:
         return "", ()
     first = _text(asked[0], "question") or ""
-    options = tuple(_cut(o["label"], EXCERPT) for o in asked[0].get("options") or () if _text(o, "label"))
+    options = tuple(_cut(o["label"], EXCERPT) for o in _objects(asked[0], "options") if _text(o, "label"))
     return first + (f" (and {len(asked) - 1} more)" if len(asked) > 1 else ""), options
 
 
@@ -486,7 +486,7 @@ def _notification(event: HookEvent) -> _Said | None:
 
 
 def _stopped(event: HookEvent) -> _Said | None:
-    tasks = [t for t in event.payload.get("background_tasks") or () if isinstance(t, Mapping)]
+    tasks = _objects(event.payload, "background_tasks")
     if any(t.get("type") == "subagent" and t.get("status") == "running" for t in tasks):
         return None  # its turn is over, its work is not: it waits for its sub-agents
     answer = _text(event.payload, "last_assistant_message") or ""
@@ -756,9 +756,7 @@ class _Reading:
 
 
 def _blocks(message: Json, kind: str) -> Iterator[Json]:
-    content = message.get("content")
-    if isinstance(content, list):
-        yield from (b for b in content if isinstance(b, Mapping) and b.get("type") == kind)
+    return (block for block in _objects(message, "content") if block.get("type") == kind)
 
 
 def _texts(message: Json) -> list[str]:
@@ -887,6 +885,11 @@ def _object(content: bytes) -> Json | None:
 def _section(said: Json, key: str) -> Json:
     value = said.get(key)
     return value if isinstance(value, Mapping) else {}
+
+
+def _objects(said: Json, key: str) -> list[Json]:
+    value = said.get(key)
+    return [item for item in value if isinstance(item, Mapping)] if isinstance(value, list) else []
 
 
 def _text(said: object, key: str) -> str | None:
