@@ -2,34 +2,45 @@
 
 from __future__ import annotations
 
+import textwrap
+from collections.abc import Callable
+
 from fleet.manifests.model import AgentSpec, Budget, ContextManagement, Headless, Health, Hooks, Hub
 
-_OWN_HARNESSES = ("claude-code", "shell")
+HARNESSES = ("claude-code", "shell")
+"""The harnesses that this version can start."""
 
 
 def not_acting(spec: AgentSpec) -> list[str]:
     """The keys that were set and do not act yet, by name."""
-    said: dict[str, bool] = {
-        "context_management": spec.context_management != ContextManagement(),
-        "schedule": bool(spec.schedule),
-        "hub": spec.hub.enabled and spec.hub != Hub(),
-        "headless": spec.headless != Headless(),
-        "a2a": spec.a2a.enabled,
-        "budget": spec.budget != Budget(),
-        "health": _more_than_alive(spec.health),
-        **{f"hooks.{name}": bool(getattr(spec.hooks, name)) for name in Hooks.model_fields if name.startswith("on_")},
-    }
-    return [name for name, is_said in said.items() if is_said]
+    return [name for name, is_said in LATER.items() if is_said(spec)]
+
+
+def _hook(name: str) -> Callable[[AgentSpec], bool]:
+    return lambda spec: bool(getattr(spec.hooks, name))
 
 
 def _more_than_alive(health: object) -> bool:
     return not (isinstance(health, Health) and health.method == "multiplexer-alive")
 
 
+LATER: dict[str, Callable[[AgentSpec], bool]] = {
+    "context_management": lambda spec: spec.context_management != ContextManagement(),
+    "schedule": lambda spec: bool(spec.schedule),
+    "hub": lambda spec: spec.hub.enabled and spec.hub != Hub(),
+    "headless": lambda spec: spec.headless != Headless(),
+    "a2a": lambda spec: spec.a2a.enabled,
+    "budget": lambda spec: spec.budget != Budget(),
+    "health": lambda spec: _more_than_alive(spec.health),
+    **{f"hooks.{name}": _hook(name) for name in Hooks.model_fields if name.startswith("on_")},
+}
+"""Keys whose part comes later, each with whether a manifest asks for it."""
+
+
 def cannot_yet(spec: AgentSpec) -> str | None:
     """Why this version cannot start the agent although its manifest is valid; `None` where it can."""
-    if spec.harness not in _OWN_HARNESSES:
-        return f"harness {spec.harness} cannot be started by this version yet; {' and '.join(_OWN_HARNESSES)} can"
+    if spec.harness not in HARNESSES:
+        return f"harness {spec.harness} cannot be started by this version yet; {' and '.join(HARNESSES)} can"
     if spec.mode == "headless":
         return "mode headless cannot be started by this version yet; leave mode out for an agent in a pane"
     if spec.runtime != "local":
@@ -46,3 +57,15 @@ def later(spec: AgentSpec) -> list[str]:
     quiet = not_acting(spec)
     found = [f"{spec.name}: {', '.join(quiet)} stand in the manifest and do not act yet"] if quiet else []
     return found + [f"{spec.name}: {why}" for why in [cannot_yet(spec)] if why]
+
+
+def reference() -> str:
+    """What this version leaves for later, as a paragraph of docs/manifest.md."""
+    keys = ", ".join(f"`{name}`" for name in LATER if name != "health")
+    can = " and ".join(f"`{name}`" for name in HARNESSES)
+    words = (
+        f"This version checks {keys} and probes of `health` beyond `multiplexer-alive`, but they do not act yet: `start` "
+        f"says so once, by name. It starts the harnesses {can}, interactive, on this machine and without a container; "
+        "any other validates, and starting it says that this version cannot yet."
+    )
+    return textwrap.fill(words, 120, break_on_hyphens=False) + "\n"

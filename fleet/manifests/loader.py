@@ -11,7 +11,7 @@ import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path as FilePath
-from typing import Any, NoReturn
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -52,16 +52,10 @@ def _files(path: str | FilePath) -> Iterator[tuple[FilePath, bool]]:
     """The manifests at a path, each with whether it shares its folder with others of the fleet."""
     given = FilePath(os.path.abspath(path))  # noqa: PTH100 - without '..', and links stay as they are
     try:
-        files = manifests_in(given) if given.is_dir() else None
-    except OSError as e:
-        _raise([Problem(str(given), 0, 0, "", f"cannot be read: {e.strerror or e}")])
-    if files is None:
-        yield given, False
-        return
-    if not files:
-        _raise([Problem(str(given), 0, 0, "", "holds no manifest: no NAME.yaml and no NAME/NAME.yaml")])
-    for file in files:
-        yield file, file.parent == given
+        files = manifests_in(given) if given.is_dir() else ()
+    except OSError:  # told when it is opened
+        files = ()
+    yield from [(file, file.parent == given) for file in files] or [(given, False)]
 
 
 def load_text(text: str, file: str | FilePath) -> Loaded:
@@ -103,7 +97,7 @@ def _together(parts: Iterable[_Read]) -> Loaded:
     )
 
 
-def _raise(problems: list[Problem]) -> NoReturn:
+def _raise(problems: list[Problem]) -> None:
     lines = "\n".join(map(str, problems))
     count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
     raise InvalidManifest(
@@ -122,6 +116,8 @@ def _read(file: FilePath, *, flat: bool) -> _Read:
             content = stream.read(LARGEST_FILE + 1)
     except FileNotFoundError:
         return broken("there is no such file or folder")
+    except IsADirectoryError:
+        return broken("holds no manifest: no NAME.yaml and no NAME/NAME.yaml")
     except (OSError, ValueError) as e:  # ValueError: a NUL in the path
         return broken(f"cannot be read: {getattr(e, 'strerror', None) or e}")
     if len(content) > LARGEST_FILE:
@@ -285,7 +281,7 @@ class _Document:
         key = str(path[-1])
         elsewhere = {"metadata": metadata_keys(), "spec": spec_keys(), "": ("apiVersion", "kind", "metadata", "spec")}
         for part, theirs in elsewhere.items():
-            if key in theirs and part != (str(path[0]) if len(path) > 1 else ""):
+            if key in theirs and part != dotted(path[:-1]):
                 there = f"under {part}" if part else "at the top"
                 self._say(path, f"is a key that stands {there}, not here", key=True)
                 return

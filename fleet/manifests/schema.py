@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from fleet.manifests import legacy
+from fleet.manifests import acting, legacy
 from fleet.manifests.loader import metadata_keys, spec_keys
 from fleet.manifests.model import API_VERSION, AgentSpec
 
@@ -77,6 +77,9 @@ environment of `fleet start` and from `env`, `${{metadata.name}}` and `${{metada
 inside a JSON string, in `.env` a quoted value. An existing `CLAUDE.md` keeps its own text: fleet owns a marked block
 in it. Any other file that fleet did not write is never overwritten.
 
+## Not yet
+
+{acting.reference()}
 ## Keys
 """
 

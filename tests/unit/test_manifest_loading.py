@@ -324,6 +324,22 @@ def test_all_problems_of_all_files_are_told_at_once(tmp_path: Path) -> None:
     )
 
 
+def test_what_is_wrong_with_one_path_does_not_hide_the_others(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "a.yaml").write_text(HEAD + "spec: {harnes: shell}\n")
+    with pytest.raises(InvalidManifest) as refused:
+        manifests.load_all([tmp_path / "empty", tmp_path / "a.yaml", tmp_path / "nothing.yaml"])
+    assert [Path(problem["file"]).name for problem in refused.value.facts["problems"]] == [
+        "empty",
+        "a.yaml",
+        "nothing.yaml",
+    ]
+
+
+def test_a_key_of_spec_that_stands_too_deep_is_told_where_it_belongs() -> None:
+    assert "stands under spec" in in_spec("  restart: {prompt: x}\n")["message"]
+
+
 def test_a_broken_document_does_not_hide_the_mistakes_of_the_one_before() -> None:
     paths = [p["path"] for p in problems_of(HEAD + "spec: {harnes: x}\n---\na: [b\n", Path("/nowhere/web.yaml"))]
     assert paths == ["spec.harnes", ""]
