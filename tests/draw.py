@@ -8,10 +8,11 @@ from pathlib import Path
 
 from fleet.cli import reference
 from fleet.manifests import schema
-from tests import states
+from tests import architecture, states
 
 ROOT = Path(__file__).parent.parent
 DRAWN: dict[str, Callable[[], str]] = {
+    "docs/architecture.md": architecture.drawn,
     "docs/cli.md": reference.reference,
     "docs/manifest.md": schema.reference,
     "docs/states.md": states.drawn,
