@@ -2,7 +2,7 @@
 # `make` alone is for whoever changes the code: format, lint, types, unit tests.
 
 .DEFAULT_GOAL := check
-.PHONY: check test demo demo-stop bench accuracy docs clean help setup programs claude lint
+.PHONY: check test lint setup programs claude demo demo-stop bench accuracy docs picture clean help
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -62,6 +62,9 @@ accuracy: $(MADE)  ## judge every screen of CAPTURES=DIR, and print the table by
 
 docs: $(MADE)  ## draw the documents that are drawn from the code again
 	@$(BIN)/python tests/draw.py
+
+picture: $(MADE) programs claude  ## draw docs/status.svg again, from a real fleet
+	@PYTHONPATH=. $(BIN)/python -m tests.picture
 
 clean:  ## remove what make has made
 	@if [ -d .cache/demo ]; then tools/demo stop; fi

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.homes import ROOT, Home, Stub, end_all, left_behind, wait_gone
+from tests.homes import Home, Stub, claude_path, end_all, left_behind, stub_server, wait_gone
 
 GROUND = "FLEET_TEST_GROUND"
 """The environment variable by which the workers of a run know its ground."""
@@ -116,29 +114,21 @@ def fleet_home(home: Home) -> Iterator[Home]:
 @pytest.fixture(scope="session")
 def claude_program() -> str:
     """The path of the real Claude Code program. `make test` fetches it."""
-    named = os.environ.get("FLEET_TEST_CLAUDE")
-    found = (
-        [Path(named)] if named else sorted((ROOT / ".cache").glob("claude-code-*/node_modules/@anthropic-ai/*/claude"))
-    )
-    if not found or not os.access(found[-1], os.X_OK):
-        pytest.fail(
-            "There is no Claude Code program to test with. `make claude` fetches it; FLEET_TEST_CLAUDE=PATH names it."
-        )
-    return str(found[-1])
+    found = claude_path()
+    if found is None:
+        pytest.fail("There is no Claude Code to test with: `make claude` fetches it; FLEET_TEST_CLAUDE=PATH names it.")
+    return str(found)
 
 
 @pytest.fixture(scope="session")
-def stub_server() -> Iterator[Stub]:
-    """One model server for all tests of this process, on a free port of loopback."""
-    argv = [sys.executable, str(ROOT / "tests" / "stub_anthropic.py")]
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        yield Stub(f"http://127.0.0.1:{int(process.stdout.readline())}")
-        process.terminate()
+def stub_of_session() -> Iterator[Stub]:
+    """One model server for all tests of this process."""
+    with stub_server() as stub:
+        yield stub
 
 
 @pytest.fixture
-def stub(stub_server: Stub) -> Stub:
+def stub(stub_of_session: Stub) -> Stub:
     """The model server, as if nobody had asked it anything yet."""
-    stub_server.reset()
-    return stub_server
+    stub_of_session.reset()
+    return stub_of_session

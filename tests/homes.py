@@ -9,7 +9,8 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,26 @@ class Stub:
         request = urllib.request.Request(f"{self.url}/_stub/{what}", data, {"content-type": "application/json"})
         with urllib.request.urlopen(request, timeout=30) as answer:
             return json.load(answer)
+
+
+@contextmanager
+def stub_server() -> Iterator[Stub]:
+    """A model server on a free port of loopback, for as long as it is needed."""
+    argv = [sys.executable, str(ROOT / "tests" / "stub_anthropic.py")]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield Stub(f"http://127.0.0.1:{int(process.stdout.readline())}")
+        finally:
+            process.terminate()
+
+
+def claude_path() -> Path | None:
+    """The real Claude Code program: the one that `FLEET_TEST_CLAUDE` names, else what `make claude` has fetched."""
+    named = os.environ.get("FLEET_TEST_CLAUDE")
+    fetched = (ROOT / ".cache").glob("claude-code-*/node_modules/@anthropic-ai/*/claude")
+    found = [Path(named)] if named else sorted(fetched)
+    return found[-1] if found and os.access(found[-1], os.X_OK) else None
 
 
 # -- what is left behind ------------------------------------------------------------------------------------------
