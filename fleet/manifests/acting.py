@@ -64,8 +64,8 @@ def reference() -> str:
     keys = ", ".join(f"`{name}`" for name in LATER if name != "health")
     can = " and ".join(f"`{name}`" for name in HARNESSES)
     words = (
-        f"This version checks {keys} and probes of `health` beyond `multiplexer-alive`, but they do not act yet: `start` "
-        f"says so once, by name. It starts the harnesses {can}, interactive, on this machine and without a container; "
-        "any other validates, and starting it says that this version cannot yet."
+        f"This version checks {keys} and probes of `health` beyond `multiplexer-alive`, but they do not act yet: "
+        f"`start` says so once, by name. It starts the harnesses {can}, interactive, on this machine and without a "
+        "container; any other validates, and starting it says that this version cannot yet."
     )
     return textwrap.fill(words, 120, break_on_hyphens=False) + "\n"
