@@ -21,15 +21,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fleet import __version__
-from fleet.clock import SystemClock
+from fleet.clock import Clock, SystemClock
 from fleet.config import load_settings
 from fleet.control import Operator, Server
-from fleet.db import Database
+from fleet.db import Database, place
 from fleet.errors import DaemonBusy, FleetError
 from fleet.events import EVENTS_MIGRATIONS, Events
 from fleet.ledger import LEDGER_MIGRATIONS, Ledger
 from fleet.runtimes.local import LocalRuntime
 from fleet.settings import Places, Settings
+from fleet.spool import Drain
 from fleet.supervisor import Supervisor
 
 log = logging.getLogger("fleet")
@@ -85,11 +86,13 @@ class Daemon:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.leave)
-        database = Database.open(places.database, [EVENTS_MIGRATIONS, LEDGER_MIGRATIONS])
-        supervisor = Supervisor(
-            settings, places, clock, Ledger(database), Events(database), LocalRuntime(places, settings, clock)
-        )
+        file = place(places.database, settings.database_folder)
+        database = Database.open(file, [EVENTS_MIGRATIONS, LEDGER_MIGRATIONS])
+        events = Events(database)
+        runtime = LocalRuntime(places, settings, clock)
+        supervisor = Supervisor(settings, places, clock, Ledger(database), events, runtime)
         server = Server(Operator(supervisor, self.leave))
+        cleaning = asyncio.create_task(keep_clean(events, settings, places, clock), name="clean")
         try:
             await supervisor.open()
             await server.listen(places.control)
@@ -99,6 +102,7 @@ class Daemon:
             await self._until_asked(supervisor)
         finally:
             notify("STOPPING=1")
+            cleaning.cancel()
             await server.close()
             await supervisor.close()
             await database.close()
@@ -114,6 +118,19 @@ class Daemon:
                 await asyncio.wait_for(self._leave.wait(), period if period and mine else None)
             except TimeoutError:
                 notify(f"WATCHDOG=1\nSTATUS={len(supervisor.runners)} agents")
+
+
+async def keep_clean(events: Events, settings: Settings, places: Places, clock: Clock) -> None:
+    """Once an hour: events that are too old go, and what killed hooks left half-written."""
+    spool = Drain(places.spool, events)
+    while True:
+        try:
+            gone = await events.trim(clock.now() - settings.events_kept_days * 86_400)
+            await spool.sweep()
+            log.debug("%d old events have gone", gone)
+        except (FleetError, OSError) as error:
+            log.error("could not clean up: %s", error)
+        await clock.sleep(3600.0)
 
 
 def _log_to(places: Places) -> None:

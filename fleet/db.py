@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import hashlib
 import os
 import queue
 import sqlite3
@@ -399,6 +400,15 @@ _REMEDY = (
     "Name a folder on a local disk: `database_folder: /var/tmp/…` in config.yaml, or FLEET_DATABASE_FOLDER. "
     "Everything else may stay where it is."
 )
+
+
+def place(beside: Path, folder: str) -> Path:
+    """Where the database is: as a rule beside the rest of the state, else in the local folder that the settings name,
+    under a name that no other state's database has there."""
+    if not folder:
+        return beside
+    mark = hashlib.sha256(os.fsencode(beside.absolute())).hexdigest()[:16]
+    return Path(folder).expanduser() / f"{beside.stem}-{mark}{beside.suffix}"
 
 
 def refuse_network_filesystem(folder: Path) -> None:

@@ -200,7 +200,10 @@ class Events:
             )
             gone += step
             if step == 0:
-                return gone
+                break
+        if gone:
+            self._summaries.clear()  # counted anew when asked again
+        return gone
 
     async def summary(self, agent: str) -> dict[str, Any]:
         """What a status shows of the agent's hook events, under fleet's names."""
@@ -222,10 +225,6 @@ class Events:
             came_in, self._looking_back = self._looking_back, {}
         for event in (event for events in came_in.values() for event in events):
             self._take_in(event)
-
-    def forget(self, agent: str) -> None:
-        """Count anew when asked again: its events have gone, or the agent has."""
-        self._summaries.pop(agent, None)
 
 
 # -- rows ----------------------------------------------------------------------------------------------------------

@@ -49,6 +49,7 @@ class Settings:
     events_kept_days: float = 30.0  # hook and phase events
     log_kept_mb: float = 16.0  # captured lines per agent
     spool_check: float = 2.0  # the net below the watch on the spool
+    database_folder: str = ""  # a folder on a local disk for the database, where the state folder is on no local one
 
     # the daemon
     daemon_start_timeout: float = 20.0  # until its socket answers

@@ -287,6 +287,14 @@ def test_a_network_file_system_is_refused_by_name(tmp_path, monkeypatch):
     assert not (tmp_path / "fleet.db").exists()
 
 
+def test_a_local_folder_holds_the_databases_of_several_fleets_apart(tmp_path):
+    one, two = tmp_path / "one" / "fleet.db", tmp_path / "two" / "fleet.db"
+    assert db.place(one, "") == one
+    places = {db.place(path, str(tmp_path / "local")) for path in (one, two, one)}
+    assert len(places) == 2
+    assert {path.parent for path in places} == {tmp_path / "local"}
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="statfs numbers are Linux's own")
 def test_the_kernels_word_about_a_file_system_is_read():
     assert db._filesystem_type(Path("/proc")) == 0x9FA0

@@ -137,6 +137,13 @@ async def test_old_events_go_and_their_numbers_are_not_used_again(events):
     assert new.id == 1201
 
 
+async def test_what_has_gone_is_no_longer_counted(events):
+    await events.keep([tool(1, "Bash", "c1"), tool(9, "Bash", "c2")])
+    assert (await events.summary("web"))["tool_counts"] == {"Bash": 2}
+    await events.trim(before=5.0)
+    assert (await events.summary("web"))["tool_counts"] == {"Bash": 1}
+
+
 async def test_a_launch_taken_up_again_hears_what_its_hooks_told(events):
     await events.keep([hook(1, "SessionStart"), hook(2, "Stop", x=1)])
     await events.append([Event(at=3.0, agent="web", type="phase", name="running", generation="g")])
@@ -230,7 +237,8 @@ async def test_nothing_is_missed_or_doubled_while_the_past_is_read(events):
 
     bringing = asyncio.create_task(bring())
     while not bringing.done():
-        events.forget("web")
+        await events.append([Event(at=0.0, agent="old", type="t", name="n")])
+        assert await events.trim(before=0.5) == 1  # so that all is counted anew
         counted = (await events.summary("web"))["tool_counts"].get("Bash", 0)
         assert counted <= len(await events.list())
     await bringing
