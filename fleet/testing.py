@@ -444,6 +444,9 @@ class MemoryRuntime:
         for hearer in list(self._folder_watches.get(str(place.parent), ())):
             asyncio.get_running_loop().call_soon(hearer, place.name)
 
+    async def dismiss(self) -> None:
+        """There is no server to end."""
+
     async def close(self) -> None:
         self._watched.clear()
         tasks = [pane.task for pane in self._panes.values() if pane.task is not None]

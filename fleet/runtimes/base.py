@@ -136,6 +136,10 @@ class Runtime(Protocol):
         """
         ...
 
+    async def dismiss(self) -> None:
+        """End the multiplexers' servers of this fleet in which no pane is left."""
+        ...
+
     async def close(self) -> None:
         """Let go of connections and watches. Agents stay as they are."""
         ...

@@ -46,5 +46,6 @@ set -C
 : >"$folder/claim" || exit 73
 set +C
 note launcher "$(identity)" || exit 73
-/bin/sh "$0" --program "$@"
+exec 3>&2 2>/dev/null # the shell's own word on how its child died is no line of the program's
+/bin/sh "$0" --program "$@" 2>&3 3>&-
 note exit "$?"

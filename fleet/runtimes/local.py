@@ -218,12 +218,12 @@ class LocalRuntime:
 
     def _saw(self, watched: _Watched, kept: list[str], seen: Seen) -> None:
         """The pane has changed. (A dead one is told of by its launcher's end.)"""
-        if watched.over() or watched.facts is None:
+        if watched.closed() or watched.facts is None:
             return
         if seen.scrolled:
             lines = list(seen.scrolled)
             self._log(watched.handle.agent).add(_after(kept, lines) if seen.first else lines)
-        if not seen.screen.dead:
+        if not seen.screen.dead and not watched.dead:
             watched.screen = seen.screen
             self._tell(watched, self._look(watched.facts, seen.screen, seen.pane, lost=False))
 
@@ -425,6 +425,14 @@ class LocalRuntime:
                     await self._multiplexer("screen" if name == "screen" else "tmux", str(path)).close_pane(generation)
         return words
 
+    async def dismiss(self) -> None:
+        for name in await self.list(str(self._places.run)):
+            if name.startswith("tmux-") and name.endswith(".sock"):
+                try:
+                    await self._multiplexer("tmux", str(self._places.run / name)).dismiss()
+                except (HostUnreachable, TimeoutError) as error:
+                    log.warning("the tmux server %s could not be ended: %s", name, error)
+
     # -- what is kept ----------------------------------------------------------------------------------------------
 
     async def _keep_screen(self, handle: Handle, before: Screen | None) -> None:
@@ -436,28 +444,33 @@ class LocalRuntime:
                 return
             last = await self._final(handle)
             if last is not None:
-                text = last.text.rstrip()
-                if before is not None and before.alternate and not last.alternate:
+                text = last.screen.text.rstrip()
+                lines = list(last.scrolled)
+                if last.first:
+                    lines = _after(await asyncio.to_thread(kept.tail_of, handle.generation), lines)
+                kept.add(lines + [line.rstrip() for line in text.splitlines()])
+                if before is not None and before.alternate and not last.screen.alternate:
                     text = before.text.rstrip() + "\n\n" + text  # what was up, then what it said on leaving
                 await self.put([_redacted(path, text)])
-                kept.add([line.rstrip() for line in text.splitlines()])
             elif before is not None and not path.with_name("screen-before").exists():
                 await self.put([_redacted(path.with_name("screen-before"), before.text.rstrip())])
                 kept.add([line.rstrip() for line in before.text.rstrip().splitlines()])
 
-    async def _final(self, handle: Handle) -> Screen | None:
-        """The screen once the multiplexer knows that the pane is dead: it may not have read the last output yet."""
+    async def _final(self, handle: Handle) -> Seen | None:
+        """The pane once its multiplexer knows that it is dead: it may not have read the last output before."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + SETTLE
-        patient = self.capabilities(handle.multiplexer).alternate  # screen cannot tell a dead pane from a living one
-        while True:
-            try:
-                seen = await self._of(handle).see(handle.generation)
-            except ServerGone:
-                return None
-            if seen is None or seen.screen.dead or loop.time() >= deadline or not patient:
-                return seen.screen if seen is not None else None
-            await asyncio.sleep(0.01)
+        multiplexer = self._of(handle)
+        try:
+            seen = await multiplexer.see(handle.generation)
+            while seen is not None and not seen.screen.dead and loop.time() < deadline:
+                if handle.multiplexer == "screen":  # which cannot tell a dead pane from a living one
+                    break
+                await asyncio.sleep(0.01)
+                seen = await multiplexer.see(handle.generation)
+            return None if seen is None else await multiplexer.last(handle.generation)
+        except ServerGone:
+            return None
 
     async def last_screen(self, handle: Handle) -> str | None:
         folder = Path(handle.folder)

@@ -31,6 +31,7 @@ class LocalTmux(tmux.Tmux):
         self._socket = socket
         self._note = notes / socket.stem
         self._starting = asyncio.Lock()
+        self._clients: set[_Client] = set()
 
     def process(self) -> Process | None:
         """The server's process as it was noted, if that lives."""
@@ -44,6 +45,26 @@ class LocalTmux(tmux.Tmux):
 
     def attach_argv(self, name: str, generation: str) -> list[str]:
         return tmux.attach_argv(str(self._socket), name)
+
+    async def dismiss(self) -> None:
+        """End the server if no pane is left in it, and take its socket away."""
+        server = self.process()
+        if server is not None and not await self.panes():
+            with contextlib.suppress(HostUnreachable):  # it hangs up instead of answering
+                await self.ask("kill-server")
+            async with asyncio.timeout(self._settings.observe_timeout):
+                while processes.alive(server):  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+            server = None
+        if server is None:
+            await asyncio.to_thread(self._socket.unlink, missing_ok=True)
+            await asyncio.to_thread(self._note.unlink, missing_ok=True)
+
+    async def close(self) -> None:
+        await super().close()
+        for client in list(self._clients):
+            client.kill()
+            await client.wait()
 
     async def _ensure(self) -> Process:
         """The server, started where there is none."""
@@ -105,7 +126,7 @@ class LocalTmux(tmux.Tmux):
     async def _open_client(self, on_lost: Callable[[], None]) -> tmux.Control:
         control = tmux.Control(on_lost)
         try:
-            await _Client.open(tmux.client_argv(str(self._socket)), control)
+            await _Client.open(tmux.client_argv(str(self._socket)), control, self._clients)
             await control.ready
         except BaseException:
             control.lost("tmux could not be reached")
@@ -116,23 +137,26 @@ class LocalTmux(tmux.Tmux):
 class _Client(asyncio.SubprocessProtocol):
     """Our kept client as a child process."""
 
-    def __init__(self, control: tmux.Control) -> None:
+    def __init__(self, control: tmux.Control, clients: set[_Client]) -> None:
+        """`clients`: those that have not ended yet; this one keeps itself in it."""
         self._control = control
+        self._clients = clients
         self._transport: asyncio.SubprocessTransport | None = None
         self._said = b""
         self._gone = asyncio.Event()
 
     @classmethod
-    async def open(cls, argv: Sequence[str], control: tmux.Control) -> None:
+    async def open(cls, argv: Sequence[str], control: tmux.Control, clients: set[_Client]) -> None:
         loop = asyncio.get_running_loop()
         try:
-            await loop.subprocess_exec(lambda: cls(control), *argv, env=BARE, cwd="/", start_new_session=True)
+            await loop.subprocess_exec(lambda: cls(control, clients), *argv, env=BARE, cwd="/", start_new_session=True)
         except FileNotFoundError:
             raise _not_installed() from None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.SubprocessTransport)
         self._transport = transport
+        self._clients.add(self)
         self._control.pipe = self
 
     def pipe_data_received(self, fd: int, data: bytes) -> None:
@@ -144,6 +168,7 @@ class _Client(asyncio.SubprocessProtocol):
     def connection_lost(self, error: Exception | None) -> None:
         if self._transport is not None:
             self._transport.close()
+        self._clients.discard(self)
         self._gone.set()
         self._control.lost(self._said.decode(errors="replace").strip() or "the tmux client has ended")
 

@@ -53,6 +53,10 @@ class Multiplexer(Protocol):
         """The pane now; `None` where the launch has none. `ServerGone` where there is no server."""
         ...
 
+    async def last(self, generation: str) -> Seen | None:
+        """The same, with all lines that have left the screen and were not told of yet."""
+        ...
+
     async def type(self, generation: str, keys: Sequence[str], *, literal: bool) -> None: ...
 
     async def close_pane(self, generation: str) -> None:
@@ -74,6 +78,10 @@ class Multiplexer(Protocol):
         ...
 
     def attach_argv(self, name: str, generation: str) -> list[str]: ...
+
+    async def dismiss(self) -> None:
+        """End the server if no pane is left in it."""
+        ...
 
     async def close(self) -> None:
         """Let go of it. The panes stay."""

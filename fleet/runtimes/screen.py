@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import itertools
 import os
 import pty
 import re
@@ -110,6 +111,7 @@ class Screens:
         self._watched: dict[str, _Watched] = {}
         self._typing: dict[str, asyncio.Lock] = {}
         self._task: asyncio.Task[None] | None = None
+        self._count = itertools.count()
         self._parallel = asyncio.Semaphore(PARALLEL)
         self._on_host: Callable[[str | None], None] = lambda reason: None
 
@@ -157,7 +159,14 @@ class Screens:
     async def close_pane(self, generation: str) -> None:
         found = await self._session(generation)
         if found is not None:
-            await self._tell(found, "quit", window=False)
+            with contextlib.suppress(ServerGone):
+                await self._tell(found, "quit", window=False)
+            try:
+                async with asyncio.timeout(self._settings.observe_timeout):
+                    while _lives(found):  # noqa: ASYNC110
+                        await asyncio.sleep(0.01)
+            except TimeoutError:
+                raise HostUnreachable("screen would not close its session") from None
         self._sizes.pop(generation, None)
         self._typing.pop(generation, None)
 
@@ -189,14 +198,43 @@ class Screens:
 
     async def _hardcopy(self, session: str, generation: str) -> tuple[str, tuple[str, ...]]:
         """What is visible, and the lines above it."""
-        path = self._beside / f"{generation}.copy"
-        await self._tell(session, "hardcopy", "-h", str(path))
-        content = await asyncio.to_thread(_take, path)
-        if content is None:
-            raise HostUnreachable("screen gave no picture of its pane")
+        content = await self._copy(session, generation)
         lines = _legible(content).split("\n")[:-1]
         height = self._sizes.get(generation, (0, self._settings.pane_height))[1]
         return "\n".join(lines[-height:]) + "\n", tuple(lines[:-height])
+
+    async def last(self, generation: str) -> Seen | None:
+        found = await self._session(generation)
+        if found is None:
+            return None
+        text, history = await self._hardcopy(found, generation)
+        watched = self._watched.get(generation)
+        if watched is None or watched.text is None:
+            return Seen(self._screen(generation, text), found, history, first=True)
+        scrolled = _news(watched.history, history)
+        watched.text, watched.history = text, history
+        return Seen(self._screen(generation, text), found, scrolled)
+
+    async def _copy(self, session: str, generation: str, *before: str) -> bytes:
+        """A hardcopy, and `before` it some commands. It is all one message to screen: `-X` returns before it is done,
+        and two of them may be done in either order. The picture is the proof that the rest was done."""
+        height = self._sizes.get(generation, (0, 1))[1]
+        name = f"{generation}.{next(self._count)}.copy"
+        path = self._beside / name
+        await self._tell(session, "eval", *before, f"hardcopy -h {name}")
+        try:
+            async with asyncio.timeout(self._settings.observe_timeout):
+                while True:
+                    content = await asyncio.to_thread(files.read, path)
+                    if content is not None and content.endswith(b"\n") and content.count(b"\n") >= height:
+                        return content
+                    if not _lives(session):
+                        raise ServerGone("the screen session is gone")
+                    await asyncio.sleep(0.005)
+        except TimeoutError:
+            raise HostUnreachable(f"screen did not answer within {self._settings.observe_timeout:g} s") from None
+        finally:
+            await asyncio.to_thread(path.unlink, missing_ok=True)
 
     def _screen(self, generation: str, text: str) -> Screen:
         width, height = self._sizes.get(generation, (None, None))
@@ -210,12 +248,12 @@ class Screens:
         text = b"".join(key.encode(errors="surrogateescape") if literal else key_bytes(key) for key in keys)
         if not text:
             return
-        path = self._beside / f"{generation}.keys"
+        name = f"{generation}.{next(self._count)}.keys"
+        path = self._beside / name
         async with self._typing.setdefault(generation, asyncio.Lock()):
             await asyncio.to_thread(files.put, [File(str(path), text)])
             try:
-                await self._tell(found, "readreg", "p", str(path))
-                await self._tell(found, "paste", "p")
+                await self._copy(found, generation, f"readreg p {name}", "paste p")
             finally:
                 await asyncio.to_thread(path.unlink, missing_ok=True)
 
@@ -235,6 +273,9 @@ class Screens:
     def seen_at(self, generation: str) -> float | None:
         watched = self._watched.get(generation)
         return None if watched is None else watched.seen_at
+
+    async def dismiss(self) -> None:
+        """There is nothing to end: a session's process ends with its pane."""
 
     async def close(self) -> None:
         if self._task is not None:
@@ -306,7 +347,7 @@ class Screens:
                 "-U",
                 *args,
                 env={**BARE, "SCREENDIR": str(self._folder), "TERM": "xterm-256color"},
-                cwd="/",
+                cwd=self._beside,  # screen reads and writes our files by their names alone
                 stdin=stream,
                 stdout=stream,
                 stderr=stream,
@@ -331,12 +372,6 @@ def _drain(fd: int) -> Callable[[], None]:
             os.read(fd, 65536)
 
     return drain
-
-
-def _take(path: Path) -> bytes | None:
-    content = files.read(path)
-    path.unlink(missing_ok=True)
-    return content
 
 
 def _legible(copy: bytes) -> str:

@@ -324,7 +324,7 @@ class Tmux:
         self._panes: dict[str, _Pane] = {}
         self._watched: dict[str, OnSeen] = {}
         self._missing: dict[str, Callable[[], None]] = {}
-        self._sweep_body = b""
+        self._listed = b""
         self._task: asyncio.Task[None] | None = None
         self._probe: asyncio.Task[None] | None = None
         self._closed = False
@@ -358,7 +358,7 @@ class Tmux:
             if self._control is not None and not self._control.ended:
                 return self._control
             self._panes.clear()
-            self._sweep_body = b""
+            self._listed = b""
             try:
                 async with asyncio.timeout(self._settings.observe_timeout):
                     control = await self._connect(self._client_lost)
@@ -422,7 +422,7 @@ class Tmux:
             return
         if pane is not None:
             await self.ask("kill-session", "-t", pane.session)
-            self._panes.pop(generation, None)
+            self._forget(generation)
 
     async def panes(self) -> set[str]:
         """The generations that have a pane here; none where there is no server."""
@@ -457,9 +457,28 @@ class Tmux:
             return None
         blocks = (await self.ask_lines([(self._capture(pane, 0), 2)]))[0]
         if not blocks[-1].ok:
-            self._panes.pop(generation, None)
+            self._forget(generation)
             return None
         return Seen(read_screen(blocks[0].body, blocks[1].body)[0], pane.id)
+
+    async def last(self, generation: str) -> Seen | None:
+        """The pane now, with all lines that have left the screen and were not told of yet."""
+        self._listed = b""
+        await self._list()
+        pane = self._panes.get(generation)
+        if pane is None:
+            return None
+        scrolled = self._lines_wanted(pane)
+        blocks = (await self.ask_lines([(self._capture(pane, scrolled), 3 if scrolled else 2)]))[0]
+        if not blocks[-1].ok:
+            self._forget(generation)
+            return None
+        pane.raw = b""
+        return self._take(pane, blocks)
+
+    def _forget(self, generation: str) -> None:
+        self._panes.pop(generation, None)
+        self._listed = b""
 
     # -- observing -----------------------------------------------------------------------------------------------
 
@@ -475,7 +494,6 @@ class Tmux:
         """Call `on_seen` when the pane has changed, and once at first; `on_missing` when it is not there."""
         self._watched[generation] = on_seen
         self._missing[generation] = on_missing
-        self._sweep_body = b""
         if (pane := self._panes.get(generation)) is not None:
             pane.captured = pane.logged = -1
         if self._task is None or self._task.done():
@@ -526,10 +544,8 @@ class Tmux:
 
     async def sweep(self) -> bool:
         """One look over all panes: those that may have changed are captured. Whether any might have."""
-        listed = await self._list()
+        await self._list()
         self._swept_at = self._clock.now()
-        if not listed:
-            return False
         for generation in [generation for generation in self._watched if generation not in self._panes]:
             self._watched.pop(generation)
             self._missing.pop(generation)()
@@ -540,18 +556,16 @@ class Tmux:
         ]
         for n in range(0, len(dirty), BATCH):
             await self._capture_all(dirty[n : n + BATCH])
-        if dirty:
-            self._sweep_body = b""  # what was captured in the very second of its last output is looked at again
         return bool(dirty)
 
-    async def _list(self) -> bool:
-        """Read the table of panes. False where it is to the byte what it was."""
+    async def _list(self) -> None:
+        """Read the table of panes; one that is to the byte what it was needs no parsing."""
         block = await self.ask("list-panes", "-a", "-F", _SWEEP)
         if not block.ok:
             raise HostUnreachable(block.body.decode(errors="replace").strip())
-        if block.body == self._sweep_body:
-            return False
-        self._sweep_body = block.body
+        if block.body == self._listed:
+            return
+        self._listed = block.body
         panes: dict[str, _Pane] = {}
         for line in block.body.decode(errors="replace").splitlines():
             words = line.split("\t")
@@ -567,7 +581,6 @@ class Tmux:
                 pane.captured = -1
             panes[words[5]] = pane
         self._panes = panes
-        return True
 
     def _capture(self, pane: _Pane, scrolled: int) -> str:
         """The line that captures a pane, all at one moment: its figures, its screen, the lines that scrolled off."""
