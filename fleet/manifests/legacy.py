@@ -262,6 +262,12 @@ def _policy(done: Converted, path: Path, value: Any) -> None:
         done.put(("spec", "restart", "policy"), value, path)
 
 
+def _host(done: Converted, path: Path, value: Any) -> None:
+    """The machine it belongs to; this one needs no way there."""
+    if value not in ("localhost", "127.0.0.1", "local"):
+        done.put(("spec", "remote", "host"), value, path)
+
+
 def _a2a(done: Converted, path: Path, value: Any) -> None:
     done.put(("spec", "a2a", "enabled"), True, path)
     if not isinstance(value, dict):
@@ -339,7 +345,7 @@ _SPEC: dict[str, Rule] = {
     "remote.timeout": To("spec.remote.timeout"),
     "remote.login_shell": To("spec.remote.login_shell"),
     "remote.no_preflight": Without("`fleet check` looks only when it is asked to"),
-    "host": To("spec.remote.host"),
+    "host": _host,
     "hosts": To("spec.hosts"),
     "container.runtime": To("spec.container.runtime"),
     "container.image": To("spec.container.image"),
@@ -475,5 +481,6 @@ _WORDS: dict[Rule, str] = {
     _tasks: "`spec.slurm.extra_directives`",
     _directives: "`spec.slurm.extra_directives`",
     _max_retries: "`spec.restart.max_retries`; 0 becomes `policy: never`",
+    _host: "`spec.remote.host`, unless it is this machine",
     _a2a: "`spec.a2a.enabled`",
 }

@@ -237,6 +237,13 @@ def test_auto_accept_is_all_or_nothing_there() -> None:
     assert spec_of("  claude: {auto_accept: false}\n").auto_accept == ()
 
 
+def test_a_host_is_where_ssh_leads_unless_it_is_this_machine() -> None:
+    assert spec_of("  host: localhost\n", V3).runtime == "local"
+    remote = spec_of("  host: [a, b]\n  remote: {user: me}\n", V3).remote
+    assert remote is not None
+    assert (remote.choices, remote.user, remote.login_shell) == (("a", "b"), "me", True)
+
+
 def test_the_slurm_section_is_carried_over() -> None:
     spec = spec_of(
         "  runtime: slurm\n  slurm: {partition: cascade, mem: 16G, time_limit: 7-00:00:00, signal: 'B:USR1@900',\n"
