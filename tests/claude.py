@@ -1,13 +1,15 @@
 """The real Claude Code program, launched as fleet launches it, in a tmux server of the test's own.
 
 Only the harness is under test here: what it gives to the program, and what it reads out of what the program says.
-So the pane is raw tmux and the spool is read as it lies; runtime, runner and daemon have no part in it.
+So the pane is raw tmux with the launcher in it, and the spool is read as it lies; runtime, runner and daemon have no
+part in it.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -23,7 +25,9 @@ from fleet.harnesses.base import Conversation, Launch, LaunchAsk, StartProblem, 
 from fleet.harnesses.claude_code import ClaudeCode
 from fleet.manifests.model import AgentSpec
 from fleet.terms import Activity, Evidence, HookEvent
-from tests.homes import Home
+from tests.homes import ROOT, Home
+
+LAUNCHER = ROOT / "fleet" / "runtimes" / "launcher.sh"
 
 PATIENCE = 40.0
 """Seconds that anything which must happen may take: a deadline on a busy machine, not a wait."""
@@ -88,11 +92,16 @@ class Program:
             path.write_bytes(file.content)
             path.chmod(file.mode)
         env = {**self.ask.env, **self.launch.env}
+        self.beside("env").write_text("".join(f"{k}={shlex.quote(v)}\n" for k, v in env.items()))
         width, height = map(str, self.size)
-        words = ["new-session", "-d", "-x", width, "-y", height, "-s", "it", "-c", self.ask.cwd]
-        pane = ["env", "-i", *(f"{k}={v}" for k, v in env.items()), *self.launch.argv]
+        words = ["new-session", "-d", "-x", width, "-y", height, "-s", "it"]
+        pane = ["env", "-i", "/bin/sh", str(LAUNCHER), self.ask.folder, self.ask.cwd, *self.launch.argv]
         self.tmux("-f", "/dev/null", *words, *pane, ";", "set-option", "-w", "remain-on-exit", "on")
         return self
+
+    def beside(self, name: str) -> Path:
+        """A file of this launch."""
+        return Path(self.ask.folder, name)
 
     def tmux(self, *words: str) -> str:
         argv = ["tmux", "-S", self.socket, *words]
@@ -101,10 +110,9 @@ class Program:
 
     def close(self) -> None:
         """End it and all that it started, and its tmux server."""
-        pid = self.pane("pane_pid")
-        if pid and self.pane("pane_dead") == "0":
-            os.kill(int(pid), signal.SIGTERM)
-            until(lambda: self.pane("pane_dead") == "1", "the program ends on SIGTERM")
+        if self.beside("launcher").exists() and not self.beside("exit").exists():
+            os.kill(self.pid, signal.SIGTERM)
+            self.ended()
         self.tmux("kill-server")
 
     # -- what a pane tells
@@ -114,7 +122,7 @@ class Program:
 
     @property
     def pid(self) -> int:
-        return int(self.pane("pane_pid"))
+        return int(until(lambda: _content(str(self.beside("program"))), "the launcher notes the program").split()[0])
 
     @property
     def screen(self) -> str:
@@ -126,8 +134,7 @@ class Program:
 
     def ended(self) -> int:
         """Its exit status, once it has ended."""
-        until(lambda: self.pane("pane_dead") == "1", "the program ends")
-        return int(self.pane("pane_dead_status") or 128 + int(self.pane("pane_dead_signal")))
+        return int(until(lambda: _content(str(self.beside("exit"))), f"the program ends:\n{self.screen}"))
 
     def start_failure(self, *, alive: bool = False) -> StartProblem | None:
         """Why it has ended (or, `alive`, why it stands still), in the harness's reading of its last screen."""
