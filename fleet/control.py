@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from fleet import __version__, lifecycle, manifests, report
+from fleet.dependencies import start_order
 from fleet.errors import (
     CannotYet,
     DialogOpen,
@@ -263,7 +264,8 @@ class Operator:
         chosen = self._select(args)
         for runner in chosen:
             runner.post(lifecycle.Reset())
-        await self.fleet.until(lambda: all(r.life.reason not in ("CrashLoop", "StartFailed") for r in chosen), 5)
+        for runner in chosen:
+            await runner.handled()
         return Answer({"agents": [{"name": r.name, "outcome": "reset", "phase": r.life.phase} for r in chosen]})
 
     async def verb_remove(self, args: Args, progress: Progress) -> Answer:
@@ -469,6 +471,9 @@ class Operator:
         return again, [str(w) for w in loaded.warnings]
 
     def _check_dependencies(self, specs: Mapping[str, AgentSpec]) -> None:
+        """Everybody it waits for is there, and nobody waits in a circle."""
+        known = {r.name: r.spec for r in self.fleet.runners.values()} | dict(specs)
+        start_order({name: [need.agent for need in spec.depends_on] for name, spec in known.items()})
         for spec in specs.values():
             for need in spec.depends_on:
                 if need.agent not in specs and need.agent not in self.fleet.runners:

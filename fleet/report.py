@@ -241,7 +241,7 @@ def conditions(runner: Runner, now: float) -> list[dict[str, Any]]:
         return None if state.activity in (Activity.UNKNOWN, Activity.BOOTING) else state.activity in wanted
 
     asks = doing(Activity.NEEDS_INPUT)
-    parked = life.reason in ("CrashLoop", "StartFailed")
+    parked = life.phase is Phase.FAILED
     rows: list[tuple[str, bool | None, str, str | None, float | None]] = [
         ("HostReachable", seen, "Seen" if seen else life.reason or "HostUnreachable", life.message, None),
         ("Started", life.phase is Phase.RUNNING if seen else None, _camel(life.phase), life.message, life.started_at),

@@ -108,7 +108,7 @@ class Runner:
         self.book = Book()
         self.state = judge.BLANK
         self.facts = Facts()
-        self._inbox: asyncio.Queue[lifecycle.Event | None] = asyncio.Queue()
+        self._inbox: asyncio.Queue[lifecycle.Event] = asyncio.Queue()
         self._acting: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._relook: asyncio.Task[None] | None = None
@@ -171,13 +171,20 @@ class Runner:
 
     # -- one event at a time ---------------------------------------------------------------------------------------
 
+    async def handled(self) -> None:
+        """Wait until everything posted so far has been handled."""
+        await self._inbox.join()
+
     async def _run(self) -> None:
-        while (event := await self._inbox.get()) is not None:
+        while True:
+            event = await self._inbox.get()
             try:
                 await self._step(event)
             except Exception:  # one agent's fault must not stop the others; it is told whole
                 log.exception("agent %s: %s", self.name, event)
                 self.parts.record_event(self.name, "fault", type(event).__name__, {})
+            finally:
+                self._inbox.task_done()
 
     async def _step(self, event: lifecycle.Event) -> None:
         now = self.parts.clock.now()
@@ -185,7 +192,6 @@ class Runner:
         life, actions = lifecycle.step(before, event, now, self.policy())
         record = replace(self.record, life=life)
         launch = next((a for a in actions if isinstance(a, lifecycle.Launch)), None)
-        reason = before.reason
         if launch:
             record = self._mint(record, fresh=launch.fresh or life.fresh)
         if record != self.record:
@@ -196,9 +202,15 @@ class Runner:
         if launch:
             self._begin_anew()
         for action in actions:
-            self._perform(action, by_person=isinstance(event, lifecycle.Start | lifecycle.Restart), reason=reason)
-        if life.phase is Phase.STOPPED or life.phase in (Phase.FINISHED, Phase.FAILED, Phase.BACKOFF):
+            self._perform(action)
+        if before.phase is Phase.BACKOFF and life.phase is not Phase.BACKOFF and not actions and self._acting:
+            self._acting.cancel()  # its wait must not draw from the brake any more
+        if life.phase is Phase.STARTING and before.phase is Phase.UNVERIFIABLE and not launch and self.handle:
+            self.beside(self._await_start(self.handle, None))
+        if life.phase in (Phase.STOPPED, Phase.FINISHED, Phase.FAILED, Phase.BACKOFF):
             self._forget_watches()
+            if before.phase in (*UP, Phase.UNVERIFIABLE) and self.handle:
+                self.beside(self._bury(self.handle))
         self.parts.changed(self)
 
     def policy(self) -> restart.Policy:
@@ -254,10 +266,10 @@ class Runner:
 
     # -- acting ----------------------------------------------------------------------------------------------------
 
-    def _perform(self, action: lifecycle.Action, *, by_person: bool, reason: str | None = None) -> None:
+    def _perform(self, action: lifecycle.Action) -> None:
         match action:
             case lifecycle.Launch():
-                doing = self._launch(brake=not by_person, reason=reason)
+                doing = self._launch()
             case lifecycle.End():
                 doing = self._end()
             case lifecycle.Wait(until=until):
@@ -289,15 +301,14 @@ class Runner:
 
     async def _wait(self, until: float) -> None:
         await self.parts.clock.sleep(until - self.parts.clock.now())
+        await self.parts.may_restart(self.name, self.life.reason)
         self.post(lifecycle.Elapsed())
 
-    async def _launch(self, *, brake: bool, reason: str | None) -> None:
+    async def _launch(self) -> None:
         handle = self.handle
         assert handle is not None
         runtime = self.parts.runtime
         try:
-            if brake:
-                await self.parts.may_restart(self.name, reason)
             await runtime.purge(self.name, keep=handle.generation, grace=self.parts.settings.kill_grace)
             prepared = await self._prepare(handle)
             await self._run_hooks("pre_start", required=True)
@@ -343,6 +354,16 @@ class Runner:
             self.parts.record_event(self.name, "killed", handle.generation, {"pids": list(ended.killed)})
         await self._run_hooks("post_stop", required=False)
         self.post(lifecycle.Ended())
+
+    async def _bury(self, handle: Handle) -> None:
+        """It died by itself: what is left of the launch goes, its last screen is kept."""
+        try:
+            ended = await self.parts.runtime.end(handle, grace=self.parts.settings.kill_grace)
+        except HostUnreachable as error:
+            log.info("agent %s: what is left of it is ended before its next launch: %s", self.name, error)
+            return
+        if ended.killed:
+            self.parts.record_event(self.name, "killed", handle.generation, {"pids": list(ended.killed)})
 
     async def _ask_to_leave(self, handle: Handle) -> None:
         """The program's own exit command, where it would read it: ready, nothing typed, no dialog."""
@@ -831,7 +852,7 @@ class Runner:
         handle = self.handle
         if handle is None or self.life.phase in (Phase.STOPPED, Phase.FINISHED, Phase.FAILED):
             if self.life.due is not None:
-                self._perform(lifecycle.Wait(self.life.due), by_person=False)
+                self._perform(lifecycle.Wait(self.life.due))
             return
         await self._recall(handle)
         try:

@@ -156,6 +156,7 @@ class Supervisor:
                     await self._change.wait()
             runner.waits_for = None
             runner.post(lifecycle.Start(fresh=fresh))
+            await runner.handled()
         finally:
             self._wake()
 
@@ -192,6 +193,7 @@ class Supervisor:
             await runner.amend(was_up=runner in up)
         await self.ledger.set_note(DOWN, "yes")
         await self.stop(list(self.runners.values()), event=lifecycle.Shutdown())
+        await self.runtime.dismiss()
         return [r.name for r in up]
 
     def was_up(self) -> list[Runner]:

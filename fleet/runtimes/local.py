@@ -208,21 +208,21 @@ class LocalRuntime:
         if facts.server_lost:
             await self._gone(watched)
             return
-        kept = await asyncio.to_thread(self._log(handle.agent).tail_of, handle.generation)
+        watched.kept = await asyncio.to_thread(self._log(handle.agent).tail_of, handle.generation)
         if not watched.closed():
             self._of(handle).watch(
                 handle.generation,
-                functools.partial(self._saw, watched, kept),
+                functools.partial(self._saw, watched),
                 functools.partial(self._pane_missing, watched),
             )
 
-    def _saw(self, watched: _Watched, kept: list[str], seen: Seen) -> None:
+    def _saw(self, watched: _Watched, seen: Seen) -> None:
         """The pane has changed. (A dead one is told of by its launcher's end.)"""
         if watched.closed() or watched.facts is None:
             return
         if seen.scrolled:
             lines = list(seen.scrolled)
-            self._log(watched.handle.agent).add(_after(kept, lines) if seen.first else lines)
+            self._log(watched.handle.agent).add(_after(watched.kept, lines) if seen.first else lines)
         if not seen.screen.dead and not watched.dead:
             watched.screen = seen.screen
             self._tell(watched, self._look(watched.facts, seen.screen, seen.pane, lost=False))
@@ -483,6 +483,10 @@ class LocalRuntime:
         watched = self._watched.get(handle.generation)
         showing: list[str] = []
         if watched is not None and watched.screen is not None and not watched.dead:
+            with contextlib.suppress(HostUnreachable):  # then it is what was seen last
+                seen = await self._of(handle).last(handle.generation)
+                if seen is not None:
+                    self._saw(watched, seen)
             showing = redact(watched.screen.text.rstrip()).splitlines()
         kept = self._log(handle.agent)
         await kept.flush()
@@ -556,6 +560,8 @@ class _Watched:
         self.facts: launches.Facts | None = None
         self.screen: Screen | None = None
         """The last screen seen while it lived."""
+        self.kept: list[str] = []
+        """What the log held of this launch when the watch began: its last lines."""
         self.told: object = None
         self.dead = False
         self._closed = False

@@ -106,6 +106,7 @@ def client_argv(socket: str) -> list[str]:
     """The command of our kept client. `no-output` must be given here: switched on later it can wedge the client."""
     return [
         "tmux",
+        "-N",
         "-u",
         "-S",
         socket,
@@ -122,7 +123,7 @@ def client_argv(socket: str) -> list[str]:
 
 def attach_argv(socket: str, session: str) -> list[str]:
     """The command a person attaches with. The pane keeps its size: its window is sized by hand."""
-    return ["tmux", "-u", "-S", socket, "-f", "/dev/null", "attach-session", "-t", f"={session}"]
+    return ["tmux", "-N", "-u", "-S", socket, "-f", "/dev/null", "attach-session", "-t", f"={session}"]
 
 
 # -- how to read it ----------------------------------------------------------------------------------------------
@@ -292,6 +293,8 @@ class _Pane:
     """How many lines the scrollback had at the sweep."""
     logged: int = -1
     """How many lines of the scrollback have been reported; -1: it was never captured."""
+    seen: int = -1
+    """How many lines the scrollback had at the last capture."""
     raw: bytes = b""
     detail: bytes = b""
 
@@ -473,7 +476,7 @@ class Tmux:
         if not blocks[-1].ok:
             self._forget(generation)
             return None
-        pane.raw = b""
+        pane.raw = b""  # tell it, changed or not
         return self._take(pane, blocks)
 
     def _forget(self, generation: str) -> None:
@@ -552,7 +555,7 @@ class Tmux:
         dirty = [
             (generation, pane)
             for generation, pane in self._panes.items()
-            if generation in self._watched and pane.activity >= pane.captured
+            if generation in self._watched and (pane.activity >= pane.captured or pane.logged != pane.history)
         ]
         for n in range(0, len(dirty), BATCH):
             await self._capture_all(dirty[n : n + BATCH])
@@ -623,23 +626,20 @@ class Tmux:
         """What a capture shows that the one before did not; `None` where nothing has changed."""
         detail, raw = blocks[0].body, blocks[1].body
         pane.captured = blocks[1].second
-        first = pane.logged < 0
-        if raw == pane.raw and detail == pane.detail and not first:
+        screen, history = read_screen(detail, raw) if (raw, detail) != (pane.raw, pane.detail) else (None, pane.seen)
+        if screen is None and history == pane.logged:
             return None
-        pane.raw, pane.detail = raw, detail
-        screen, history = read_screen(detail, raw)
+        pane.raw, pane.detail, pane.seen = raw, detail, history
+        first = pane.logged < 0
         grown = history if first else self._grown(pane, history)
         got = plain(blocks[2].body).splitlines() if len(blocks) == 3 else []
-        scrolled: tuple[str, ...] = ()
-        if grown <= len(got):
-            scrolled = tuple(line.rstrip() for line in got[len(got) - grown :])
-            pane.logged = history
-        elif got:  # faster than we look: what is there, and a word about what is not
-            scrolled = (f"[… {grown - len(got)} lines went by unseen …]", *(line.rstrip() for line in got))
-            pane.logged = history
-        elif first:
-            pane.logged = 0
-        return Seen(screen, pane.id, scrolled, first)
+        if grown and not got:  # they came after the sweep: the next one asks for them
+            return Seen(screen or read_screen(detail, raw)[0], pane.id)
+        scrolled = [line.rstrip() for line in got[max(0, len(got) - grown) :]]
+        if grown > len(got):  # faster than we look: what is there, and a word about what is not
+            scrolled.insert(0, f"[… {grown - len(got)} lines went by unseen …]")
+        pane.logged = history
+        return Seen(screen or read_screen(detail, raw)[0], pane.id, tuple(scrolled), first)
 
 
 def plain(ansi: bytes) -> str:

@@ -1,0 +1,142 @@
+"""A fleet that a test runs: manifests, waiting for what must happen, and the pane seen and used as a person would."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+
+from tests.homes import Home
+
+DEADLINE = 60.0
+"""Seconds for what must happen: generous, since the machine may be busy."""
+
+
+def until(what: Callable[[], Any], why: str, deadline: float = DEADLINE) -> Any:
+    """Wait until it gives something true, and return that."""
+    end = time.monotonic() + deadline
+    while time.monotonic() < end:
+        if found := what():
+            return found
+        time.sleep(0.05)
+    raise AssertionError(f"not within {deadline:g} s: {why}")
+
+
+class Fleet:
+    """One fleet in a home of its own."""
+
+    def __init__(self, home: Home) -> None:
+        self.home = home
+
+    def manifest(self, name: str, **spec: Any) -> str:
+        """Write NAME.yaml; `labels` go to the metadata. The path."""
+        metadata = {"name": name} | ({"labels": spec.pop("labels")} if "labels" in spec else {})
+        text = yaml.safe_dump({"apiVersion": "fleet/v1", "kind": "Agent", "metadata": metadata, "spec": spec})
+        return str(self.home.write(f"{name}.yaml", text))
+
+    def shell(self, name: str, script: str, **spec: Any) -> str:
+        """The manifest of an agent that runs a line of sh."""
+        return self.manifest(name, harness="shell", command=["sh", "-c", script], **spec)
+
+    def run(self, *words: str, code: int = 0, **options: Any) -> str:
+        """`fleet WORDS…`, which has to end with `code`: what it printed."""
+        done = self.home.fleet(*words, **options)
+        said = f"fleet {' '.join(words)}: {done.returncode}\n{done.stdout}\n{done.stderr}\n{self.log()}"
+        assert done.returncode == code, said
+        return done.stdout
+
+    def json(self, *words: str, code: int = 0, **options: Any) -> Any:
+        """The same with --json: the `data`, or the `error`."""
+        answer = json.loads(self.run(*words, "--json", code=code, **options))
+        return answer.get("data", answer.get("error"))
+
+    def status(self, name: str) -> dict[str, Any]:
+        """Everything about one agent."""
+        found: dict[str, Any] = self.json("status", name)
+        return found
+
+    def all(self) -> dict[str, dict[str, Any]]:
+        return {a["name"]: a for a in self.json("status")["agents"]}
+
+    def wait(self, name: str, deadline: float = DEADLINE, **wanted: Any) -> dict[str, Any]:
+        """Wait until the agent's status has these values."""
+        seen: dict[str, Any] = {}
+
+        def there() -> dict[str, Any] | None:
+            nonlocal seen
+            seen = self.status(name)
+            return seen if all(seen.get(key) == value for key, value in wanted.items()) else None
+
+        try:
+            found: dict[str, Any] = until(there, "", deadline)
+        except AssertionError:
+            keys = ("phase", "activity", "kind", "reason", "message", "pid", "restarts", "session_id", *wanted)
+            brief = {key: seen.get(key) for key in keys}
+            proof = json.dumps(self.json("explain", name), indent=1)[:3000]
+            raise AssertionError(
+                f"{name} never was {wanted}: {brief}\n{seen.get('pane_text')}\n{proof}\n{self.log()}"
+            ) from None
+        return found
+
+    def log(self) -> str:
+        """The end of the daemon's log."""
+        path = self.home.path / "fleet" / "state" / "daemon.log"
+        return path.read_text()[-4000:] if path.exists() else "(no daemon log)"
+
+    # -- the pane, as a person has it -------------------------------------------------------------------------------
+
+    def tmux(self, name: str, *words: str) -> str:
+        """A tmux command on the agent's pane, by what `status` says of it."""
+        pane = self.status(name)["pane"]
+        argv = ["tmux", "-S", pane["socket"], words[0], "-t", pane["target"], *words[1:]]
+        return subprocess.run(argv, capture_output=True, text=True, check=True, env=self.home.env).stdout
+
+    def type(self, name: str, text: str) -> None:
+        """Type a line and submit it."""
+        self.tmux(name, "send-keys", "-l", text)
+        time.sleep(0.2)
+        self.tmux(name, "send-keys", "Enter")
+
+    def screen(self, name: str) -> str:
+        return self.tmux(name, "capture-pane", "-p")
+
+    # -- breaking things -------------------------------------------------------------------------------------------
+
+    def daemon_pid(self) -> int:
+        pid: int = self.json("daemon", "status")["pid"]
+        return pid
+
+    def keeper_pid(self) -> int | None:
+        parent = psutil.Process(self.daemon_pid()).parent()
+        return parent.pid if parent and "fleet.keeper" in parent.cmdline() else None
+
+    def answers_again(self) -> None:
+        """Wait until a daemon answers."""
+        until(lambda: self.home.fleet("status", "--json").returncode == 0, f"a daemon answers\n{self.log()}")
+
+    def launch_folder(self, name: str) -> Path:
+        launches = self.home.path / "fleet" / "state" / "agents" / name / "launch"
+        return launches / str(self.status(name)["generation"])
+
+    def launcher_pid(self, name: str) -> int:
+        return int((self.launch_folder(name) / "launcher").read_text().split()[0])
+
+
+def kill(pid: int, number: int = signal.SIGKILL) -> None:
+    os.kill(pid, number)
+
+
+def alive(pid: int) -> bool:
+    """Whether the process lives; a zombie does not."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
