@@ -1,63 +1,54 @@
-"""Usage limits in a program's own words: when they end. Pure."""
+"""Usage limits in a program's own words: that there is one, and when it ends. Pure."""
 
 from __future__ import annotations
 
 import re
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-LIMIT = re.compile(
-    r"you['’]ve (?:hit|reached) your [\w .-]*limit|usage limit reached|limit reached ∙ resets|out of extra usage",
-    re.IGNORECASE,
-)
-"""A usage limit, as Claude Code says it; a rate limit of the API reads otherwise."""
+LIMIT = re.compile(r"you['’]ve (?:hit|reached) your [\w .-]*limit|usage limit reached", re.IGNORECASE)
+"""A usage limit, as Claude Code says it. A rate limit of the API reads otherwise."""
 
-CONTINUES = re.compile(r"continuing automatically at", re.IGNORECASE)
-"""The program waits for the limit's end and goes on by itself."""
-
-_END = re.compile(
-    r"(?:resets|continuing automatically)(?: at)? "
-    r"(?:(?P<month>[A-Z][a-z]{2}) (?P<day>\d{1,2})(?:,| at)? )?"
-    r"(?P<hour>\d{1,2})(?::(?P<minute>\d\d))? ?(?P<half>am|pm)"
-    r"(?: \((?P<zone>[\w/+-]+)\))?",
+_ENDS = re.compile(r"\bresets (?:at )?", re.IGNORECASE)
+_TIME = re.compile(
+    r"(?:(?P<month>[a-z]{3})[a-z]* (?P<day>\d{1,2}),? (?:at )?)?"
+    r"(?P<hour>\d{1,2})(?::(?P<minute>[0-5]\d))? ?(?P<half>am|pm)?\b\s*(?:\((?P<zone>[\w/+-]+)\))?",
     re.IGNORECASE,
 )
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+HALF_A_YEAR = timedelta(days=180)
 
 
 def resets_at(text: str, now: float) -> float | None:
-    """When a limit ends by the program's words, the next such time after `now`; `None` where they do not tell.
+    """When the limit that a text speaks of ends; `None` where it does not tell."""
+    return next((at for found in _ENDS.finditer(text) if (at := parse_reset(text[found.end() :], now))), None)
 
-    A time without a zone is the program's local time, which its words do not give away: `None`.
+
+def parse_reset(words: str, now: float) -> float | None:
+    """The time that `9:20pm (UTC)` or `Nov 24, 10am (UTC)` speaks of: the next one from `now` on.
+
+    `None` where the words name no time of day, or none that there is. Without a zone they are in the machine's own.
     """
-    for found in _END.finditer(text):
-        zone = _zone(found["zone"])
-        if zone is None:
-            continue
-        here = datetime.fromtimestamp(now, zone)
-        hour = int(found["hour"]) % 12 + (12 if found["half"].lower() == "pm" else 0)
+    found = _TIME.match(words.strip())
+    if found is None:
+        return None
+    hour = int(found["hour"])
+    if found["half"]:
+        if not 1 <= hour <= 12:
+            return None
+        hour = hour % 12 + 12 * (found["half"].lower() == "pm")
+    try:
+        here = datetime.fromtimestamp(now, _zone(found["zone"]))
         at = here.replace(hour=hour, minute=int(found["minute"] or 0), second=0, microsecond=0)
         if found["month"]:
-            return _dated(at, found["month"], int(found["day"]), here)
-        return (at if at > here else at + timedelta(days=1)).timestamp()
-    return None
+            month = _MONTHS.index(found["month"].lower()) + 1
+            at = at.replace(month=month, day=int(found["day"]))
+            # Said in December of a day in January. One that is just over is not one in a year.
+            return (at if here - at < HALF_A_YEAR else at.replace(year=at.year + 1)).timestamp()
+    except (ValueError, ZoneInfoNotFoundError):
+        return None
+    return (at if at >= here else at + timedelta(days=1)).timestamp()
 
 
-def _zone(name: str | None) -> ZoneInfo | None:
-    if name is None:
-        return None
-    try:
-        return ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError, OSError):
-        return None
-
-
-def _dated(at: datetime, month: str, day: int, here: datetime) -> float | None:
-    if month.lower() not in _MONTHS:
-        return None
-    try:
-        at = at.replace(month=_MONTHS.index(month.lower()) + 1, day=day)
-        # Said in December of a day in January; a limit that ended a moment ago is not one in a year.
-        return (at if here - at < timedelta(days=180) else at.replace(year=at.year + 1)).timestamp()
-    except ValueError:
-        return None
+def _zone(name: str | None) -> tzinfo | None:
+    return UTC if name and name.upper() == "UTC" else ZoneInfo(name) if name else None

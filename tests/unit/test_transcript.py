@@ -180,10 +180,14 @@ NOON = at(2026, 11, 21, 12)
         ("You've hit your session limit · resets 1am (UTC)", at(2026, 11, 22, 1)),
         ("resets 12am (UTC)", at(2026, 11, 22)),
         ("resets 12:30pm (UTC)", at(2026, 11, 21, 12, 30)),
-        ("resets 9pm (Asia/Tokyo)", at(2026, 11, 22, 12)),
+        ("resets 8pm (Asia/Tokyo)", at(2026, 11, 22, 11)),
         ("You've hit your weekly limit · resets Nov 24, 9:54am (UTC)", at(2026, 11, 24, 9, 54)),
         ("resets Jan 2 at 9am (UTC)", at(2027, 1, 2, 9)),
-        ("limit resets 9:51pm", None),
+        ("limit resets at 21:20 (UTC)", at(2026, 11, 21, 21, 20)),
+        ("limit resets soon", None),
+        ("limit resets Nov 24", None),
+        ("limit resets 25pm tomorrow", None),
+        ("limit resets 24:10 (UTC)", None),
         ("resets 9:51pm (Nowhere/City)", None),
         ("resets Feb 31, 9am (UTC)", None),
         ("no limit here", None),
@@ -207,11 +211,12 @@ def test_a_usage_limit_is_told_by_its_words(text: str, is_limit: bool) -> None:
     assert (LIMIT.search(text) is not None) is is_limit
 
 
-def test_the_machines_own_zone_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_time_without_a_zone_is_the_machines_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TZ", "Asia/Tokyo")
     time.tzset()
     try:
         assert resets_at("resets 9:20pm (UTC)", NOON) == at(2026, 11, 21, 21, 20)
+        assert resets_at("limit resets 10pm", NOON) == at(2026, 11, 21, 13)
     finally:
         monkeypatch.undo()
         time.tzset()
