@@ -109,7 +109,7 @@ def test_the_transcript_is_found_whatever_the_folder_is_called(at: Desk, folder:
     web = at.launch(cwd=cwd, prompt="Repeat HELLO")
     said = web.hears("Stop").payload["transcript_path"]
     assert web.harness.transcript_path(web.ask.env, str(cwd), web.ask.conversation.session_id) == said
-    assert web.harness.resumable(Path(said).read_bytes())
+    until(lambda: web.harness.resumable(Path(said).read_bytes()), "it holds the conversation")
 
 
 BAD: list[tuple[dict[str, Any], str, Remedy]] = [
