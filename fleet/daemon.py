@@ -27,7 +27,7 @@ from fleet.control import Operator, Server
 from fleet.db import Database, place
 from fleet.errors import DaemonBusy, FleetError
 from fleet.events import EVENTS_MIGRATIONS, Events
-from fleet.ledger import LEDGER_MIGRATIONS, Ledger
+from fleet.ledger import LEDGER_MIGRATIONS, Ledger, StartEnvironment
 from fleet.runtimes.local import LocalRuntime
 from fleet.settings import Places, Settings
 from fleet.spool import Drain
@@ -88,7 +88,7 @@ class Daemon:
             loop.add_signal_handler(number, self.leave)
         file = place(places.database, settings.database_folder)
         database = Database.open(file, [EVENTS_MIGRATIONS, LEDGER_MIGRATIONS])
-        events = Events(database)
+        events = Events(database, lambda agent: StartEnvironment.load(places.agent(agent)).secrets.values())
         runtime = LocalRuntime(places, settings, clock)
         supervisor = Supervisor(settings, places, clock, Ledger(database), events, runtime)
         server = Server(Operator(supervisor, self.leave))

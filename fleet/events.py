@@ -12,7 +12,7 @@ import builtins
 import json
 import sqlite3
 from collections import deque
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -97,23 +97,31 @@ class Event:
         }
 
 
+SecretsOf = Callable[[str], Collection[str]]
+
+
+def _none(agent: str) -> Collection[str]:
+    return ()
+
+
 class Events:
     """The table of events, and what a status shows of it."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, secrets: SecretsOf = _none) -> None:
+        """`secrets` are the values that an agent was given and nobody else may see."""
         self._database = database
+        self._secrets = secrets
         self._summaries: dict[str, Summary] = {}
         self._looking_back: dict[str, builtins.list[Event]] = {}
         """What comes in for agents whose summary is being read."""
         self._one_looks = asyncio.Lock()
 
-    async def append(self, events: Iterable[Event], *, secrets: Collection[str] = ()) -> builtins.list[Event]:
+    async def append(self, events: Iterable[Event]) -> builtins.list[Event]:
         """Commit them, redacted, in their order; as they are then, with their ids.
 
-        One whose key is there already changes nothing and gets the id it had. `secrets` are taken out by their
-        value.
+        One whose key is there already changes nothing and gets the id it had.
         """
-        clean = await asyncio.to_thread(_redacted, builtins.list(events), secrets)
+        clean = await asyncio.to_thread(_redacted, builtins.list(events), self._secrets)
         ids = await self._database.write(lambda connection: [_insert(connection, *one) for one in clean])
         stored = [replace(event, id=abs(number)) for (event, _), number in zip(clean, ids, strict=True)]
         for event, number in zip(stored, ids, strict=True):
@@ -230,10 +238,12 @@ class Events:
 # -- rows ----------------------------------------------------------------------------------------------------------
 
 
-def _redacted(events: Sequence[Event], secrets: Collection[str]) -> list[tuple[Event, str]]:
+def _redacted(events: Sequence[Event], secrets_of: SecretsOf) -> list[tuple[Event, str]]:
     """Each event as it may be shown, and its payload's text."""
+    known = {agent: secrets_of(agent) for agent in {event.agent for event in events}}
     clean = []
     for event in events:
+        secrets = known[event.agent]
         try:
             payload = redact_json(event.payload, secrets)
             text = json.dumps(payload)

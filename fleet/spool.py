@@ -209,7 +209,7 @@ class Drain:
         Everything that is returned is committed; an event of a daemon that was killed in between is returned again.
         Where the store refuses (a full disk), the files stay for the next time.
         """
-        names = [agent] if agent is not None else await asyncio.to_thread(self._folders)
+        names = [agent] if agent is not None else await asyncio.to_thread(self._waiting)
         drained = []
         for name in names:
             async with self._busy.setdefault(name, asyncio.Lock()):
@@ -222,6 +222,10 @@ class Drain:
             swept = await asyncio.to_thread(sweep, self._root / name, now=time.time())
             if swept:
                 log.warning("%s: %d hooks were cut off while they wrote: %s", name, len(swept), ", ".join(swept[:5]))
+
+    def _waiting(self) -> list[str]:
+        """The agents for whom something lies here. One look at them all, for it is taken every few seconds."""
+        return [name for name in self._folders() if any(_NAME.fullmatch(e.name) for e in _entries(self._root / name))]
 
     def _folders(self) -> list[str]:
         return sorted(entry.name for entry in _entries(self._root) if entry.is_dir(follow_symlinks=False))

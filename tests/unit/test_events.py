@@ -95,12 +95,16 @@ async def test_a_key_is_stored_once_whoever_brings_it(events):
 async def test_secrets_are_taken_out_on_the_way_in(events):
     (told,) = await events.keep([tool(1, "Bash", "c", command="PGPASSWORD=hunter2 psql")])
     assert told.payload["tool_input"]["command"] == "PGPASSWORD=[redacted] psql"
+    assert "hunter2" not in json.dumps([event.to_json() for event in await events.list()])
+
+
+async def test_what_an_agent_was_given_as_a_secret_is_taken_out_by_its_value(database):
+    events = Events(database, {"web": ["plain-word"], "db": []}.__getitem__)
     await events.append(
-        [Event(at=1.0, agent="a", type="t", name="n", payload={"x": "my-own-word"})], secrets=["my-own-word"]
+        Event(at=1.0, agent=agent, type="t", name="n", payload={"x": f"say plain-word to {agent}"})
+        for agent in ("web", "db")
     )
-    text = json.dumps([event.to_json() for event in await events.list()])
-    assert "hunter2" not in text
-    assert "my-own-word" not in text
+    assert [event.payload["x"] for event in await events.list()] == ["say [redacted] to web", "say plain-word to db"]
 
 
 async def test_five_megabytes_are_kept_whole(events):
