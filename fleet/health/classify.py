@@ -22,10 +22,14 @@ from fleet.harnesses.screens import Layout, Rule, RuleSet, version_of
 from fleet.terms import Activity, Kind, Screen, Verdict
 
 POINTER = "❯"
+_GREYS = frozenset(f"{n}" for n in range(232, 256))
+"""The colours of asides, by number."""
 EXCERPT = 200
 """Characters of evidence that are kept."""
 
 _RULE_LINE = re.compile(r"─(.*─)?\s*$")
+_NAMED_RULE = re.compile(r" \S.* ─\s*$")
+"""The composer's upper rule where the session's name takes all of a narrow screen's width."""
 _SCROLLED = re.compile(r"─+ ↑ \d+ more ─+\s*$")
 _BORDER = re.compile(r"\s{0,4}[─▔]{8,}\s*$")
 _SOFT_LINE = re.compile(r"\s*[╌─▔]{3,}\s*$")
@@ -134,8 +138,8 @@ class View:
     options: tuple[str, ...] = ()
     selected: int | None = None
     """Which of the options the pointer stands on."""
-    own: bool = True
-    """Whether the last message may be the program's own: `False` only where its colour says otherwise."""
+    quoted: frozenset[str] = frozenset()
+    """Regions whose colour says that the program did not say this itself."""
     draft: bool | None = None
     composer: bool | None = None
 
@@ -195,31 +199,39 @@ class View:
             elif lines[i].strip():
                 break
         self.regions["notice"] = "\n".join(notices)
-        self.regions["spinner"] = ""
+        self.regions["spinner"] = self.regions["ended"] = ""
         row = _head_above(lines, end)
-        if row is not None and _SPINNER.match(lines[row]) and lines[row][0] not in "●❯":
-            self.regions["spinner"] = _unwrapped(lines[row:end])
-            end, row = row, _head_above(lines, row)
-        elif row is not None and "…" in lines[row] and lines[row][0] == "●":
-            self.regions["spinner"] = _unwrapped(lines[row:end])
         while row is not None and _TURN_END.match(lines[row]):
+            self.regions["ended"] = _said(lines, row, end)
             end, row = row, _head_above(lines, row)
-        if row is not None:
+        if row is not None and not self.regions["ended"] and _is_spinner(lines, row, colours):
+            self.regions["spinner"] = _said(lines, row, end)
+            end, row = row, _head_above(lines, row)
+        if row is None:
+            self.regions["cut"] = _unwrapped(lines[:end])
+            alike = colours is not None and _one_colour([colours.row(i) for i in range(end) if lines[i].strip()])
+            self.quoted |= set() if alike else {"cut"}
+        else:
             self._read_last(lines, row, end, colours)
 
     def _read_last(self, lines: list[str], row: int, end: int, colours: Colours | None) -> None:
-        """The last message: the program's answer, or what it said at once to the person's prompt."""
-        glyph = lines[row][0]
+        """The last message: an answer, and what the program said itself below a prompt or a tool."""
         kept = [i for i in range(row, end) if not _NOTICE.match(lines[i])]
-        if glyph in "●⏺":
+        answers = lines[row][0] in "●⏺"
+        if answers:
             self.regions["answer"] = _unwrapped([lines[row][1:], *(lines[i] for i in kept[1:])])
-            self.own = colours is None or _same_colour(colours.row(row), row_glyph=True)
-        elif glyph in "❯>":
-            start = next((i for i in kept if _RESULT.match(lines[i])), None)
-            if start is not None:
-                reply = [lines[i] for i in kept if i >= start]
-                self.regions["reply"] = _unwrapped([reply[0].split("⎿", 1)[1], *reply[1:]])
-                self.own = colours is None or _same_colour(colours.row(start), row_glyph=False)
+            if colours and not _same_colour(colours.row(row), row_glyph=True):
+                self.quoted |= {"answer"}
+        elif lines[row][0] not in "❯>":
+            return
+        results = [i for i in kept if _RESULT.match(lines[i])]
+        if not results or (answers and colours is None):
+            return  # without colours a tool's output cannot be told from the program's word
+        start = results[-1] if answers else results[0]
+        said = [lines[i] for i in kept if i >= start]
+        self.regions["reply"] = _unwrapped([said[0].split("⎿", 1)[1], *said[1:]])
+        if colours and not _same_colour(colours.row(start), row_glyph=False):
+            self.quoted |= {"reply"}
 
     def _read_reader(self, lines: list[str], at: Composer) -> None:
         """Flat text: who speaks is told by a word."""
@@ -229,7 +241,7 @@ class View:
         for i in range(len(above) - 1, -1, -1):
             if said := _READER_SAYS.match(above[i]):
                 self.regions["answer"] = _unwrapped([above[i][said.end() :], *above[i + 1 : -1]])
-                self.own = said[1] == "error"
+                self.quoted |= set() if said[1] == "error" else {"answer"}
                 return
 
     def _read_dialog(self, lines: list[str], screen: Screen, *, below: bool) -> None:
@@ -288,7 +300,7 @@ def _find_composer(lines: list[str], layout: Layout, screen: Screen) -> Composer
     if layout.reader:
         return _find_reader_composer(lines, layout, screen)
     for i in range(len(lines) - 1, 0, -1):
-        if not _RULE_LINE.match(lines[i - 1]):
+        if not _RULE_LINE.match(lines[i - 1]) and not _NAMED_RULE.match(lines[i - 1]):
             continue
         command = layout.command.match(lines[i])
         found = command or layout.prompt.match(lines[i])
@@ -348,6 +360,26 @@ def _is_draft(rows: list[str], at: Composer, screen: Screen, colours: Colours | 
 def _head_above(lines: list[str], end: int) -> int | None:
     """The last row before `end` on which a message begins: what follows it is indented."""
     return next((i for i in range(end - 1, -1, -1) if _HEAD.match(lines[i])), None)
+
+
+def _is_spinner(lines: list[str], row: int, colours: Colours | None) -> bool:
+    """Whether a turn is seen running there. With reduced motion the spinner is a bullet in the colour of its word;
+    an answer's bullet is not."""
+    if lines[row][0] == "●":
+        return "…" in lines[row] and colours is not None and _same_colour(colours.row(row), row_glyph=True)
+    return _SPINNER.match(lines[row]) is not None
+
+
+def _said(lines: list[str], row: int, end: int) -> str:
+    """The paragraph that begins on a row, without the notices at the right edge."""
+    last = next((i for i in range(row, end) if not lines[i].strip()), end)
+    return _unwrapped([line for line in lines[row:last] if not _NOTICE.match(line)])
+
+
+def _one_colour(rows: list[list[tuple[str, Style]]]) -> bool:
+    """Whether several rows are all of one colour that is not the plain one."""
+    seen = {style.colour for row in rows for c, style in row if not c.isspace()}
+    return len(rows) > 1 and len(seen) == 1 and not seen & {None, *_GREYS}
 
 
 def _same_colour(row: list[tuple[str, Style]], *, row_glyph: bool) -> bool:
@@ -475,7 +507,7 @@ def classify(screen: Screen, rules: RuleSet, version: str | None = None, *, now:
 
 def _holds(rule: Rule, view: View) -> str | None:
     """The line that a rule matched, or `None`."""
-    if rule.own and not view.own:
+    if rule.own and any(region in view.quoted for region, _ in rule.when):
         return None
     evidence: str | None = None
     for region, pattern in rule.when:

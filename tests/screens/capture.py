@@ -301,7 +301,7 @@ class Run:
         self.program, self.version, self.out, self.check = program, version, out, check
         number = tuple(int(n) for n in version.split("."))
         self.old = number < (2, 1, 200)
-        self.tells_errors = number >= (2, 1, 310)  # an answer ends with a line that a failure does not have
+        self.tells_errors = number >= (2, 1, 329)  # an answer ends with a line that a failure does not have
         self.base = Path(tempfile.mkdtemp(prefix="fl"))
         self.port = 24000 + os.getpid() % 3000 * 10
         self.rows: list[dict[str, Any]] = []
@@ -540,6 +540,28 @@ async def errors(s: Session) -> None:
     await s.shot("error-dropped-stream", {"activity": ["error", "ready"]})
 
 
+async def late_errors(s: Session) -> None:
+    """Errors that come when a turn has already done or said something."""
+    s.seed()
+    await s.start("--allowedTools", "Bash(sleep:*)", env={"CLAUDE_CODE_MAX_RETRIES": "1"})
+    await s.status("idle")
+    await s.settle()
+    for code, expect in ((500, ERROR), (401, AUTH)):
+        await s.say('TOOL Bash {"command":"sleep 4; echo slept","description":"wait"}', 2.5)
+        await s.mode(error=code, count=99)
+        await asyncio.sleep(4)
+        await s.status("idle")
+        await s.settle(2.5)
+        await s.shot(f"error-{code}-after-tool", expect)
+        await s.mode()
+        await s.say("/clear", 1.0)
+        await s.settle()
+    await s.say("DROP", 2.0)
+    await s.status("idle")
+    await s.settle(3)
+    await s.shot("error-dropped", {"activity": ["error", "ready"]})
+
+
 async def retries(s: Session) -> None:
     s.seed()
     await s.start()
@@ -691,7 +713,7 @@ async def onboarding(s: Session) -> None:
     s.seed(trust=False, key=False, onboarded=False)
     await s.start()
     await s.settle(3)
-    if "Unable to connect" in await s.text():
+    if "1" in await s.tmux("display", "-p", "-t", "s", "#{pane_dead}"):
         await s.shot("first-run-no-network", GONE)
         return
     other = {"activity": ["needs_input"], "kind": ["other", "login", "trust"]}
@@ -1123,7 +1145,7 @@ def in_shell(name: str, doing: str | None, sig: signal.Signals | None) -> Callab
 
 
 SCENARIOS: dict[str, Callable[[Session], Awaitable[None]]] = {
-    "turns": turns, "permissions": permissions, "questions": questions, "plans": plans, "errors": errors,
+    "turns": turns, "permissions": permissions, "questions": questions, "plans": plans, "errors": errors, "late_errors": late_errors,
     "retries": retries, "unreachable": unreachable, "limits": limits, "not_logged_in": not_logged_in, "trust": trust,
     "api_key": api_key, "bypass": bypass, "onboarding": onboarding, "broken": broken, "broken_config": broken_config,
     "mcp": mcp, "mcp_two": mcp_two, "imports": imports, "quotes": quotes, "tool_quotes": tool_quotes,
