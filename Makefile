@@ -8,6 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 MADE := $(VENV)/made
 CLAUDE_VERSION := 2.1.329
+CAPTURES ?= tests/screens
 CLAUDE_PACKAGE := @anthropic-ai/claude-code-linux-$(if $(filter aarch64 arm64,$(shell uname -m)),arm64,x64)
 CLAUDE := $(CURDIR)/.cache/claude-code-$(CLAUDE_VERSION)/node_modules/$(CLAUDE_PACKAGE)/claude
 export FLEET_TEST_CLAUDE ?= $(CLAUDE)
@@ -61,10 +62,10 @@ accuracy: $(MADE)  ## judge every screen of CAPTURES=DIR, and print the table by
 	@$(BIN)/python tests/accuracy.py $(CAPTURES)
 
 docs: $(MADE)  ## draw the documents that are drawn from the code again
-	@$(BIN)/python tests/draw.py
+	@$(BIN)/python -m tests.draw
 
 picture: $(MADE) programs claude  ## draw docs/status.svg again, from a real fleet
-	@PYTHONPATH=. $(BIN)/python -m tests.picture
+	@$(BIN)/python -m tests.picture
 
 clean:  ## remove what make has made
 	@if [ -d .cache/demo ]; then tools/demo stop; fi
