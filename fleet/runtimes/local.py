@@ -349,6 +349,8 @@ class LocalRuntime:
         found = [root / name for name in await self.list(str(root)) if name != keep]
         folders = [folder for folder in found if not launches.is_purged(folder)]
         if not folders:
+            if len(found) > KEPT_LAUNCHES:
+                await asyncio.to_thread(launches.forget_oldest, root, keep, KEPT_LAUNCHES)
             return ()
         facts = [await asyncio.to_thread(launches.facts, folder) for folder in folders]
         there = await asyncio.to_thread(launches.search, folders)

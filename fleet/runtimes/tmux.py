@@ -293,6 +293,8 @@ class _Pane:
     """How many lines the scrollback had at the sweep."""
     logged: int = -1
     """How many lines of the scrollback have been reported; -1: it was never captured."""
+    newest: str | None = None
+    """The last line that was reported."""
     seen: int = -1
     """How many lines the scrollback had at the last capture."""
     raw: bytes = b""
@@ -471,7 +473,7 @@ class Tmux:
         pane = self._panes.get(generation)
         if pane is None:
             return None
-        scrolled = self._lines_wanted(pane)
+        scrolled = self._lines_wanted(pane) or min(pane.history, 200)  # at its limit it may be as long, and all new
         blocks = (await self.ask_lines([(self._capture(pane, scrolled), 3 if scrolled else 2)]))[0]
         if not blocks[-1].ok:
             self._forget(generation)
@@ -606,11 +608,14 @@ class Tmux:
                 on_seen(seen)
 
     def _lines_wanted(self, pane: _Pane) -> int:
-        """How many lines of the scrollback to ask for: some more than were new at the sweep, for it goes on."""
+        """How many lines of the scrollback to ask for: more than were new at the sweep, for it goes on. None where
+        it is empty: tmux would then give the first line of the screen."""
+        if not pane.history:
+            return 0
         if pane.logged < 0:
-            return pane.history
+            return self._settings.history_limit
         grown = self._grown(pane, pane.history)
-        return min(grown + 50, pane.history) if grown else 0
+        return grown + 200 if grown else 0
 
     def _grown(self, pane: _Pane, history: int) -> int:
         """How many lines have entered the scrollback. At its limit tmux drops a tenth of it and goes on."""
@@ -633,13 +638,21 @@ class Tmux:
         first = pane.logged < 0
         grown = history if first else self._grown(pane, history)
         got = plain(blocks[2].body).splitlines() if len(blocks) == 3 else []
-        if grown and not got:  # they came after the sweep: the next one asks for them
+        if grown > len(got):  # they came after the sweep: the next one asks for them
             return Seen(screen or read_screen(detail, raw)[0], pane.id)
-        scrolled = [line.rstrip() for line in got[max(0, len(got) - grown) :]]
-        if grown > len(got):  # faster than we look: what is there, and a word about what is not
-            scrolled.insert(0, f"[… {grown - len(got)} lines went by unseen …]")
+        lines = [line.rstrip() for line in got]
+        scrolled = lines[max(0, len(lines) - grown) :]
+        if not first and lines and self._torn(pane, lines[: len(lines) - len(scrolled)]):
+            scrolled = ["[… lines went by unseen …]", *lines]
         pane.logged = history
+        if scrolled:
+            pane.newest = scrolled[-1]
         return Seen(screen or read_screen(detail, raw)[0], pane.id, tuple(scrolled), first)
+
+    @staticmethod
+    def _torn(pane: _Pane, older: Sequence[str]) -> bool:
+        """Whether lines went by faster than we look: then the one before the new ones is not the newest we had."""
+        return pane.newest is not None and (not older or older[-1] != pane.newest)
 
 
 def plain(ansi: bytes) -> str:
