@@ -48,6 +48,11 @@ LINE_LIMIT = 16 * 1024 * 1024
 LOG_LINES = 200
 """How much of a log is shown, and followed from, where nobody says."""
 
+LOG_TAIL = 2_000_000
+"""How much of a conversation's end `fleet logs` reads, in bytes, however long it is."""
+DIALOG_GOES = 2.0
+"""Seconds after which a dialog of a started agent is one that a person should hear of."""
+
 Args = Mapping[str, Any]
 Progress = Callable[[Mapping[str, Any]], Awaitable[None]]
 
@@ -172,7 +177,7 @@ class Operator:
             shown = lines
 
     async def _log(self, runner: Runner, count: int) -> dict[str, Any]:
-        await runner.read_transcript()
+        await runner.read_transcript(LOG_TAIL)
         handle = runner.handle
         lines: list[str] = list(getattr(runner.facts.transcript, "lines", ()) or ())
         source = "transcript"
@@ -507,6 +512,8 @@ class Operator:
                     break
                 seen = {r.name: _where(r) for r in runners}
                 await self.fleet.until(partial(_moved, runners, seen), min(remaining, 5.0))
+            # A dialog that was just settled still stands on the last screen for a moment.
+            await self.fleet.until(partial(_nobody_asks, runners), DIALOG_GOES)
         agents = [_outcome(r, r.name in running) for r in runners]
         codes = {a["exit_code"] for a in agents}
         code = next((c for c in (1, Held.exit_code, DialogOpen.exit_code) if c in codes), 0)
@@ -574,6 +581,11 @@ def _reached(runner: Runner, word: str) -> bool:
 
 def _moved(runners: Sequence[Runner], seen: Mapping[str, str]) -> bool:
     return any(_where(r) != seen[r.name] for r in runners)
+
+
+def _nobody_asks(runners: Sequence[Runner]) -> bool:
+    running = [r for r in runners if r.life.phase is Phase.RUNNING]
+    return not any(r.state.activity is Activity.NEEDS_INPUT for r in running)
 
 
 def _no_longer_runs(runner: Runner) -> bool:

@@ -22,6 +22,7 @@ from fleet.errors import FleetError, HostUnreachable, LaunchError, TimedOut
 from fleet.harnesses import harness as find_harness
 from fleet.harnesses.base import Conversation, Harness, LaunchAsk, Remedy
 from fleet.health import judge, restart
+from fleet.health.answers import SETTLE, Step
 from fleet.health.judge import Book
 from fleet.keys import BEFORE_ENTER, typed
 from fleet.ledger import Ledger, Record, StartEnvironment
@@ -50,6 +51,8 @@ from fleet.terms import (
 log = logging.getLogger(__name__)
 
 UP = (Phase.STARTING, Phase.RUNNING)
+GOES_AWAY = 5.0
+"""Seconds that a settled dialog has to go away before it is taken for still open."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +66,8 @@ class Parts:
     runtime: Runtime
     classify: Callable[[str, Screen, str | None], Verdict]
     """By harness name and program version."""
-    startup_keys: Callable[[str, Verdict, Screen, frozenset[str]], tuple[str, tuple[str, ...]] | None]
+    startup_step: Callable[[str, Screen, frozenset[str], str | None], Step | None]
+    """The next keys for a startup dialog that may be settled, by harness name and program version."""
     version: Callable[[Harness, AgentSpec, Mapping[str, str], str], Awaitable[str | None]]
     may_restart: Callable[[str, str | None], Awaitable[None]]
     """Waits until the fleet's brake lets one more automatic restart go; the second word is the restart's reason."""
@@ -678,33 +682,51 @@ class Runner:
             if verdict.composer:
                 self._mark_started()
             elif verdict.activity is Activity.NEEDS_INPUT and self.settling is None:
-                self._settle_dialog(verdict, screen)
+                self._settle_dialog(screen)
 
-    def _settle_dialog(self, verdict: Verdict, screen: Screen) -> None:
+    def _consents(self) -> frozenset[str]:
+        """The startup dialogs that fleet may settle for this agent."""
+        spec = self.spec
+        consents = set[str](spec.auto_accept)
+        if spec.workdir is None:
+            consents.add("trust-folder")  # fleet made that folder itself
+        if spec.permission_mode == "bypassPermissions" or "--dangerously-skip-permissions" in spec.args:
+            consents.add("bypass-permissions")
+        return frozenset(consents)
+
+    def _next_step(self, screen: Screen) -> Step | None:
+        return self.parts.startup_step(self.spec.harness, screen, self._consents(), self.record.version)
+
+    def _settle_dialog(self, screen: Screen) -> None:
         """A startup dialog that the manifest lets fleet settle: one step, then look again."""
-        allowed = set(self.spec.auto_accept)
-        if self.spec.workdir is None:
-            allowed.add("trust-folder")
-        step = self.parts.startup_keys(self.spec.harness, verdict, screen, frozenset(allowed))
-        if step is None:
-            return
-        what, keys = step
-        self.settling = what
-        self.beside(self._press(what, keys))
+        step = self._next_step(screen)
+        if step is not None:
+            self.settling = step.consent
+            self.beside(self._press(step))
 
-    async def _press(self, what: str, keys: tuple[str, ...]) -> None:
-        """A dialog just drawn drops keys for 0.2 s: wait, look whether it still stands, press."""
-        handle = self.handle
+    async def _press(self, step: Step) -> None:
+        """A dialog just drawn drops keys: wait, look whether it still asks for the same key, press, look.
+
+        After the last key the dialog has a while to go away: a second Enter could answer the next one.
+        """
+        handle, runtime, clock = self.handle, self.parts.runtime, self.parts.clock
         if handle is None:
             return
         try:
-            await self.parts.clock.sleep(0.3)
-            await self.parts.runtime.type(handle, keys, literal=False)
-            self.parts.record_event(self.name, "action", "auto_accept", {"dialog": what, "keys": list(keys)})
-            await self.parts.clock.sleep(0.3)
+            await clock.sleep(SETTLE)
+            look = await runtime.look(handle)
+            if look.screen is not None and self._next_step(look.screen) == step:
+                await runtime.type(handle, step.keys, literal=False)
+                payload = {"dialog": step.consent, "keys": list(step.keys), "because": step.because}
+                self.parts.record_event(self.name, "action", "auto_accept", payload)
+                until = clock.now() + (GOES_AWAY if step.last else 0.0)
+                await clock.sleep(SETTLE)
+                look = await runtime.look(handle)
+                while look.screen and self._next_step(look.screen) == step and clock.now() < until:
+                    await clock.sleep(SETTLE)
+                    look = await runtime.look(handle)
         finally:
             self.settling = None
-        look = await self.parts.runtime.look(handle)
         self.on_look(handle, look)
 
     def hear(self, evidence: Evidence, *, judge_now: bool = True) -> None:
@@ -835,13 +857,13 @@ class Runner:
             self.facts.status_line = {**told, "observed_at": self.parts.clock.now()}
             self.parts.changed(self)
 
-    async def read_transcript(self) -> None:
-        """The end of the conversation, for those who look."""
+    async def read_transcript(self, length: int = 65_536) -> None:
+        """The end of the conversation, so many bytes of it, for those who look."""
         session_id, cwd = self.record.session_id, self.facts.cwd
         if session_id is None or cwd is None:
             return
         path = self.harness.transcript_path(self.facts.env, cwd, session_id)
-        tail = await self.parts.runtime.read(path, tail=65536) if path else None
+        tail = await self.parts.runtime.read(path, tail=length) if path else None
         if tail is not None:
             self.facts.transcript = self.harness.read_transcript(tail, self.parts.clock.now())
 

@@ -22,6 +22,7 @@ from fleet.errors import FleetError, HostUnreachable, LaunchError, TimedOut
 from fleet.events import Event, Events
 from fleet.harnesses.base import Harness
 from fleet.harnesses.screens import Rules
+from fleet.health import answers
 from fleet.health.classify import classify
 from fleet.health.restart import NOBODYS_FAULT
 from fleet.ledger import Ledger, Record, StartEnvironment
@@ -106,7 +107,7 @@ class Supervisor:
                 ledger=self.ledger,
                 runtime=self.runtime,
                 classify=self._classify,
-                startup_keys=self._startup_keys,
+                startup_step=self._startup_step,
                 version=self._version,
                 may_restart=self._may_restart,
                 believe_death=self._believe_death,
@@ -233,10 +234,11 @@ class Supervisor:
             return Verdict(Activity.UNKNOWN, rule="no-rules")
         return classify(screen, rules, version, now=self.clock.now())
 
-    def _startup_keys(
-        self, harness: str, verdict: Verdict, screen: Screen, allowed: frozenset[str]
-    ) -> tuple[str, tuple[str, ...]] | None:
-        return None
+    def _startup_step(
+        self, harness: str, screen: Screen, consents: frozenset[str], version: str | None
+    ) -> answers.Step | None:
+        rules = self.rules.of(harness)
+        return answers.next_step(screen, rules, consents, version) if rules else None
 
     async def _version(self, harness: Harness, spec: AgentSpec, env: Mapping[str, str], cwd: str) -> str | None:
         """What the program says of its version; asked once for each program file as it stands."""

@@ -50,6 +50,8 @@ class Book:
         before = self.claims.get(evidence.source)
         if before and evidence.observed_at < before.evidence.observed_at:
             return self
+        if before:
+            evidence = _remembering(evidence, before.evidence)
         same = before and _word(before.evidence) == _word(evidence)
         since = before.since if before and same else evidence.observed_at
         claims = {**self.claims, evidence.source: Claim(evidence, since, max(now, evidence.observed_at))}
@@ -71,6 +73,14 @@ class Book:
 
     def __iter__(self) -> Iterator[Claim]:
         return iter(sorted(self.claims.values(), key=lambda c: list(Source).index(c.evidence.source)))
+
+
+def _remembering(evidence: Evidence, before: Evidence) -> Evidence:
+    """A later word about the same dialog may say less of it: what was asked is still asked."""
+    asks = evidence.activity is Activity.NEEDS_INPUT is before.activity
+    if not asks or evidence.question or evidence.session_id != before.session_id:
+        return evidence
+    return replace(evidence, kind=evidence.kind or before.kind, question=before.question, options=before.options)
 
 
 def _word(e: Evidence) -> tuple[object, ...]:

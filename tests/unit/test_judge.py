@@ -78,6 +78,14 @@ def test_the_files_waiting_keeps_what_the_hook_knows_of_the_question() -> None:
     assert state.options == ("Yes", "No")
 
 
+def test_a_later_hook_that_says_less_does_not_forget_the_question() -> None:
+    case = Case()
+    case.hear(Source.HOOK, A.NEEDS_INPUT, kind=Kind.PERMISSION, question="Bash: rm x")
+    case.after(6)
+    state = case.hear(Source.HOOK, A.NEEDS_INPUT)
+    assert (state.kind, state.question) == (Kind.PERMISSION, "Bash: rm x")
+
+
 def test_an_answered_dialog_is_left_at_once_not_when_the_tool_ends() -> None:
     case = Case()
     case.hear(Source.HOOK, A.NEEDS_INPUT, kind=Kind.PERMISSION)
