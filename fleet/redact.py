@@ -19,8 +19,8 @@ from urllib.parse import quote
 
 MARK = "[redacted]"
 
-SHORTEST_LITERAL = 4
-"""Shorter given secrets are left: taking every `a` out would leave no text."""
+SHORTEST_LITERAL = 6
+"""Shorter given secrets are left: taking every `a` or `true` out would leave no text."""
 
 
 def redact(text: str, secrets: Collection[str] = ()) -> str:
