@@ -34,6 +34,10 @@ def bash(command: str) -> str:
     return "TOOL Bash " + json.dumps({"command": command, "description": "x"})
 
 
+GATED = "until [ -e go ]; do sleep 0.1; done"
+"""A command that runs until the test opens the gate: `go` in the working folder."""
+
+
 # -- starting ---------------------------------------------------------------------------------------------------------
 
 
@@ -160,11 +164,14 @@ def test_a_key_that_nobody_approved_is_left_to_the_person_and_explained(at: Desk
 
 
 def test_a_turn_is_seen_by_every_source_from_its_beginning_to_its_end(at: Desk) -> None:
-    web = at.ready()
-    web.say("SLOW 3")
+    web = at.ready(permission_mode="bypassPermissions")
+    web.say(bash(GATED))
+    web.hears("PreToolUse")
     web.reaches(Activity.WORKING)
-    assert web.said[-1].activity is Activity.WORKING
     until(lambda: web.title and web.title.activity is Activity.WORKING, "the title says so")
+    until(lambda: web.transcript.current_tool == "Bash", "the transcript says so")
+    assert {e.activity for e in web.said} == {Activity.WORKING}
+    at.home.write("go", "")
     web.hears("Stop")
     assert web.said[-1].activity is Activity.READY
     web.reaches(Activity.READY)
@@ -175,28 +182,28 @@ def test_a_turn_is_seen_by_every_source_from_its_beginning_to_its_end(at: Desk) 
 def test_a_message_typed_meanwhile_is_told_at_once_and_the_turns_follow_each_other(at: Desk) -> None:
     """Why a Stop hook alone is no proof: the program goes on with what was queued."""
     web = at.ready()
-    web.say("SLOW 3")
+    web.say("SLOW 6")
     web.reaches(Activity.WORKING)
     web.tmux("send-keys", "-t", "=it:", "-l", "Repeat SECOND")
     web.keys("Enter")
-    web.hears("UserPromptSubmit", prompt="Repeat SECOND")
-    assert not web.named("Stop")
     web.hears("Stop", last_assistant_message="SECOND")
     web.reaches(Activity.READY)
-    assert len(web.named("Stop")) == 2
+    turns = [e.name for e in web.events if e.name in ("UserPromptSubmit", "Stop")]
+    assert turns == ["UserPromptSubmit", "UserPromptSubmit", "Stop", "Stop"]
 
 
 def test_a_permission_dialog_needs_a_person_until_it_is_answered(at: Desk) -> None:
     web = at.ready()
-    web.say(bash("touch made; for i in 1 2 3; do sleep 1; done"))
+    web.say(bash(f"touch made; {GATED}"))
     asked = web.harness.read_hook(web.hears("PermissionRequest"))
     assert asked is not None
     assert (asked.activity, asked.kind) == (Activity.NEEDS_INPUT, Kind.PERMISSION)
-    assert asked.question == "Bash: touch made; for i in 1 2 3; do sleep 1; done"
+    assert asked.question == f"Bash: touch made; {GATED}"
     web.reaches(Activity.NEEDS_INPUT)
     web.answer("1")
     web.reaches(Activity.WORKING)
     assert not web.named("PostToolUse"), "it works again before the tool has ended"
+    at.home.write("go", "")
     web.hears("Stop")
     assert (at.home.work / "made").exists()
 
