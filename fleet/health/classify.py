@@ -500,7 +500,7 @@ def classify(screen: Screen, rules: RuleSet, version: str | None = None, *, now:
     number = version_of(version)
     view = View.of(screen, rules, number)
     for rule in rules.rules:
-        if number in rule.versions and (evidence := _holds(rule, view)) is not None:
+        if rule.speaks_of(number) and (evidence := _holds(rule, view)) is not None:
             return _verdict(rule, evidence, view, rules, now)
     return Verdict(Activity.UNKNOWN, rule="no-rule", draft=view.draft, composer=view.composer)
 

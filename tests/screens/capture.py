@@ -275,15 +275,12 @@ class Session:
         )  # fmt: skip
 
     def pid(self) -> int:
-        found = subprocess.run(
-            ["pgrep", "-f", str(self.run.program[-1])], capture_output=True, text=True, check=False
-        ).stdout.split()
-        for p in found:
+        """The program's process: it has this session's home, and is none of the tools around it."""
+        for folder in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
-                if f"HOME={self.home}".encode() in Path(f"/proc/{p}/environ").read_bytes().split(b"\0"):
-                    exe = Path(f"/proc/{p}/cmdline").read_bytes().split(b"\0")[0]
-                    if not exe.endswith((b"tmux", b"bash", b"env")):
-                        return int(p)
+                ours = f"HOME={self.home}".encode() in (folder / "environ").read_bytes().split(b"\0")
+                if ours and (folder / "comm").read_text().strip() not in ("tmux: server", "bash", "env", "sh"):
+                    return int(folder.name)
         raise RuntimeError("no program found")
 
     async def close(self) -> None:
@@ -1145,13 +1142,13 @@ def in_shell(name: str, doing: str | None, sig: signal.Signals | None) -> Callab
 
 
 SCENARIOS: dict[str, Callable[[Session], Awaitable[None]]] = {
-    "turns": turns, "permissions": permissions, "questions": questions, "plans": plans, "errors": errors, "late_errors": late_errors,
-    "retries": retries, "unreachable": unreachable, "limits": limits, "not_logged_in": not_logged_in, "trust": trust,
-    "api_key": api_key, "bypass": bypass, "onboarding": onboarding, "broken": broken, "broken_config": broken_config,
-    "mcp": mcp, "mcp_two": mcp_two, "imports": imports, "quotes": quotes, "tool_quotes": tool_quotes,
-    "drafts": drafts, "menus": menus, "modes": modes, "vim": vim, "background": background,
-    "compaction": compaction, "statusline": statusline, "classic": classic, "fullscreen": fullscreen,
-    "reader": reader, "exits": exits, "kills": kills,
+    "turns": turns, "permissions": permissions, "questions": questions, "plans": plans, "errors": errors,
+    "late_errors": late_errors, "retries": retries, "unreachable": unreachable, "limits": limits,
+    "not_logged_in": not_logged_in, "trust": trust, "api_key": api_key, "bypass": bypass, "onboarding": onboarding,
+    "broken": broken, "broken_config": broken_config, "mcp": mcp, "mcp_two": mcp_two, "imports": imports,
+    "quotes": quotes, "tool_quotes": tool_quotes, "drafts": drafts, "menus": menus, "modes": modes, "vim": vim,
+    "background": background, "compaction": compaction, "statusline": statusline, "classic": classic,
+    "fullscreen": fullscreen, "reader": reader, "exits": exits, "kills": kills,
     "shell_exit": in_shell("exited-to-shell", "Repeat HELLO", None),
     "shell_kill_running": in_shell("crashed-to-shell-sigkill", "SLOW 20", signal.SIGKILL),
     "shell_kill_idle": in_shell("crashed-to-shell-sigkill-idle", None, signal.SIGKILL),

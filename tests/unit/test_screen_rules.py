@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
 
-from fleet.harnesses.screens import BadRules, Rules, build, parse, shipped, version_of
+from fleet.harnesses.screens import REGIONS, BadRules, Rules, build, parse, shipped, version_of
 from fleet.health.classify import classify
 from fleet.terms import Activity, Screen
 
@@ -17,6 +18,19 @@ name = "company-banner"
 activity = "limited"
 when.tail = '''Company quota is used up'''
 """
+
+
+DOCUMENT = Path(__file__).parent.parent.parent / "docs" / "screens.md"
+
+
+@pytest.mark.parametrize("block", re.findall(r"```toml\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL))
+def test_the_rules_in_the_documentation_are_valid(block: str) -> None:
+    build(parse(block, "docs"), "docs", shipped("claude-code"))
+
+
+def test_the_documentation_lists_the_regions_there_are() -> None:
+    table = re.findall(r"^\| `(\w+)` \|", DOCUMENT.read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(table) == sorted(REGIONS)
 
 
 def put(file: Path, text: str, tick: int) -> None:

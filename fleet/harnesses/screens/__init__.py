@@ -93,6 +93,12 @@ class Rule:
     """The last message must be the program's own, as its colour tells: a quotation in an answer is not."""
     continues: bool = False
     versions: Versions = Versions()
+    known_version: bool = False
+    """Where the version is not known, the rule does not hold."""
+
+    def speaks_of(self, version: Version | None) -> bool:
+        """Whether the rule is about that version."""
+        return version in self.versions and not (self.known_version and version is None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,11 +218,12 @@ def _rule(entry: Mapping[str, Any], source: str) -> Rule:
     if not isinstance(name, str) or not name:
         raise BadRules(f"{source}: a rule without a name")
     where = f"{source}: rule {name}"
-    _known(entry, {"name", "activity", "kind", "when", "unless", "own", "continues", "versions"}, where)
+    keys = {"name", "activity", "kind", "when", "unless", "own", "continues", "versions", "known_version"}
+    _known(entry, keys, where)
     when = _patterns(entry.get("when", {}), f"{where}: when")
     if not when:
         raise BadRules(f"{where}: when: at least one region is needed, or it would hold on every screen")
-    for key in ("own", "continues"):
+    for key in ("own", "continues", "known_version"):
         if not isinstance(entry.get(key, False), bool):
             raise BadRules(f"{where}: {key}: true or false is meant")
     return Rule(
@@ -228,6 +235,7 @@ def _rule(entry: Mapping[str, Any], source: str) -> Rule:
         own=entry.get("own", False),
         continues=entry.get("continues", False),
         versions=_versions(entry.get("versions"), where),
+        known_version=entry.get("known_version", False),
     )
 
 
