@@ -345,6 +345,8 @@ class Operator:
         told = []
         if self.fleet.unreachable:
             told.append(f"The multiplexer could not be read: {self.fleet.unreachable}. States are as last seen.")
+        if self.fleet.storage_problem:
+            told.append(f"Nothing can be written down, so nothing is started or stopped: {self.fleet.storage_problem}")
         if self.fleet.faults:
             told.append(f"{self.fleet.faults} internal faults; see {self.fleet.places.log}")
         if self.fleet.ramp_note:

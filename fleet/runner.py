@@ -18,7 +18,7 @@ from typing import Any
 
 from fleet import lifecycle, plan
 from fleet.clock import Clock
-from fleet.errors import FleetError, HostUnreachable, LaunchError, TimedOut
+from fleet.errors import FleetError, HostUnreachable, LaunchError, StorageError, TimedOut
 from fleet.harnesses import harness as find_harness
 from fleet.harnesses.base import Conversation, Harness, LaunchAsk, Remedy
 from fleet.health import judge, restart
@@ -51,6 +51,8 @@ from fleet.terms import (
 log = logging.getLogger(__name__)
 
 UP = (Phase.STARTING, Phase.RUNNING)
+STORAGE_RETRY = 1.0
+"""Seconds until what could not be written down is tried again: an event is never dropped."""
 GOES_AWAY = 5.0
 """Seconds that a settled dialog has to go away before it is taken for still open."""
 
@@ -75,6 +77,8 @@ class Parts:
     """Whether an unexplained death may be believed; it may look a second time first."""
     record_event: Callable[[str, str, str, Mapping[str, Any]], None]
     """Agent, type, name, payload: into the event store."""
+    storage: Callable[[StorageError | None], None]
+    """The ledger could not be written, or could again."""
     changed: Callable[[Runner], None]
     """Something about the agent is different now."""
 
@@ -183,12 +187,23 @@ class Runner:
         while True:
             event = await self._inbox.get()
             try:
-                await self._step(event)
+                while not await self._kept(event):
+                    await self.parts.clock.sleep(STORAGE_RETRY)
             except Exception:  # one agent's fault must not stop the others; it is told whole
                 log.exception("agent %s: %s", self.name, event)
                 self.parts.record_event(self.name, "fault", type(event).__name__, {})
             finally:
                 self._inbox.task_done()
+
+    async def _kept(self, event: lifecycle.Event) -> bool:
+        """Handle the event; False where it could not be written down (a full disk), and so nothing was done."""
+        try:
+            await self._step(event)
+        except StorageError as error:
+            self.parts.storage(error)
+            return False
+        self.parts.storage(None)
+        return True
 
     async def _step(self, event: lifecycle.Event) -> None:
         now = self.parts.clock.now()

@@ -11,14 +11,14 @@ import asyncio
 import contextlib
 import logging
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from fleet import brake, dependencies, lifecycle
 from fleet.clock import Clock
-from fleet.errors import FleetError, HostUnreachable, LaunchError, TimedOut
+from fleet.errors import HostUnreachable, LaunchError, StorageError, TimedOut
 from fleet.events import Event, Events
 from fleet.harnesses.base import Harness
 from fleet.harnesses.screens import Rules
@@ -30,7 +30,7 @@ from fleet.lifecycle import Life
 from fleet.manifests.model import AgentSpec, Secret
 from fleet.processes import Meter, host_figures
 from fleet.redact import redact
-from fleet.runner import UP, Parts, Runner, resolved
+from fleet.runner import STORAGE_RETRY, UP, Parts, Runner, resolved
 from fleet.runtimes.base import Runtime
 from fleet.settings import Places, Settings
 from fleet.spool import Drain
@@ -39,6 +39,10 @@ from fleet.terms import Activity, HookEvent, Look, Phase, Screen, Verdict
 log = logging.getLogger(__name__)
 
 DOWN = "down"
+MEASURE_EVERY = 5.0
+HOUSEKEEP_EVERY = 3600.0
+EVENTS_HELD = 10_000
+"""Events that are held while the disk is full; beyond that the oldest go."""
 
 
 class Supervisor:
@@ -54,7 +58,10 @@ class Supervisor:
         self.unreachable: str | None = None
         self.host: Mapping[str, Any] = {}
         self.faults = 0
+        self.storage_problem: str | None = None
+        """Why nothing can be written down at the moment. What happens meanwhile is kept and written later."""
         self._change = asyncio.Event()
+        self._meter = Meter()
         self._brake = brake.Bucket.full(settings.brake_burst, clock.now())
         self._brake_lock = asyncio.Lock()
         self._ramp = brake.Ramp(settings.start_parallel, settings.ramp_halt)
@@ -78,8 +85,9 @@ class Supervisor:
             self._add(record)
         self._tasks = [
             asyncio.create_task(self._write_events(), name="events"),
-            asyncio.create_task(self._net(), name="net"),
-            asyncio.create_task(self._measure(), name="measure"),
+            asyncio.create_task(self._again_and_again(self.settings.spool_check, self._net), name="net"),
+            asyncio.create_task(self._again_and_again(MEASURE_EVERY, self._measure), name="measure"),
+            asyncio.create_task(self._again_and_again(HOUSEKEEP_EVERY, self._housekeep), name="housekeep"),
         ]
         await self._collect(None)
         await asyncio.gather(*(runner.adopt(self._replay) for runner in self.runners.values()))
@@ -112,6 +120,7 @@ class Supervisor:
                 may_restart=self._may_restart,
                 believe_death=self._believe_death,
                 record_event=self.record_event,
+                storage=self._on_storage,
                 changed=self._changed,
             ),
         )
@@ -142,6 +151,7 @@ class Supervisor:
             task = asyncio.create_task(self._start_in_order(runner, fresh), name=f"start {runner.name}")
             self._starts.add(task)
             task.add_done_callback(self._starts.discard)
+            task.add_done_callback(self._report_fault)
 
     async def _start_in_order(self, runner: Runner, fresh: bool) -> None:
         runner.held = False
@@ -312,6 +322,12 @@ class Supervisor:
             self.faults += 1
         self._flush.set()
 
+    def _on_storage(self, error: StorageError | None) -> None:
+        problem = str(error) if error else None
+        if problem != self.storage_problem:
+            log.warning("writing: %s", problem or "it goes again")
+        self.storage_problem = problem
+
     def _changed(self, runner: Runner) -> None:
         self._climb(runner)
         self._watch_state_folder(runner)
@@ -373,7 +389,7 @@ class Supervisor:
         def on_change(_file: str) -> None:
             if not pending.is_set():
                 pending.set()
-                self._tasks_beside(self._collect_soon(name, pending))
+                self._beside(self._collect_soon(name, pending))
 
         self._spool_watches[name] = self.runtime.watch_folder(str(folder), on_change)
 
@@ -408,10 +424,27 @@ class Supervisor:
 
     # -- housekeeping ----------------------------------------------------------------------------------------------
 
-    def _tasks_beside(self, doing: Any) -> None:
-        task = asyncio.ensure_future(doing)
+    def _beside(self, doing: Coroutine[Any, Any, None]) -> None:
+        """Do something beside; a fault in it is told."""
+        task = asyncio.create_task(doing)
         self._starts.add(task)
         task.add_done_callback(self._starts.discard)
+        task.add_done_callback(self._report_fault)
+
+    def _report_fault(self, task: asyncio.Task[Any]) -> None:
+        if not task.cancelled() and (error := task.exception()):
+            self.faults += 1
+            log.error("%s failed", task.get_name(), exc_info=error)
+
+    async def _again_and_again(self, every: float, doing: Callable[[], Awaitable[None]]) -> None:
+        """One round after the other; a fault in one is told, and does not end the rounds."""
+        while True:
+            try:
+                await doing()
+            except Exception:
+                self.faults += 1
+                log.exception("%s failed", getattr(doing, "__name__", "a round"))
+            await self.clock.sleep(every)
 
     def _announce(self, event: Mapping[str, Any]) -> None:
         for queue in self._followers:
@@ -422,6 +455,9 @@ class Supervisor:
         while True:
             await self._flush.wait()
             await self._flush_events()
+            if self.storage_problem:
+                await self.clock.sleep(STORAGE_RETRY)
+                self._flush.set()
 
     async def _flush_events(self) -> None:
         self._flush.clear()
@@ -430,34 +466,35 @@ class Supervisor:
             return
         try:
             stored = await self.events.append(batch)
-        except FleetError as error:
-            log.error("%d events could not be stored: %s", len(batch), error)
-            self.faults += 1
+        except StorageError as error:
+            self._on_storage(error)
+            self._waiting = [*batch, *self._waiting][-EVENTS_HELD:]
             return
+        self._on_storage(None)
         for event in stored:
             self._announce(event.to_json())
 
     async def _net(self) -> None:
         """Below the pushes: what they missed is found here."""
-        while True:
-            await self.clock.sleep(self.settings.spool_check)
-            await self._collect(None)
-            for runner in self.runners.values():
-                if runner.life.phase in UP and runner.handle is not None:
-                    runner.confirm(self.runtime.seen_at(runner.handle))
+        await self._collect(None)
+        for runner in self.runners.values():
+            if runner.life.phase in UP and runner.handle is not None:
+                runner.confirm(self.runtime.seen_at(runner.handle))
 
     async def _measure(self) -> None:
-        """Figures of processes and host, from time to time."""
-        meter = Meter()
-        while True:
-            up = [r for r in self.runners.values() if r.life.phase in UP]
-            roots = {r.name: [r.facts.program] for r in up if r.facts.program}
-            figures = await asyncio.to_thread(meter.read, roots, self.clock.now())
-            for name, found in figures.items():
-                if name in self.runners:
-                    self.runners[name].measured(found)
-            self.host = await asyncio.to_thread(host_figures, str(self.places.state))
-            await self.clock.sleep(10.0)
+        """Figures of processes and host."""
+        up = [r for r in self.runners.values() if r.life.phase in UP]
+        roots = {r.name: [r.facts.program] for r in up if r.facts.program}
+        figures = await asyncio.to_thread(self._meter.read, roots, self.clock.now())
+        for name, found in figures.items():
+            if name in self.runners:
+                self.runners[name].measured(found)
+        self.host = await asyncio.to_thread(host_figures, str(self.places.state))
+
+    async def _housekeep(self) -> None:
+        """What is too old goes."""
+        await self.events.trim(self.clock.now() - self.settings.events_kept_days * 86_400)
+        await self._drain.sweep()
 
 
 def _secrets(spec: AgentSpec) -> list[tuple[str, Secret]]:

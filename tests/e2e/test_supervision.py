@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +14,7 @@ import psutil
 import pytest
 
 from tests.e2e.fleets import Fleet, alive, kill, until
-from tests.homes import Home
+from tests.homes import Home, fleet_argv
 
 pytestmark = pytest.mark.real
 
@@ -283,3 +284,48 @@ def test_two_homes_are_two_fleets_that_never_meet(fleet: Fleet) -> None:
         assert fleet.status("web")["phase"] == "running"
     finally:
         fleet.home.fleet("shutdown", env=other)
+
+
+def test_a_tmux_server_that_does_not_answer_is_not_a_death(fleet: Fleet) -> None:
+    fleet.run("start", fleet.shell("web", FOREVER), env={"FLEET_OBSERVE_TIMEOUT": "1"})
+    status = fleet.status("web")
+    server = subprocess.run(
+        ["tmux", "-S", status["pane"]["socket"], "display-message", "-p", "#{pid}"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    kill(int(server), signal.SIGSTOP)
+    try:
+        seen = fleet.wait("web", phase="unverifiable")
+        assert (seen["restarts"], seen["activity"]) == (0, status["activity"])
+        assert alive(status["pid"])
+    finally:
+        kill(int(server), signal.SIGCONT)
+    seen = fleet.wait("web", phase="running")
+    assert (seen["pid"], seen["restarts"]) == (status["pid"], 0)
+
+
+def test_a_circle_of_dependencies_is_refused_by_name(fleet: Fleet) -> None:
+    one = fleet.shell("one", FOREVER, depends_on=[{"agent": "two"}])
+    two = fleet.shell("two", FOREVER, depends_on=[{"agent": "one"}])
+    told = fleet.json("start", one, two, code=2)
+    assert "one → two → one" in told["message"]
+    assert fleet.all() == {}
+
+
+def test_systemd_is_told_that_it_is_ready_what_it_does_and_that_it_lives(fleet: Fleet) -> None:
+    path = fleet.home.path / "notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as told:
+        told.bind(str(path))
+        told.settimeout(60)
+        env = {**fleet.home.env, "NOTIFY_SOCKET": str(path), "WATCHDOG_USEC": "400000"}
+        with subprocess.Popen([*fleet_argv(), "daemon", "run"], env=env, stderr=subprocess.DEVNULL) as daemon:
+            first, second = told.recv(4096).decode(), told.recv(4096).decode()
+            daemon.send_signal(signal.SIGTERM)
+            words = second
+            while "STOPPING=1" not in words:
+                words = told.recv(4096).decode()
+    assert first.startswith("READY=1\nSTATUS=")
+    assert second.startswith("WATCHDOG=1")
+    assert daemon.returncode == 0
