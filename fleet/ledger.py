@@ -29,6 +29,8 @@ LEDGER_MIGRATIONS = Migrations(
             handle TEXT,
             session_id TEXT,
             session_used INTEGER NOT NULL DEFAULT 0,
+            transcript TEXT,
+            cwd TEXT,
             launches INTEGER NOT NULL DEFAULT 0,
             was_up INTEGER NOT NULL DEFAULT 0,
             host_version TEXT,
@@ -51,6 +53,10 @@ class Record:
     session_id: str | None = None
     session_used: bool = False
     """Whether the conversation ever got a prompt: a resumed one gets none again."""
+    transcript: str | None = None
+    """Where the program itself said that it keeps the conversation: it may have moved since the launch."""
+    cwd: str | None = None
+    """The newest launch's working folder: the real path, as the program itself resolves it."""
     launches: int = 0
     """How many launches there ever were: it numbers the generations."""
     was_up: bool = False
@@ -105,6 +111,8 @@ def _row(record: Record) -> dict[str, str | int | None]:
         "handle": json.dumps(asdict(record.handle)) if record.handle else None,
         "session_id": record.session_id,
         "session_used": int(record.session_used),
+        "transcript": record.transcript,
+        "cwd": record.cwd,
         "launches": record.launches,
         "was_up": int(record.was_up),
         "host_version": record.version,
@@ -119,6 +127,8 @@ def _record(row: sqlite3.Row) -> Record:
         handle=Handle(**json.loads(row["handle"])) if row["handle"] else None,
         session_id=row["session_id"],
         session_used=bool(row["session_used"]),
+        transcript=row["transcript"],
+        cwd=row["cwd"],
         launches=row["launches"],
         was_up=bool(row["was_up"]),
         version=row["host_version"],

@@ -51,6 +51,8 @@ from fleet.terms import (
 log = logging.getLogger(__name__)
 
 UP = (Phase.STARTING, Phase.RUNNING)
+TRANSCRIPT_TAIL = 65_536
+"""How much of a conversation's end is read for its facts, in bytes, however long it is."""
 STORAGE_RETRY = 1.0
 """Seconds until what could not be written down is tried again: an event is never dropped."""
 GOES_AWAY = 5.0
@@ -271,12 +273,12 @@ class Runner:
         lot = f"{random.SystemRandom().getrandbits(32):08x}"
         mark = plan.generation(record.name, count, lot)
         handle = self.parts.runtime.mint(record.name, mark, record.spec.multiplexer)
-        session_id, used = record.session_id, record.session_used
+        record = replace(record, handle=handle, launches=count)
         if not self.harness.has_sessions:
-            session_id, used = None, False
-        elif fresh or session_id is None or record.spec.session == "new":
-            session_id, used = str(uuid.uuid4()), False
-        return replace(record, handle=handle, launches=count, session_id=session_id, session_used=used)
+            return replace(record, session_id=None, session_used=record.session_used and not fresh)
+        if fresh or record.session_id is None or record.spec.session == "new":
+            return replace(record, session_id=str(uuid.uuid4()), session_used=False, transcript=None)
+        return record
 
     def _begin_anew(self) -> None:
         self.book, self.state = Book(), judge.BLANK
@@ -434,7 +436,8 @@ class Runner:
         version = await parts.version(self.harness, spec, env, cwd)
         wanted = {path: await runtime.read(path) for path in self.harness.wants(spec, env, cwd)}
         conversation = await self._conversation(env, cwd)
-        files = await self._workspace_files(env, cwd)
+        # A `${VAR}` in a src_ file is the starter's, also where the agent does not inherit it.
+        files = await self._workspace_files({**kept.environ, **env}, cwd)
         launch = self.harness.launch(
             LaunchAsk(
                 spec=spec,
@@ -449,8 +452,8 @@ class Runner:
                 mcp_written=mcp_servers(files, cwd),
             )
         )
-        self.facts.warnings = launch.warnings
-        self.record = replace(self.record, version=version)
+        self.facts.warnings = (*self.facts.warnings, *launch.warnings)
+        await self.amend(version=version, cwd=cwd)
         whole = plan.plan(
             spec,
             handle,
@@ -470,8 +473,10 @@ class Runner:
         if spec.workdir is None:
             cwd = str(self.parts.places.workspace(self.name))
             await self.parts.runtime.run(["mkdir", "-p", "-m", "700", cwd], env={}, cwd="/", timeout=10)
-            return cwd
-        return resolved(spec.workdir, spec.folder, env)
+        else:
+            cwd = resolved(spec.workdir, spec.folder, env)
+        ran = await self.parts.runtime.run(["pwd", "-P"], env={}, cwd=cwd, timeout=10)
+        return ran.stdout.decode(errors="surrogateescape").removesuffix("\n")
 
     async def _venv(self, env: Mapping[str, str]) -> str | None:
         choices = (self.spec.venv,) if isinstance(self.spec.venv, str) else self.spec.venv or ()
@@ -488,16 +493,27 @@ class Runner:
     async def _conversation(self, env: Mapping[str, str], cwd: str) -> Conversation:
         session_id = self.record.session_id
         if session_id is None:
-            return Conversation("", exists=False, fresh=False)
-        path = self.harness.transcript_path(env, cwd, session_id)
-        exists = path is not None and await self.parts.runtime.read(path, tail=1) is not None
-        exists, self._must_resume = exists or self._must_resume, False
+            return Conversation("", exists=False, fresh=not self.record.session_used)
+        path = self._transcript_path(env, cwd, session_id)
+        tail = await self.parts.runtime.read(path, tail=TRANSCRIPT_TAIL) if path else None
+        if tail is not None and not self.harness.resumable(tail) and not self._must_resume:
+            # Its id is taken and nothing is in it: only a new one can be launched.
+            session_id, tail = str(uuid.uuid4()), None
+            await self.amend(session_id=session_id, session_used=False, transcript=None)
+        exists, self._must_resume = tail is not None or self._must_resume, False
         if self.spec.session == "continue" and not exists:
             raise LaunchError(
                 f"session: continue, but {self.name} has no recorded conversation to go on with.",
                 hint="Use session: continue-or-new, or start it once with `fleet start --fresh`.",
             )
         return Conversation(session_id, exists=exists, fresh=not exists and not self.record.session_used)
+
+    def _transcript_path(self, env: Mapping[str, str], cwd: str, session_id: str) -> str | None:
+        """Where the conversation is kept: as the program itself said, else where its folder's are."""
+        told = self.record.transcript
+        if told is not None and session_id in told:
+            return told
+        return self.harness.transcript_path(env, cwd, session_id)
 
     async def _workspace_files(self, env: Mapping[str, str], cwd: str) -> tuple[File, ...]:
         """What the manifest itself puts into the workspace, over nothing that fleet did not write."""
@@ -560,6 +576,10 @@ class Runner:
             await runtime.type(handle, press.keys, literal=press.literal)
             await clock.sleep(press.pause)
         await clock.sleep(BEFORE_ENTER)
+        if not self.harness.has_sessions:  # nobody can tell whether it was taken: once, and no more
+            await runtime.type(handle, ["Enter"], literal=False)
+            await self.amend(session_used=True)
+            return
         for wait in (2.0, 8.0, 20.0):
             look = await runtime.look(handle)
             if look.screen is None:
@@ -574,6 +594,8 @@ class Runner:
 
     def _can_type(self) -> bool:
         s = self.state
+        if not self.harness.has_sessions:  # it has no composer to look for
+            return s.activity is Activity.READY
         return s.activity is Activity.READY and s.composer is True and s.draft is False
 
     # -- evidence --------------------------------------------------------------------------------------------------
@@ -806,6 +828,9 @@ class Runner:
             self.parts.record_event(self.name, "session", event.session_id, {"because": event.name})
         if event.name == "UserPromptSubmit" and not self.record.session_used:
             await self.amend(session_used=True)
+        path = event.payload.get("transcript_path")
+        if isinstance(path, str) and path != self.record.transcript and event.session_id == self.record.session_id:
+            await self.amend(transcript=path)
         told = self.harness.read_hook(event)
         if told is not None:
             self.hear(told)
@@ -872,12 +897,12 @@ class Runner:
             self.facts.status_line = {**told, "observed_at": self.parts.clock.now()}
             self.parts.changed(self)
 
-    async def read_transcript(self, length: int = 65_536) -> None:
+    async def read_transcript(self, length: int = TRANSCRIPT_TAIL) -> None:
         """The end of the conversation, so many bytes of it, for those who look."""
         session_id, cwd = self.record.session_id, self.facts.cwd
         if session_id is None or cwd is None:
             return
-        path = self.harness.transcript_path(self.facts.env, cwd, session_id)
+        path = self._transcript_path(self.facts.env, cwd, session_id)
         tail = await self.parts.runtime.read(path, tail=length) if path else None
         if tail is not None:
             self.facts.transcript = self.harness.read_transcript(tail, self.parts.clock.now())
@@ -921,11 +946,7 @@ class Runner:
             kept.environ, self.spec.env_inherit, keep=self.harness.env_names, dropped=self.harness.env_dropped
         )
         env.update({n: v for n, v in self.spec.env.items() if isinstance(v, str)}, **kept.secrets)
-        cwd = (
-            str(self.parts.places.workspace(self.name))
-            if self.spec.workdir is None
-            else resolved(self.spec.workdir, self.spec.folder, env)
-        )
+        cwd = self.record.cwd or self.spec.folder
         env.update(plan.derived(self.spec, handle, cwd))
         self.facts.cwd, self.facts.env = cwd, env
 

@@ -40,7 +40,6 @@ log = logging.getLogger(__name__)
 
 DOWN = "down"
 MEASURE_EVERY = 5.0
-HOUSEKEEP_EVERY = 3600.0
 EVENTS_HELD = 10_000
 """Events that are held while the disk is full; beyond that the oldest go."""
 
@@ -87,7 +86,6 @@ class Supervisor:
             asyncio.create_task(self._write_events(), name="events"),
             asyncio.create_task(self._again_and_again(self.settings.spool_check, self._net), name="net"),
             asyncio.create_task(self._again_and_again(MEASURE_EVERY, self._measure), name="measure"),
-            asyncio.create_task(self._again_and_again(HOUSEKEEP_EVERY, self._housekeep), name="housekeep"),
         ]
         await self._collect(None)
         await asyncio.gather(*(runner.adopt(self._replay) for runner in self.runners.values()))
@@ -490,11 +488,6 @@ class Supervisor:
             if name in self.runners:
                 self.runners[name].measured(found)
         self.host = await asyncio.to_thread(host_figures, str(self.places.state))
-
-    async def _housekeep(self) -> None:
-        """What is too old goes."""
-        await self.events.trim(self.clock.now() - self.settings.events_kept_days * 86_400)
-        await self._drain.sweep()
 
 
 def _secrets(spec: AgentSpec) -> list[tuple[str, Secret]]:

@@ -190,9 +190,15 @@ def _choose(book: Book, before: State, now: float, agree: float) -> tuple[Claim 
 
 
 def _own_word(hook: Claim | None, file: Claim | None, now: float) -> Claim | None:
-    """The program's own word: its file, or a hook that came later and not long ago."""
+    """The program's own word: its file, or a hook that came later and not long ago.
+
+    A Stop hook is no proof of ready while the file says busy: it also fires before a queued message, when a hook of
+    the user's makes the turn go on, and while sub-agents run. The file follows a real one within a third of a second.
+    """
     if hook is None or file is None:
         return file or hook
+    if hook.evidence.activity is Activity.READY:
+        return file
     leads = now - hook.evidence.observed_at < LEAD or not _differs(hook.evidence.activity, file.evidence.activity)
     return hook if hook.evidence.observed_at > file.since and leads else file
 

@@ -106,12 +106,21 @@ def test_a_prompt_that_stays_on_the_screen_beats_working() -> None:
     assert (state.activity, state.kind) == (A.NEEDS_INPUT, Kind.TRUST)
 
 
-def test_a_stop_hook_leads_the_state_file_for_a_moment_only() -> None:
+def test_a_stop_hook_is_no_proof_of_ready_while_the_state_file_says_busy() -> None:
     case = Case()
     case.hear(Source.STATE_FILE, A.WORKING)
     case.after(10, Source.STATE_FILE)
-    assert case.hear(Source.HOOK, A.READY).activity is A.READY
-    assert case.after(LEAD + 0.1, Source.STATE_FILE).activity is A.WORKING
+    assert case.hear(Source.HOOK, A.READY).activity is A.WORKING
+    case.after(0.3)
+    assert case.hear(Source.STATE_FILE, A.READY).activity is A.READY
+
+
+def test_a_hook_leads_the_state_file_for_a_moment_only() -> None:
+    case = Case()
+    case.hear(Source.STATE_FILE, A.READY)
+    case.after(10, Source.STATE_FILE)
+    assert case.hear(Source.HOOK, A.WORKING).activity is A.WORKING
+    assert case.after(LEAD + 0.1, Source.STATE_FILE).activity is A.READY
 
 
 def test_a_failed_turn_stays_an_error_though_the_state_file_calls_it_idle() -> None:
