@@ -13,7 +13,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import partial
@@ -33,6 +33,7 @@ from fleet.errors import (
     UnknownAgent,
     Usage,
 )
+from fleet.ledger import StartEnvironment
 from fleet.manifests.changes import compare
 from fleet.manifests.model import NAME_PATTERN, AgentSpec
 from fleet.redact import redact
@@ -228,12 +229,16 @@ class Operator:
     async def verb_restart(self, args: Args, progress: Progress) -> Answer:
         chosen = self._select(args)
         warnings: list[str] = []
+        env = args.get("env")
+        renewed: list[tuple[AgentSpec, StartEnvironment | None]] = []
         for runner in chosen:
             if runner.spec.source and Path(runner.spec.source).exists():
                 spec, told = await self._reread(runner.spec)
                 _refuse_what_cannot_be(spec)
                 warnings += told
-                await self.fleet.declare(spec, args.get("env"))
+                renewed.append((spec, await self.fleet.environment(spec, env) if env is not None else None))
+        for spec, environment in renewed:
+            await self.fleet.declare(spec, environment)
         await self.fleet.ledger.set_note(DOWN, "")
         launches = {r.name: r.record.launches for r in chosen}
         for runner in chosen:
@@ -289,29 +294,34 @@ class Operator:
         for spec in specs.values():
             _refuse_what_cannot_be(spec)
         env = args.get("env") or {}
+        environments = {name: await self.fleet.environment(spec, env) for name, spec in specs.items()}
+        up = {r.name for r in self.fleet.runners.values() if r.life.wanted}
         started: list[Runner] = []
+        restarted: list[Runner] = []
         for change in changes:
-            name = change["name"]
-            if change["change"] == "gone":
+            name, kind = change["name"], change["change"]
+            if kind == "gone":
                 change["outcome"] = "kept; --prune stops it"
                 if args.get("prune"):
                     await self.fleet.remove(self.fleet.runners[name])
                     change["outcome"] = "removed"
                 continue
-            before = self.fleet.runners.get(name)
-            up = before is not None and before.life.wanted
-            runner = await self.fleet.declare(specs[name], env)
-            if change["change"] == "new" or not up:
-                await self.fleet.start([runner])
+            again = name in up and kind == "changed" and change["restart"]
+            environment = environments[name] if again or name not in up else None
+            runner = await self.fleet.declare(specs[name], environment)
+            if name not in up:
                 started.append(runner)
                 change["outcome"] = "started"
-            elif change["change"] == "changed" and change["restart"]:
-                runner.post(lifecycle.Restart())
-                await self.fleet.until(partial(_no_longer_runs, runner), 5)
-                started.append(runner)
+            elif again:
+                restarted.append(runner)
                 change["outcome"] = "restarted"
             else:
-                change["outcome"] = "taken over" if change["change"] == "changed" else "same"
+                change["outcome"] = "taken over" if kind == "changed" else "same"
+        await self.fleet.start(started)
+        for runner in restarted:
+            runner.post(lifecycle.Restart())
+            await runner.handled()
+        started += restarted
         answer = await self._await_starts(started, set(), args, progress, warnings)
         return Answer(
             {"changes": changes, "agents": answer.data["agents"]}, exit_code=answer.exit_code, warnings=warnings
@@ -458,7 +468,31 @@ class Operator:
             first = spec.name not in self.fleet.runners
             if quiet and first:
                 warnings.append(f"{spec.name}: {', '.join(quiet)} stand in the manifest and do not act yet.")
-        return [await self.fleet.declare(spec, env) for spec in specs.values()], warnings
+        runners = await self._declare_all(specs.values(), env, warnings)
+        return runners, warnings
+
+    async def _declare_all(
+        self, specs: Iterable[AgentSpec], env: Mapping[str, str] | None, warnings: list[str]
+    ) -> list[Runner]:
+        """All of them or none: what can be refused is refused before the first is written down.
+
+        One that runs keeps what it was launched with; that its manifest says something else now is told.
+        """
+        chosen: list[tuple[AgentSpec, StartEnvironment | None]] = []
+        for spec in specs:
+            runner = self.fleet.runners.get(spec.name)
+            if runner is not None and runner.life.wanted and runner.life.phase in UP:
+                if found := compare(runner.spec, spec):
+                    differs = ", ".join(change.path for change in found)
+                    warnings.append(
+                        f"{spec.name} runs as it was started; its manifest says otherwise now ({differs}). "
+                        f"`fleet apply` or `fleet restart {spec.name}` takes that over."
+                    )
+                spec = runner.spec
+                chosen.append((spec, None))
+            else:
+                chosen.append((spec, await self.fleet.environment(spec, env) if env is not None else None))
+        return [await self.fleet.declare(spec, environment) for spec, environment in chosen]
 
     def _in_folder(self, name: str) -> Path | None:
         """The manifest of that name in the default fleet folder, where no agent of that name is known yet."""
@@ -590,10 +624,6 @@ def _nobody_asks(runners: Sequence[Runner]) -> bool:
     return not any(r.state.activity is Activity.NEEDS_INPUT for r in running)
 
 
-def _no_longer_runs(runner: Runner) -> bool:
-    return runner.life.phase is not Phase.RUNNING
-
-
 def _settled(runner: Runner) -> bool:
     """Whether a start has come to something that a person should hear of."""
     life = runner.life
@@ -630,7 +660,7 @@ def _outcome(runner: Runner, was_running: bool) -> dict[str, Any]:
         "kind": runner.state.kind,
         "question": runner.state.question,
         "reason": life.reason,
-        "message": life.message,
+        "message": runner.waits_for or runner.facts.advice or life.message,
         "pid": runner.facts.owner,
         "session_id": runner.record.session_id,
     }

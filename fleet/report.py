@@ -70,7 +70,7 @@ def summary(runner: Runner, now: float, settings: Settings) -> dict[str, Any]:
         "draft": state.draft if up else None,
         "background": state.background if up else None,
         "reason": "WaitsForOthers" if runner.waits_for else life.reason,
-        "message": runner.waits_for or life.message,
+        "message": runner.waits_for or facts.advice or life.message,
         "pid": facts.owner if up else None,
         "restarts": life.restarts,
         "since": life.since,

@@ -104,6 +104,8 @@ class Facts:
     cwd: str | None = None
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
     argv: tuple[str, ...] = ()
+    advice: str | None = None
+    """What a person can do about a start that stands still."""
     resumed: bool = False
     """This launch went on with a conversation."""
 
@@ -719,6 +721,8 @@ class Runner:
             if verdict.composer:
                 self._mark_started()
             elif verdict.activity is Activity.NEEDS_INPUT and self.settling is None:
+                problem = self.harness.start_failure(screen.text, None, self.record.version)
+                self.facts.advice = problem.message if problem else None
                 self._settle_dialog(screen)
 
     def _consents(self) -> frozenset[str]:
@@ -814,6 +818,7 @@ class Runner:
 
     def _mark_started(self) -> None:
         if self.life.phase is Phase.STARTING and self.life.launched_at is not None:
+            self.facts.advice = None
             self.post(lifecycle.Started())
             self.beside(self._run_hooks("post_start", required=False))
 

@@ -127,11 +127,15 @@ class Supervisor:
 
     # -- what an operator asks -------------------------------------------------------------------------------------
 
-    async def declare(self, spec: AgentSpec, environ: Mapping[str, str] | None) -> Runner:
-        """The agent as its manifest has it; with the environment of who starts it, secrets read."""
-        if environ is not None:
-            secrets = {name: await self._secret(spec, name, value, environ) for name, value in _secrets(spec)}
-            StartEnvironment(dict(environ), secrets).save(self.places.agent(spec.name))
+    async def environment(self, spec: AgentSpec, environ: Mapping[str, str]) -> StartEnvironment:
+        """What a start of the agent from this environment gives it: secrets are read now, or refused now."""
+        secrets = {name: await self._secret(spec, name, value, environ) for name, value in _secrets(spec)}
+        return StartEnvironment(dict(environ), secrets)
+
+    async def declare(self, spec: AgentSpec, environment: StartEnvironment | None) -> Runner:
+        """The agent as its manifest has it from now on; it acts from the next launch."""
+        if environment is not None:
+            environment.save(self.places.agent(spec.name))
         runner = self.runners.get(spec.name)
         if runner is None:
             runner = self._add(Record(spec, Life.new(self.clock.now())))
