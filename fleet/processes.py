@@ -162,38 +162,67 @@ async def end(search: Callable[[], set[Process]], *, grace: float, spare: Iterab
     found is held on to, also when its parent has gone and it can no longer be found. Raise `TimeoutError` where
     something does not vanish.
     """
-    spared = frozenset(spare)
-    loop = asyncio.get_running_loop()
-    known = await _terminate(search, spared, loop.time() + grace)
-    killed: set[int] = set()
-    deadline = loop.time() + AFTER_KILL
-    while known:
-        known |= await asyncio.to_thread(_freeze, search, spared)
-        if known <= spared:
-            await _vanished(known, 0.5)
-        victims = (known - spared) or known
-        killed |= {process.pid for process in victims if send(process, signal.SIGKILL)}
-        await _vanished(victims, 1.0)
-        known = {process for process in known | await asyncio.to_thread(search) if alive(process)}
-        if known and loop.time() > deadline:
-            raise TimeoutError(f"still alive after SIGKILL: {sorted(process.pid for process in known)}")
-    return tuple(sorted(killed))
+    hunt = _Hunt(search, frozenset(spare))
+    return () if await hunt.terminate(grace) else await hunt.kill()
 
 
-async def _terminate(search: Callable[[], set[Process]], spared: frozenset[Process], deadline: float) -> set[Process]:
-    """SIGTERM to all that is found, and to what is found later; what is left at the deadline."""
-    loop = asyncio.get_running_loop()
-    known: set[Process] = set()
-    told: set[Process] = set()
-    while True:
-        known = {process for process in known | await asyncio.to_thread(search) if alive(process)}
-        if not known or loop.time() >= deadline:
-            return known
-        for process in known - told - spared:
-            send(process, signal.SIGTERM)
-            send(process, signal.SIGCONT)  # one that is stopped hears it too
-        told |= known
-        await _vanished(known, min(0.25, deadline - loop.time()))
+class _Hunt:
+    """The end of one tree."""
+
+    def __init__(self, search: Callable[[], set[Process]], spared: frozenset[Process]) -> None:
+        self._search = search
+        self._spared = spared
+        self._ever: set[Process] = set()
+        self._left: set[Process] = set()
+        self._grew = False
+        """It went on forking while it was being ended: one look that finds nothing proves little then, for a
+        process can come while the table is read."""
+
+    async def _look(self) -> set[Process]:
+        """All that is left of it."""
+        found = await asyncio.to_thread(self._search)
+        self._grew = self._grew or bool(self._ever and found - self._ever)
+        self._ever |= found
+        self._left = {process for process in self._left | found if alive(process)}
+        return self._left
+
+    async def _nothing_left(self) -> bool:
+        if await self._look():
+            return False
+        for _ in range(5 if self._grew else 0):
+            await asyncio.sleep(0.03)
+            if await self._look():
+                return False
+        return True
+
+    async def terminate(self, grace: float) -> bool:
+        """SIGTERM to all that is found, and to what is found later. Whether all of it went in time."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + grace
+        told: set[Process] = set()
+        while not (gone := await self._nothing_left()) and loop.time() < deadline:
+            for process in self._left - told - self._spared:
+                send(process, signal.SIGTERM)
+                send(process, signal.SIGCONT)  # one that is stopped hears it too
+            told |= self._left
+            await _vanished(self._left, min(0.25, deadline - loop.time()))
+        return gone
+
+    async def kill(self) -> tuple[int, ...]:
+        """SIGKILL to all that is found until nothing is; who was killed."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + AFTER_KILL
+        killed: set[int] = set()
+        while self._left or not await self._nothing_left():
+            self._left |= await asyncio.to_thread(_freeze, self._search, self._spared)
+            if self._left <= self._spared:
+                await _vanished(self._left, 0.5)
+            victims = (self._left - self._spared) or set(self._left)
+            killed |= {process.pid for process in victims if send(process, signal.SIGKILL)}
+            await _vanished(victims, 1.0)
+            if await self._look() and loop.time() > deadline:
+                raise TimeoutError(f"still alive after SIGKILL: {sorted(process.pid for process in self._left)}")
+        return tuple(sorted(killed))
 
 
 def _freeze(search: Callable[[], set[Process]], spared: frozenset[Process]) -> set[Process]:

@@ -39,18 +39,14 @@ TERM = "tmux-256color"
 
 _SGR = re.compile(rb"\x1b\[[0-9;:]*m|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|[\x0e\x0f]")
 _SWEEP = "\t".join(
-    ("#{pane_id}", "#{window_activity}", "#{pane_dead}", "#{history_size}", "#{session_id}", "#{@fleet}")
-)
-_DETAIL = "\t".join(
     (
-        "#{cursor_x}",
-        "#{cursor_y}",
-        "#{pane_width}",
-        "#{pane_height}",
-        "#{alternate_on}",
+        "#{pane_id}",
+        "#{window_activity}",
         "#{pane_dead}",
         "#{history_size}",
-        "#{pane_title}",
+        "#{cursor_x} #{cursor_y}",
+        "#{session_id}",
+        "#{@fleet}",
     )
 )
 
@@ -124,6 +120,23 @@ def client_argv(socket: str) -> list[str]:
 def attach_argv(socket: str, session: str) -> list[str]:
     """The command a person attaches with. The pane keeps its size: its window is sized by hand."""
     return ["tmux", "-N", "-u", "-S", socket, "-f", "/dev/null", "attach-session", "-t", f"={session}"]
+
+
+_DETAIL = quote(
+    "\t".join(
+        (
+            "#{cursor_x}",
+            "#{cursor_y}",
+            "#{pane_width}",
+            "#{pane_height}",
+            "#{alternate_on}",
+            "#{pane_dead}",
+            "#{history_size}",
+            "#{pane_title}",
+        )
+    )
+)
+"""What is asked of a pane beside its capture."""
 
 
 # -- how to read it ----------------------------------------------------------------------------------------------
@@ -289,6 +302,11 @@ class _Pane:
     dead: bool = False
     captured: int = -1
     """The server's second of the last capture."""
+    captured_at: float = 0.0
+    """The same by our own clock."""
+    cursor: str = ""
+    moved: bool = False
+    """Whether the cursor was elsewhere at a sweep since the last capture."""
     history: int = 0
     """How many lines the scrollback had at the sweep."""
     logged: int = -1
@@ -478,7 +496,7 @@ class Tmux:
         if not blocks[-1].ok:
             self._forget(generation)
             return None
-        pane.raw = b""  # tell it, changed or not
+        pane.detail = b""  # tell it, changed or not
         return self._take(pane, blocks)
 
     def _forget(self, generation: str) -> None:
@@ -557,11 +575,21 @@ class Tmux:
         dirty = [
             (generation, pane)
             for generation, pane in self._panes.items()
-            if generation in self._watched and (pane.activity >= pane.captured or pane.logged != pane.history)
+            if generation in self._watched and self._may_have_changed(pane)
         ]
         for n in range(0, len(dirty), BATCH):
             await self._capture_all(dirty[n : n + BATCH])
         return bool(dirty)
+
+    def _may_have_changed(self, pane: _Pane) -> bool:
+        """Whether to capture a pane. tmux tells the second of its last output, so that a pane captured in that very
+        second may have changed since. One whose cursor and scrollback are where they were is then not captured at
+        each sweep of that second, but at every other.
+        """
+        if pane.moved or pane.logged != pane.history or pane.activity > pane.captured:
+            return True
+        pause = 2 * self._settings.observe_interval * 0.9
+        return pane.activity == pane.captured and self._clock.now() - pane.captured_at >= pause
 
     async def _list(self) -> None:
         """Read the table of panes; one that is to the byte what it was needs no parsing."""
@@ -574,22 +602,24 @@ class Tmux:
         panes: dict[str, _Pane] = {}
         for line in block.body.decode(errors="replace").splitlines():
             words = line.split("\t")
-            if len(words) != 6 or not words[5]:
+            if len(words) != 7 or not words[6]:
                 continue
-            pane = self._panes.get(words[5])
+            pane = self._panes.get(words[6])
             if pane is None or pane.id != words[0]:
-                pane = _Pane(words[0], words[4])
+                pane = _Pane(words[0], words[5])
             pane.activity = int(words[1])
             pane.history = int(words[3] or 0)
             if (words[2] == "1") != pane.dead:
                 pane.dead = words[2] == "1"
                 pane.captured = -1
-            panes[words[5]] = pane
+            if words[4] != pane.cursor:
+                pane.cursor, pane.moved = words[4], True
+            panes[words[6]] = pane
         self._panes = panes
 
     def _capture(self, pane: _Pane, scrolled: int) -> str:
         """The line that captures a pane, all at one moment: its figures, its screen, the lines that scrolled off."""
-        line = f"display-message -p -t {pane.id} {quote(_DETAIL)} ; capture-pane -e -p -t {pane.id}"
+        line = f"display-message -p -t {pane.id} {_DETAIL} ; capture-pane -e -p -t {pane.id}"
         return line + (f" ; capture-pane -p -t {pane.id} -S -{scrolled} -E -1" if scrolled else "")
 
     async def _capture_all(self, panes: Sequence[tuple[str, _Pane]]) -> None:
@@ -630,10 +660,11 @@ class Tmux:
     def _take(self, pane: _Pane, blocks: Sequence[Block]) -> Seen | None:
         """What a capture shows that the one before did not; `None` where nothing has changed."""
         detail, raw = blocks[0].body, blocks[1].body
-        pane.captured = blocks[1].second
+        pane.captured, pane.captured_at, pane.moved = blocks[1].second, self._clock.now(), False
         screen, history = read_screen(detail, raw) if (raw, detail) != (pane.raw, pane.detail) else (None, pane.seen)
         if screen is None and history == pane.logged:
             return None
+        top = plain(pane.raw.partition(b"\n")[0]).rstrip()  # of what was visible, the first to leave
         pane.raw, pane.detail, pane.seen = raw, detail, history
         first = pane.logged < 0
         grown = history if first else self._grown(pane, history)
@@ -642,17 +673,15 @@ class Tmux:
             return Seen(screen or read_screen(detail, raw)[0], pane.id)
         lines = [line.rstrip() for line in got]
         scrolled = lines[max(0, len(lines) - grown) :]
-        if not first and lines and self._torn(pane, lines[: len(lines) - len(scrolled)]):
-            scrolled = ["[… lines went by unseen …]", *lines]
+        older = lines[: len(lines) - len(scrolled)]
+        if not first and scrolled and history > 0.85 * self._settings.history_limit:
+            expected, found = (top, scrolled[0]) if pane.newest is None else (pane.newest, older[-1] if older else None)
+            if expected != found:  # lines went by faster than we look, and tmux has dropped them
+                scrolled = ["[… lines went by unseen …]", *lines]
         pane.logged = history
         if scrolled:
             pane.newest = scrolled[-1]
         return Seen(screen or read_screen(detail, raw)[0], pane.id, tuple(scrolled), first)
-
-    @staticmethod
-    def _torn(pane: _Pane, older: Sequence[str]) -> bool:
-        """Whether lines went by faster than we look: then the one before the new ones is not the newest we had."""
-        return pane.newest is not None and (not older or older[-1] != pane.newest)
 
 
 def plain(ansi: bytes) -> str:

@@ -207,7 +207,7 @@ while True:  # each lives a moment, and its child goes on
         os._exit(0)
     time.sleep(0.1)
 """
-    handle = await start(kit, "sh", "-c", f'{PYTHON} -I -c "$0" & wait', spawn)
+    handle = await start(kit, "sh", "-c", f'{PYTHON} -I -c "$0" & cat', spawn)
     await kit.watch(handle).show("ready")
     await kit.runtime.end(handle, grace=0.1)
     assert not bears(handle.generation)
