@@ -445,6 +445,11 @@ class Operator:
             known = report.matching(known, labels)
         elif not targets:
             known = self.fleet.was_up() if self.fleet.ledger.note(DOWN) else []
+            if not known and not self.fleet.places.agents.is_dir():
+                raise Usage(
+                    f"No agent is named, and there is no folder {self.fleet.places.agents}.",
+                    hint="`fleet init NAME` writes a manifest; `fleet start NAME.yaml` starts it.",
+                )
             if not known:
                 await take(self.fleet.places.agents)
         for target in targets:
