@@ -5,14 +5,14 @@ pointer, look again, and press Enter only when the screen shows the pointer on t
 of these dialogs ends the program, they drop keys in their first moments, and their order changed between versions;
 so nothing here counts keys ahead.
 
-`ANSWERS` is what a person's decision about a permission, a plan or a question is in keys; fleet presses none of
-them by itself.
+`answer` is what a person's decision about a permission, a plan or a question is in keys; fleet presses none of them by
+itself.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from fleet.harnesses.screens import RuleSet, version_of
@@ -77,19 +77,26 @@ def next_step(screen: Screen, rules: RuleSet, auto_accept: Collection[str], vers
     return Step(consent.name, ("Down" if wanted > view.selected else "Up",), False, view.options[wanted])
 
 
-ANSWERS: dict[Kind, dict[str, tuple[str, ...]]] = {
-    Kind.PERMISSION: {"yes": ("1",), "no": ("Escape",)},
-    Kind.PLAN: {"yes": ("1",), "no": ("Escape",)},
-    Kind.QUESTION: {"decline": ("Escape",), **{str(n): (str(n),) for n in range(1, 10)}},
+NARROWEST: dict[Kind, tuple[re.Pattern[str], ...]] = {
+    Kind.PERMISSION: (re.compile(r"^Yes$"), re.compile(r"^Yes, but ask again")),
+    Kind.PLAN: (re.compile(r"manually approve"), re.compile(r"^Yes$"), re.compile(r"default \(ask each time\)")),
 }
-"""A person's decision as keys, by the kind of the dialog. `no` of a permission also interrupts the turn; `1` of a
-plan may switch to another permission mode, as its option says."""
+"""What a plain yes means, best first: this once, and no more. "Yes, and always allow …" is another decision."""
 
 
-def answer(kind: Kind, decision: str, options: Collection[str]) -> tuple[str, ...] | None:
-    """The keys for a decision; `None` where the dialog offers no such thing. A number must be one of its options."""
-    if decision.isdigit() and not 1 <= int(decision) <= len(options):
+def answer(kind: Kind, decision: str, options: Sequence[str]) -> tuple[str, ...] | None:
+    """The keys for a person's decision about a numbered dialog; `None` where it offers no such thing.
+
+    `yes` takes the option that consents to no more than what is asked; `no` is Escape, which also interrupts the turn;
+    a number is that option. Never a bare Enter, which takes whatever the pointer stands on.
+    """
+    if kind not in (Kind.PERMISSION, Kind.PLAN, Kind.QUESTION):
         return None
-    if decision == "yes" and not any(option.lower().startswith("yes") for option in list(options)[:1]):
-        return None
-    return ANSWERS.get(kind, {}).get(decision)
+    if decision == "no":
+        return ("Escape",)
+    if decision == "yes":
+        found = (i for want in NARROWEST.get(kind, ()) for i, option in enumerate(options, 1) if want.search(option))
+        chosen = next(found, 0)
+    else:
+        chosen = int(decision) if decision.isdecimal() else 0
+    return (str(chosen),) if 1 <= chosen <= min(len(options), 9) else None

@@ -28,7 +28,7 @@ EXCERPT = 200
 """Characters of evidence that are kept."""
 
 _RULE_LINE = re.compile(r"─(.*─)?\s*$")
-_NAMED_RULE = re.compile(r" \S.* ─\s*$")
+_NAMED_RULE = re.compile(r"[^❯●]*\S ─+\s*$")
 """The composer's upper rule where the session's name takes all of a narrow screen's width."""
 _SCROLLED = re.compile(r"─+ ↑ \d+ more ─+\s*$")
 _BORDER = re.compile(r"\s{0,4}[─▔]{8,}\s*$")
@@ -208,11 +208,18 @@ class View:
             self.regions["spinner"] = _said(lines, row, end)
             end, row = row, _head_above(lines, row)
         if row is None:
-            self.regions["cut"] = _unwrapped(lines[:end])
-            alike = colours is not None and _one_colour([colours.row(i) for i in range(end) if lines[i].strip()])
-            self.quoted |= set() if alike else {"cut"}
+            self._read_cut(lines[:end], colours)
         else:
             self._read_last(lines, row, end, colours)
+
+    def _read_cut(self, lines: list[str], colours: Colours | None) -> None:
+        """A last message whose beginning is out of sight."""
+        self.regions["cut"] = _unwrapped(lines)
+        if not _one_colour([colours.row(i) for i, line in enumerate(lines) if line.strip()] if colours else []):
+            self.quoted |= {"cut"}
+        results = [i for i, line in enumerate(lines) if _RESULT.match(line)]
+        if results and colours:
+            self._read_reply(lines[results[-1] :], colours.row(results[-1]))
 
     def _read_last(self, lines: list[str], row: int, end: int, colours: Colours | None) -> None:
         """The last message: an answer, and what the program said itself below a prompt or a tool."""
@@ -228,9 +235,12 @@ class View:
         if not results or (answers and colours is None):
             return  # without colours a tool's output cannot be told from the program's word
         start = results[-1] if answers else results[0]
-        said = [lines[i] for i in kept if i >= start]
+        self._read_reply([lines[i] for i in kept if i >= start], colours.row(start) if colours else None)
+
+    def _read_reply(self, said: list[str], row: list[tuple[str, Style]] | None) -> None:
+        """What the program put below a prompt or a tool."""
         self.regions["reply"] = _unwrapped([said[0].split("⎿", 1)[1], *said[1:]])
-        if colours and not _same_colour(colours.row(start), row_glyph=False):
+        if row and not _same_colour(row, row_glyph=False):
             self.quoted |= {"reply"}
 
     def _read_reader(self, lines: list[str], at: Composer) -> None:
@@ -307,7 +317,17 @@ def _find_composer(lines: list[str], layout: Layout, screen: Screen) -> Composer
         if found or (_SCROLLED.match(lines[i - 1]) and lines[i][:2].strip() == ""):
             end = next((j for j in range(i + 1, len(lines)) if _RULE_LINE.match(lines[j])), len(lines))
             return Composer(i, end, found.end() if found else 2, command is not None, end < len(lines))
-    return None
+    return _find_tall_composer(lines, screen)
+
+
+def _find_tall_composer(lines: list[str], screen: Screen) -> Composer | None:
+    """A draft that is taller than the screen: its beginning is out of sight, the cursor is in what is left."""
+    end = next((i for i, line in enumerate(lines) if _RULE_LINE.match(line)), None)
+    if end is None or screen.cursor is None or not 0 <= screen.cursor[1] < end or screen.cursor[0] < 2:
+        return None
+    below = lines[end + 1 :]
+    drafted = all(not line[:2].strip() for line in lines[:end]) and not any(_NUMBERED.match(x) for x in below)
+    return Composer(0, end, 2, False, True) if drafted and len(below) < 6 else None
 
 
 def _find_reader_composer(lines: list[str], layout: Layout, screen: Screen) -> Composer | None:
@@ -327,7 +347,7 @@ def _has_keyboard(at: Composer, lines: list[str], layout: Layout, screen: Screen
         return False  # something else was written over it: the program is gone
     if layout.reader:
         return True
-    footer = at.closed and all(not line[:1].strip() or line.startswith("/") for line in lines[at.end + 1 :])
+    footer = at.closed and all(line[:1] in ("", " ", "/", "─") for line in lines[at.end + 1 :])
     if screen.cursor is None:
         return footer
     x, y = screen.cursor
@@ -335,8 +355,8 @@ def _has_keyboard(at: Composer, lines: list[str], layout: Layout, screen: Screen
         return layout.cursor == "composer" and x >= 2 and (at.closed or y == len(lines) - 1)
     if layout.cursor == "below":
         return footer and x == 0 and y >= len(lines) - 1
-    # After a resize or a clearing the cursor may rest below, where nothing is.
-    return footer and y > at.end and (y >= len(lines) or not lines[y].strip())
+    # After a resize or a clearing the cursor may rest a little off, where nothing is.
+    return footer and y > at.first - 4 and (y >= len(lines) or not lines[y].strip())
 
 
 def _is_draft(rows: list[str], at: Composer, screen: Screen, colours: Colours | None) -> bool | None:

@@ -559,6 +559,60 @@ async def late_errors(s: Session) -> None:
     await s.shot("error-dropped", {"activity": ["error", "ready"]})
 
 
+MCP_SERVER = """
+import json, sys
+def send(m): print(json.dumps({"jsonrpc": "2.0", **m}), flush=True)
+waiting = None
+for line in sys.stdin:
+    m = json.loads(line)
+    if m.get("method") == "initialize":
+        send({"id": m["id"], "result": {"protocolVersion": m["params"]["protocolVersion"],
+              "capabilities": {"tools": {}}, "serverInfo": {"name": "probe", "version": "1"}}})
+    elif m.get("method") == "tools/list":
+        send({"id": m["id"], "result": {"tools": [{"name": n, "description": n, "inputSchema": {"type": "object"}}
+              for n in ("ping", "ask")]}})
+    elif m.get("method") == "tools/call" and m["params"]["name"] == "ask":
+        waiting = m["id"]
+        send({"id": 999, "method": "elicitation/create", "params": {"message": "Which host shall be used?",
+              "requestedSchema": {"type": "object", "properties": {"host": {"type": "string", "title": "Host"},
+              "force": {"type": "boolean"}}, "required": ["host"]}}})
+    elif m.get("id") == 999 and waiting is not None:
+        send({"id": waiting, "result": {"content": [{"type": "text", "text": json.dumps(m)}]}})
+    elif "id" in m and "method" in m:
+        send({"id": m["id"], "result": {"content": [{"type": "text", "text": "pong"}]}})
+"""
+
+
+ASKED = dict(PERMISSION)
+"""A permission that not every version asks for."""
+
+
+async def extras(s: Session) -> None:
+    """Dialogs that come more seldom."""
+    s.seed()
+    (s.folder / "server.py").write_text(MCP_SERVER)
+    server = {"command": sys.executable, "args": [str(s.folder / "server.py")]}
+    (s.folder / "mcp.json").write_text(json.dumps({"mcpServers": {"probe": server}}))
+    (s.cwd / "n.ipynb").write_text('{"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}')
+    await s.start("--mcp-config", str(s.folder / "mcp.json"), "--allowedTools", "mcp__probe__ask")
+    await s.status("idle")
+    await s.settle(2)
+    for name, prompt, expect in (
+        ("perm-mcp-tool", 'TOOL mcp__probe__ping {"x":"1"}', PERMISSION),
+        ("perm-read-outside", 'TOOL Read {"file_path":"/etc/hostname"}', ASKED),
+        ("elicitation", "TOOL mcp__probe__ask {}", {"activity": ["needs_input"], "kind": ["elicitation"]}),
+    ):
+        await s.say(prompt)
+        await s.status("waiting", 8)
+        await s.settle()
+        asks = "❯\u00a0" not in await s.text()
+        await s.shot(name, expect if asks or expect is not ASKED else READY)
+        await s.keys("Escape", pause=1.0)
+        await s.settle()
+        await s.say("/clear", 1.0)
+        await s.settle()
+
+
 async def retries(s: Session) -> None:
     s.seed()
     await s.start()
@@ -1143,7 +1197,7 @@ def in_shell(name: str, doing: str | None, sig: signal.Signals | None) -> Callab
 
 SCENARIOS: dict[str, Callable[[Session], Awaitable[None]]] = {
     "turns": turns, "permissions": permissions, "questions": questions, "plans": plans, "errors": errors,
-    "late_errors": late_errors, "retries": retries, "unreachable": unreachable, "limits": limits,
+    "late_errors": late_errors, "extras": extras, "retries": retries, "unreachable": unreachable, "limits": limits,
     "not_logged_in": not_logged_in, "trust": trust, "api_key": api_key, "bypass": bypass, "onboarding": onboarding,
     "broken": broken, "broken_config": broken_config, "mcp": mcp, "mcp_two": mcp_two, "imports": imports,
     "quotes": quotes, "tool_quotes": tool_quotes, "drafts": drafts, "menus": menus, "modes": modes, "vim": vim,

@@ -8,7 +8,8 @@ import pytest
 
 from fleet.harnesses.screens import RuleSet, shipped
 from fleet.health.answers import CONSENTS, answer, next_step
-from fleet.terms import Kind, Screen
+from fleet.health.classify import classify
+from fleet.terms import Activity, Kind, Screen
 from tests.accuracy import Case, cases
 
 SCREENS = Path(__file__).parent.parent / "screens"
@@ -81,5 +82,22 @@ def test_a_persons_answer_becomes_keys_that_never_are_a_bare_enter() -> None:
     assert answer(Kind.PERMISSION, "no", ("Yes", "No")) == ("Escape",)
     assert answer(Kind.QUESTION, "2", ("SQLite", "Postgres")) == ("2",)
     assert answer(Kind.QUESTION, "3", ("SQLite", "Postgres")) is None
+    assert answer(Kind.QUESTION, "yes", ("SQLite", "Postgres")) is None
     assert answer(Kind.PERMISSION, "yes", ("Exit", "Stay")) is None
     assert answer(Kind.TRUST, "yes", ("Yes",)) is None
+
+
+def test_a_yes_consents_to_no_more_than_what_is_asked() -> None:
+    always = ("Yes, and keep allowing any reads", "No, and ask again next time", "Yes, but ask again next time")
+    assert answer(Kind.PERMISSION, "yes", always) == ("3",)
+    assert answer(Kind.PERMISSION, "yes", ("Yes, and always allow access", "No")) is None
+    assert answer(Kind.PLAN, "yes", ("Yes, and use auto mode", "Yes, manually approve edits", "No")) == ("2",)
+    assert answer(Kind.PLAN, "yes", ("Yes, and switch to default (ask each time) for this session", "No")) == ("1",)
+
+
+@pytest.mark.parametrize("case", [c for c in EVERY_CASE if c.state.startswith("perm-bash")], ids=lambda c: c.file)
+def test_every_captured_permission_can_be_answered_from_its_options(case: Case) -> None:
+    verdict = classify(case.screen, rules(), case.version)
+    if verdict.activity is Activity.NEEDS_INPUT:
+        assert answer(Kind.PERMISSION, "yes", verdict.options) == ("1",)
+        assert verdict.options[-1].startswith(("No", "Type"))
