@@ -18,7 +18,7 @@ class Settings:
 
     # observing (SEMANTICS 3)
     observe_interval: float = 0.25  # between sweeps of a multiplexer's panes while something moves
-    observe_idle_interval: float = 1.0  # the same while nothing moves
+    observe_idle_interval: float = 0.8  # the same while nothing moves: what then changes is known within a second
     observe_timeout: float = 5.0  # a multiplexer that has not answered by then could not be read
     fresh: float = 5.0  # up to this age a state is live
     stale: float = 30.0  # up to this age it is stale, beyond it critical

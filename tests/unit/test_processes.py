@@ -1,0 +1,192 @@
+"""Processes told by pid and start time."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from fleet import processes
+from fleet.processes import Row
+from fleet.terms import Process
+
+
+def row(pid: int, parent: int, session: int = 1, start: int = 100) -> Row:
+    return Row(Process(pid, start), parent, session)
+
+
+def table(*rows: Row) -> dict[int, Row]:
+    return {row.process.pid: row for row in rows}
+
+
+def test_this_process_is_alive_and_has_a_start() -> None:
+    me = processes.find(os.getpid())
+    assert me is not None and processes.alive(me)
+    assert processes.start_time(os.getpid()) == me.start
+
+
+def test_a_process_with_another_start_is_another_process() -> None:
+    start = processes.start_time(os.getpid()) or 0
+    assert not processes.alive(Process(os.getpid(), start - 1))
+
+
+def test_a_zombie_is_not_alive() -> None:
+    child = subprocess.Popen([sys.executable, "-I", "-S", "-c", ""])
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert processes.start_time(child.pid) is None
+    child.wait()
+
+
+def test_no_signal_reaches_a_later_process_with_the_same_pid() -> None:
+    child = subprocess.Popen(["sleep", "600"])
+    try:
+        start = processes.start_time(child.pid) or 0
+        assert not processes.send(Process(child.pid, start + 1), signal.SIGKILL)
+        assert child.poll() is None
+        assert processes.send(Process(child.pid, start), signal.SIGKILL)
+        assert child.wait() == -signal.SIGKILL
+        assert not processes.send(Process(child.pid, start), signal.SIGKILL)
+    finally:
+        child.kill()
+        child.wait()
+
+
+@pytest.mark.parametrize(
+    ("note", "expected"),
+    [
+        (b"12 345\n", Process(12, 345)),
+        (b"12 345", Process(12, 345)),
+        (b"", None),
+        (None, None),
+        (b"12", None),
+        (b"-12 345", None),
+        (b"twelve 345", None),
+        (b"12 345 6", None),
+    ],
+)
+def test_a_note_is_a_pid_and_a_start(note: bytes | None, expected: Process | None) -> None:
+    assert processes.parse(note) == expected
+
+
+def test_a_tree_is_all_below_its_roots() -> None:
+    rows = table(row(10, 1), row(11, 10), row(12, 11), row(20, 1), row(21, 20))
+    assert {p.pid for p in processes.descendants(rows, [Process(10, 100)])} == {10, 11, 12}
+
+
+def test_a_tree_is_also_who_is_in_a_session_that_it_leads() -> None:
+    rows = table(row(10, 1, session=10), row(30, 1, session=10), row(31, 30, session=31))
+    assert {p.pid for p in processes.descendants(rows, [Process(10, 100)])} == {10, 30, 31}
+
+
+def test_a_root_that_is_gone_has_no_tree_whoever_has_its_pid_now() -> None:
+    rows = table(row(10, 1, start=999), row(11, 10))
+    assert processes.descendants(rows, [Process(10, 100)]) == set()
+
+
+def test_a_mark_is_read_from_the_environment_and_only_under_its_own_name() -> None:
+    env = {"XFLEET_GENERATION": "no", "A": "FLEET_GENERATION=no", "FLEET_GENERATION": "web.1.ab"}
+    child = subprocess.Popen(["sleep", "600"], env=env)
+    bare = subprocess.Popen(["sleep", "600"], env={"XFLEET_GENERATION": "no"})
+    try:
+        marks = {process.pid: mark for process, mark in processes.marks(processes.table()).items()}
+        assert marks.get(child.pid) == "web.1.ab"
+        assert bare.pid not in marks
+    finally:
+        for each in (child, bare):
+            each.kill()
+            each.wait()
+
+
+async def spawn(line: str) -> asyncio.subprocess.Process:
+    child = await asyncio.create_subprocess_exec("sh", "-c", line, stdout=asyncio.subprocess.PIPE)
+    assert child.stdout is not None and await child.stdout.readline() == b"ready\n"
+    return child
+
+
+def tree_of(pid: int) -> Callable[[], set[Process]]:
+    root = processes.find(pid)
+    assert root is not None
+    return lambda: processes.descendants(processes.table(), [root])
+
+
+async def test_what_ends_by_sigterm_is_not_killed() -> None:
+    child = await spawn("echo ready; exec sleep 600")
+    assert await processes.end(tree_of(child.pid), grace=20) == ()
+    assert await child.wait() == -signal.SIGTERM
+
+
+async def test_what_ignores_sigterm_is_killed_after_its_grace_and_named() -> None:
+    child = await spawn("trap '' TERM; echo ready; while :; do sleep 1; done")
+    killed = await processes.end(tree_of(child.pid), grace=0.1)
+    assert child.pid in killed
+    assert await child.wait() == -signal.SIGKILL
+
+
+async def test_what_is_stopped_hears_sigterm_too() -> None:
+    child = await spawn("echo ready; exec sleep 600")
+    child.send_signal(signal.SIGSTOP)
+    assert await processes.end(tree_of(child.pid), grace=20) == ()
+    assert await child.wait() == -signal.SIGTERM
+
+
+async def test_the_spared_one_ends_by_itself_when_the_rest_has_gone() -> None:
+    child = await spawn("trap : TERM; (trap '' TERM; echo ready; while :; do sleep 1; done) & wait; wait; exit 7")
+    search = tree_of(child.pid)
+    spare = processes.find(child.pid)
+    assert spare is not None
+    killed = await processes.end(search, grace=0.1, spare=[spare])
+    assert child.pid not in killed
+    assert await child.wait() == 7
+
+
+async def test_ending_nothing_is_done_at_once() -> None:
+    assert await processes.end(set, grace=600) == ()
+
+
+def test_a_meter_tells_what_a_tree_costs() -> None:
+    me = processes.find(os.getpid())
+    assert me is not None
+    meter = processes.Meter()
+    first = meter.read({"me": [me], "gone": [Process(me.pid, me.start - 1)]}, now=100.0)
+    assert first["me"].count >= 1 and first["me"].rss > 2**20 and first["me"].cpu_percent is None
+    assert first["gone"] == processes.Figures(0.0, 0, 0)
+    before = os.times()
+    while sum(os.times()[:2]) - sum(before[:2]) < 0.2:
+        sum(range(10_000))
+    second = meter.read({"me": [me]}, now=101.0)
+    assert second["me"].cpu_percent is not None and second["me"].cpu_percent >= 15
+
+
+def test_the_hosts_figures_have_the_names_the_status_promises() -> None:
+    figures = processes.host_figures()
+    assert set(figures) == {
+        "cpu_count",
+        "cpu_model",
+        "cpu_used_percent",
+        "load_avg_1m",
+        "load_avg_5m",
+        "load_avg_15m",
+        "mem_used_percent",
+        "mem_total_mb",
+        "mem_free_mb",
+        "disk_used_percent",
+    }
+    assert isinstance(figures["mem_total_mb"], int) and figures["mem_total_mb"] > 0
+
+
+def test_psutil_gives_the_same_answers_where_there_is_no_proc(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "LINUX", False)
+    me = processes.find(os.getpid())
+    assert me is not None and processes.alive(me)
+    child = subprocess.Popen(["sleep", "600"], env={"FLEET_GENERATION": "web.1.ab"})
+    try:
+        assert processes.variable(child.pid, "FLEET_GENERATION") == "web.1.ab"
+        assert child.pid in {p.pid for p in processes.descendants(processes.table(), [me])}
+    finally:
+        child.kill()
+        child.wait()

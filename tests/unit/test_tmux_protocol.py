@@ -1,0 +1,144 @@
+"""The control-mode protocol as bytes, and how words are quoted for tmux."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from fleet.errors import HostUnreachable
+from fleet.runtimes import tmux
+from fleet.runtimes.multiplexers import ServerGone
+from fleet.runtimes.screen import key_bytes
+from fleet.settings import Settings
+
+
+class Pipe:
+    """A client that remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.written = b""
+        self.killed = False
+
+    def write(self, data: bytes) -> None:
+        self.written += data
+
+    def kill(self) -> None:
+        self.killed = True
+
+    async def wait(self) -> None:
+        return
+
+
+def control() -> tuple[tmux.Control, Pipe]:
+    pipe = Pipe()
+    made = tmux.Control()
+    made.pipe = pipe
+    return made, pipe
+
+
+GREETING = b"%begin 100 1 0\n%end 100 1 0\n%session-changed $0 _keeper\n"
+
+
+async def test_a_client_is_ready_when_its_own_attach_was_answered() -> None:
+    it, _ = control()
+    it.feed(GREETING)
+    assert it.ready.done() and it.ready.result() is None
+
+
+async def test_an_attach_that_was_refused_means_there_is_no_server_to_speak_to() -> None:
+    it, _ = control()
+    it.feed(b"%begin 100 1 0\ncan't find session: _keeper\n%error 100 1 0\n")
+    with pytest.raises(ServerGone, match="_keeper"):
+        await it.ready
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
+async def test_answers_are_put_together_however_they_arrive(size: int) -> None:
+    it, pipe = control()
+    answers = it.send([("first", 1), ("second ; third", 2)])
+    said = GREETING + b"%begin 101 2 1\na\nb\n%end 101 2 1\n%sessions-changed\n"
+    said += b"%begin 102 3 1\n%end 102 3 1\n%begin 102 4 1\nc\n%end 102 4 1\n"
+    for at in range(0, len(said), size):
+        it.feed(said[at : at + size])
+    first, second = await asyncio.gather(*answers)
+    assert pipe.written == b"first\nsecond ; third\n"
+    assert first == [tmux.Block(True, 101, b"a\nb\n")]
+    assert second == [tmux.Block(True, 102, b""), tmux.Block(True, 102, b"c\n")]
+
+
+async def test_a_pane_that_prints_the_protocol_ends_no_block() -> None:
+    it, _ = control()
+    (answer,) = it.send([("capture", 1)])
+    body = b"%end 101 2 0\n%end 101 3 1\nx%end 101 2 1\n%begin 101 2 1\n"
+    it.feed(GREETING + b"%begin 101 2 1\n" + body + b"%end 101 2 1\n")
+    assert (await answer)[0].body == body
+
+
+async def test_after_an_error_the_rest_of_its_line_is_not_waited_for() -> None:
+    it, _ = control()
+    answers = it.send([("a ; b ; c", 3), ("d", 1)])
+    it.feed(GREETING + b"%begin 1 2 1\n%end 1 2 1\n%begin 1 3 1\noh\n%error 1 3 1\n%begin 1 4 1\nd\n%end 1 4 1\n")
+    first, second = await asyncio.gather(*answers)
+    assert [block.ok for block in first] == [True, False]
+    assert second[0].body == b"d\n"
+
+
+async def test_who_waits_for_a_lost_client_hears_so_and_it_is_ended_once() -> None:
+    lost = []
+    pipe = Pipe()
+    it = tmux.Control(lambda: lost.append(True))
+    it.pipe = pipe
+    it.feed(GREETING)
+    (answer,) = it.send([("x", 1)])
+    it.lost("gone")
+    it.lost("gone again")
+    with pytest.raises(HostUnreachable, match="gone"):
+        await answer
+    assert pipe.killed and lost == [True]
+    with pytest.raises(HostUnreachable):
+        it.send([("y", 1)])
+
+
+@pytest.mark.parametrize(
+    ("text", "quoted"),
+    [
+        ("plain", "'plain'"),
+        ("", "''"),
+        ("it's", "'it'\\''s'"),
+        ("#{x} $Y ; ~ \\", "'#{x} $Y ; ~ \\'"),
+        ("a\nb", "'a'\"\\012\"'b'"),
+        ("\x1b[0m", "\"\\033\"'[0m'"),
+        ("é日", "'é日'"),
+    ],
+)
+def test_a_word_is_quoted_so_that_nothing_in_it_is_expanded(text: str, quoted: str) -> None:
+    assert tmux.quote(text) == quoted
+
+
+def test_a_servers_command_line_never_sets_the_window_size_for_all() -> None:
+    argv = tmux.start_argv("/run/x.sock", Settings())
+    assert "window-size" not in argv
+    assert argv[:6] == ["tmux", "-u", "-S", "/run/x.sock", "-f", "/dev/null"]
+
+
+def test_colours_are_stripped_and_nothing_else() -> None:
+    assert tmux.plain(b"\x1b[1;31mred\x1b[39m \x1b[38:2::1:2:3mx\x1b[m [31m") == "red x [31m"
+
+
+@pytest.mark.parametrize(
+    ("name", "sent"),
+    [
+        ("Enter", b"\r"),
+        ("Escape", b"\x1b"),
+        ("C-c", b"\x03"),
+        ("C-[", b"\x1b"),
+        ("M-Enter", b"\x1b\r"),
+        ("Up", b"\x1b[A"),
+        ("1", b"1"),
+        ("y", b"y"),
+        ("BTab", b"\x1b[Z"),
+    ],
+)
+def test_screen_sends_for_a_key_what_a_terminal_sends(name: str, sent: bytes) -> None:
+    assert key_bytes(name) == sent
