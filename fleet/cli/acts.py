@@ -13,6 +13,12 @@ GRACE = 10.0
 
 STYLES = {"failed": "bold red", "dialog": "bold magenta", "held": "yellow", "started": "green"}
 
+HINTS = {
+    "dialog": "{name} waits for a person: `fleet attach {name}` opens its pane (Ctrl-B D leaves)",
+    "failed": "`fleet logs {name}` shows what it put out, `fleet explain {name}` what was seen",
+    "held": "`fleet status {name}` says what it waits for",
+}
+
 
 def act(verb: str, args: Mapping[str, Any], *, timeout: float, as_json: bool, show: call.Show | None = None) -> int:
     """Have the daemon do it and show what became of each agent."""
@@ -54,14 +60,17 @@ def outcomes(data: dict[str, Any]) -> None:
     for agent in agents:
         output.warnings(f"{agent['name']}: {text}" for text in agent.get("warnings") or ())
     output.table(("NAME", "OUTCOME", "STATE", "DETAIL"), [_row(agent) for agent in agents])
+    for agent in agents:
+        if hint := HINTS.get(str(agent.get("outcome"))):
+            output.message(hint.format(name=agent["name"]))
 
 
 def _row(agent: Mapping[str, Any]) -> list[output.Cell]:
     outcome, word = str(agent.get("outcome")), words.one_word(agent)
-    detail = ": ".join(str(agent[key]) for key in ("reason", "message") if agent.get(key))
+    told = [agent.get("question"), ": ".join(str(agent[key]) for key in ("reason", "message") if agent.get(key))]
     return [
         str(agent["name"]),
         (outcome.replace("_", " "), STYLES.get(outcome, "")),
-        (word, words.STYLES.get(word, "")),
-        detail or "-",
+        (f"{word} ({agent['kind']})" if agent.get("kind") else word, words.STYLES.get(word, "")),
+        " · ".join(filter(None, told)) or "-",
     ]

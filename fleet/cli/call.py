@@ -43,8 +43,8 @@ labels = click.option(
     "-l", "--label", "labels", multiple=True, type=Label(), metavar="NAME=VALUE", help="Agents with this label."
 )
 everything = click.option("--all", "everything", is_flag=True, help="All agents.")
-one = click.argument("target", metavar="NAME", shell_complete=complete_agents)
-some = click.argument("targets", nargs=-1, metavar="[NAME]...", shell_complete=complete_agents)
+one = click.argument("target", metavar="NAME|FILE", shell_complete=complete_agents)
+some = click.argument("targets", nargs=-1, metavar="[NAME|FILE]...", shell_complete=complete_agents)
 
 
 def time_limit(default: float, what: str) -> Callable[[Command], Command]:

@@ -55,10 +55,11 @@ def _last_activity(full: Full) -> str | None:
 
 
 def _stuck_prompt(full: Full) -> str | None:
-    """What waits: the dialog's question, or the last line of a composer's unsent text."""
-    if full.get("pane_state") in ("y_n_prompt", "auth_error", "limit_reached"):
-        return full.get("question") or _is("evidence", "state", "proof")(full)
-    return _is("evidence", "state", "proof")(full) if full.get("pane_state") == "compose_pending_unsent" else None
+    """What waits: the dialog's question, or what was seen of the limit, the login or the unsent text."""
+    if full.get("pane_state") not in ("y_n_prompt", "auth_error", "limit_reached", "compose_pending_unsent"):
+        return None
+    found = full.get("question") or _is("evidence", "state", "proof")(full)
+    return None if found is None else str(found)
 
 
 FIELDS: dict[str, Callable[[Full], Any]] = {
