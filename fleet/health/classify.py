@@ -32,7 +32,7 @@ _NAMED_RULE = re.compile(r"[^❯●]*\S ─+\s*$")
 """The composer's upper rule where the session's name takes all of a narrow screen's width."""
 _SCROLLED = re.compile(r"─+ ↑ \d+ more ─+\s*$")
 _BORDER = re.compile(r"\s{0,4}[─▔]{8,}\s*$")
-_SOFT_LINE = re.compile(r"\s*[╌─▔]{3,}\s*$")
+_SOFT_LINE = re.compile(r"\s*[╌─▔]{3,}\s*$|.*↑ \d+ more lines?\b")
 _NOTICE = re.compile(r"\s{9,}\S")
 _NUMBERED = re.compile(r"(?P<lead>\s*[❯↓↑>]?\s*)(?P<n>\d{1,2})\.\s?(?P<text>\S.*)$")
 _POINTED = re.compile(r"(?P<lead>\s*❯ +)(?P<text>\S.*)$")
@@ -263,12 +263,14 @@ class View:
         first, last, options, self.selected = _options_around(lines, pointer)
         self.options = tuple(options)
         top = next((i for i in range(first - 1, -1, -1) if _BORDER.match(lines[i])), -1)
-        body = [line for line in lines[top + 1 : first] if not _SOFT_LINE.match(line)]
+        body = ["" if _SOFT_LINE.match(line) else line for line in lines[top + 1 : first]]
         paragraphs = _paragraphs(body)
         asked = [p for p in paragraphs if "?" in p]
         near = paragraphs[-1] if paragraphs else ""
-        self.regions["heading"] = next((line.strip() for line in body if line.strip()), "")
-        self.regions["question"] = near if "?" in near or not asked else asked[-1]
+        heading = next((line.strip() for line in body if line.strip()), "")
+        self.regions["heading"] = heading
+        asks = near if "?" in near else asked[-1] if asked else heading if top >= 0 else near
+        self.regions["question"] = asks
         self.regions["options"] = "\n".join(options)
         self.regions["hints"] = _unwrapped(lines[last + 1 :])
         self.regions["dialog"] = _unwrapped(lines[top + 1 :])
