@@ -22,6 +22,10 @@ from fleet.health.classify import classify
 from fleet.terms import Screen, Verdict
 
 
+PROGRAMS = ("shell", "codex", "gemini", "opencode", "aider", "cursor")
+"""Other programs than Claude Code; one without rules is unknown throughout."""
+
+
 @dataclass(frozen=True)
 class Case:
     """One captured screen, with the answers that are accepted."""
@@ -40,9 +44,8 @@ class Case:
 
     @property
     def harness(self) -> str:
-        found = re.match(r"(.+)-\d+\.\d+\.\d+$", self.folder.name)
-        known = found and Rules().of(found[1])
-        return found[1] if found and known else "claude-code"
+        """The program, where the folder's name says it (`shell-…`, `codex-…`); else Claude Code."""
+        return next((name for name in PROGRAMS if self.folder.name.startswith(name)), "claude-code")
 
 
 def cases(folder: Path) -> Iterator[Case]:
@@ -111,8 +114,7 @@ def judge_all(folders: list[Path], rules: Rules | None = None) -> tuple[dict[str
     lines = []
     for folder in folders:
         for case in cases(folder):
-            known: RuleSet | None = rules.of(case.harness)
-            assert known is not None, f"no rules for {case.harness}"
+            known = rules.of(case.harness) or RuleSet(case.harness, (), ())
             verdict = classify(case.screen, known, case.version)
             tally = tallies[case.folder.name][case.state]
             tally.screens += 1

@@ -276,11 +276,14 @@ class Session:
 
     def pid(self) -> int:
         """The program's process: it has this session's home, and is none of the tools around it."""
+        found = []
         for folder in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
                 ours = f"HOME={self.home}".encode() in (folder / "environ").read_bytes().split(b"\0")
                 if ours and (folder / "comm").read_text().strip() not in ("tmux: server", "bash", "env", "sh"):
-                    return int(folder.name)
+                    found.append(int(folder.name))
+        if found:
+            return min(found)
         raise RuntimeError("no program found")
 
     async def close(self) -> None:
