@@ -21,7 +21,6 @@ from fleet.harnesses.screens import Rules, RuleSet
 from fleet.health.classify import classify
 from fleet.terms import Screen, Verdict
 
-
 PROGRAMS = ("shell", "codex", "gemini", "opencode", "aider", "cursor")
 """Other programs than Claude Code; one without rules is unknown throughout."""
 
