@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fleet import __version__, lifecycle, manifests, report
+from fleet import __version__, lifecycle, manifests, processes, report
 from fleet.dependencies import start_order
 from fleet.errors import (
     CannotYet,
@@ -105,13 +105,13 @@ class Operator:
             r
             for r in self._select(args, everything=True)
             if (not capability or capability in r.spec.capabilities)
-            and (not machine or machine in (r.spec.labels.get("machine"), _machine(r.spec)))
+            and (not machine or machine in (r.spec.labels.get("machine"), report.machine(r.spec)))
         ]
         now = self.fleet.clock.now()
         agents = [
             {
                 **report.summary(r, now, self.fleet.settings),
-                "machine": _machine(r.spec),
+                "machine": report.machine(r.spec),
                 "description": r.spec.description,
             }
             for r in found
@@ -121,14 +121,23 @@ class Operator:
     async def verb_inspect(self, args: Args, progress: Progress) -> Answer:
         runner = self._one(args)
         await runner.read_transcript()
+        if getattr(runner.facts.transcript, "last_user_message", None) is None:
+            await runner.read_transcript(LOG_TAIL)
         hooks = await self.fleet.events.summaries([runner.name])
         whole = self._full(runner, hooks.get(runner.name, {}))
+        report.add(whole, "ppid", processes.parent(whole["pid"]) if whole["pid"] else None, "no process of it runs")
+        actions = await self.fleet.events.list(agent=runner.name, type="action")
+        for name, value in report.actions(actions).items():
+            report.add(whole, name, value, "fleet has not acted on it" if not actions else "fleet does not measure it")
         if runner.facts.cwd:
             for key, name in (("claude_md", "CLAUDE.md"), ("mcp_json", ".mcp.json")):
-                content = await self.fleet.runtime.read(f"{runner.facts.cwd}/{name}")
-                whole[key] = redact(content.decode(errors="replace"))[:8000] if content is not None else None
-                if content is None:
-                    whole["missing"][key] = f"there is no {name} in the workspace"
+                content, why = None, f"there is no {name} in the workspace"
+                try:
+                    content = await self.fleet.runtime.read(f"{runner.facts.cwd}/{name}")
+                except LaunchError as error:
+                    why = str(error)
+                text = redact(content.decode(errors="replace"))[:8000] if content is not None else None
+                report.add(whole, key, text, why)
         return Answer(whole, warnings=self._warnings())
 
     async def verb_explain(self, args: Args, progress: Progress) -> Answer:
@@ -595,10 +604,6 @@ def _refuse_what_cannot_be(spec: AgentSpec) -> None:
 
 def _is_path(target: str) -> bool:
     return "/" in target or target.endswith((".yaml", ".yml")) or target in (".", "..")
-
-
-def _machine(spec: AgentSpec) -> str:
-    return spec.remote.choices[0] if spec.remote else os.uname().nodename
 
 
 def _where(runner: Runner) -> str:

@@ -22,6 +22,8 @@ from fleet.terms import Process
 LINUX = sys.platform == "linux"
 MARK = "FLEET_GENERATION"
 """The variable that every process of a launch inherits."""
+TICKS = os.sysconf("SC_CLK_TCK")
+PAGE = os.sysconf("SC_PAGE_SIZE")
 POLL = 0.02
 """Seconds between two questions whether a process still lives."""
 AFTER_KILL = 10.0
@@ -35,6 +37,10 @@ class Row:
     process: Process
     parent: int
     session: int
+    cpu: float | None = None
+    """Seconds of CPU it has used, where the table tells."""
+    rss: int | None = None
+    """Bytes of memory, where the table tells."""
 
 
 def start_time(pid: int) -> int | None:
@@ -48,6 +54,12 @@ def start_time(pid: int) -> int | None:
 def alive(process: Process) -> bool:
     """Whether exactly this process lives, and not a later one with its pid."""
     return start_time(process.pid) == process.start
+
+
+def parent(pid: int) -> int | None:
+    """The process that it was started by; `None` where it is not alive."""
+    row = _row(pid) if LINUX else _table_elsewhere().get(pid)
+    return None if row is None else row.parent
 
 
 def find(pid: int) -> Process | None:
@@ -89,20 +101,31 @@ def table() -> dict[int, Row]:
 
 def descendants(rows: Mapping[int, Row], roots: Iterable[Process]) -> set[Process]:
     """The roots that live, all below them, and all in a session that one of them leads."""
-    children: dict[int, list[Process]] = {}
-    sessions: dict[int, list[Process]] = {}
-    for row in rows.values():
-        children.setdefault(row.parent, []).append(row.process)
-        sessions.setdefault(row.session, []).append(row.process)
-    found: set[Process] = set()
-    todo = [root for root in roots if root.pid in rows and rows[root.pid].process == root]
-    while todo:
-        process = todo.pop()
-        if process not in found:
-            found.add(process)
-            todo += children.get(process.pid, ())
-            todo += sessions.get(process.pid, ())
-    return found
+    return Forest(rows).below(roots)
+
+
+class Forest:
+    """Who was started by whom, and who shares a session: for several questions about one table."""
+
+    def __init__(self, rows: Mapping[int, Row]) -> None:
+        self._rows = rows
+        self._near: dict[int, list[Process]] = {}
+        """By pid: its children, and all in the session that it leads."""
+        for row in rows.values():
+            self._near.setdefault(row.parent, []).append(row.process)
+            if row.session != row.parent:
+                self._near.setdefault(row.session, []).append(row.process)
+
+    def below(self, roots: Iterable[Process]) -> set[Process]:
+        """The roots that live, all below them, and all in a session that one of them leads."""
+        found: set[Process] = set()
+        todo = [root for root in roots if root.pid in self._rows and self._rows[root.pid].process == root]
+        while todo:
+            process = todo.pop()
+            if process not in found:
+                found.add(process)
+                todo += self._near.get(process.pid, ())
+        return found
 
 
 def marks(rows: Mapping[int, Row], name: str = MARK) -> dict[Process, str]:
@@ -255,10 +278,16 @@ def _row(pid: int) -> Row | None:
             content = file.read()
     except OSError:
         return None
-    words = content[content.rfind(b")") + 2 :].split(b" ", 20)
-    if len(words) < 20 or words[0] in (b"Z", b"X"):
+    words = content[content.rfind(b")") + 2 :].split(b" ", 22)
+    if len(words) < 22 or words[0] in (b"Z", b"X"):
         return None
-    return Row(Process(pid, int(words[19])), int(words[1]), int(words[3]))
+    return Row(
+        process=Process(pid, int(words[19])),
+        parent=int(words[1]),
+        session=int(words[3]),
+        cpu=(int(words[11]) + int(words[12])) / TICKS,
+        rss=int(words[21]) * PAGE,
+    )
 
 
 # -- figures -----------------------------------------------------------------------------------------------------
@@ -284,29 +313,42 @@ class Meter:
     def read(self, roots: Mapping[str, Iterable[Process]], now: float) -> dict[str, Figures]:
         """The figures of each named tree. It reads the process table once; call it in a thread."""
         rows = table()
+        forest = Forest(rows)
         seen: dict[Process, tuple[float, float]] = {}
-        figures = {name: self._tree(descendants(rows, tree), now, seen) for name, tree in roots.items()}
+        figures = {
+            name: self._tree([rows[p.pid] for p in forest.below(tree)], now, seen) for name, tree in roots.items()
+        }
         self._used = seen
         return figures
 
-    def _tree(self, tree: set[Process], now: float, seen: dict[Process, tuple[float, float]]) -> Figures:
-        psutil = _psutil()
+    def _tree(self, tree: Sequence[Row], now: float, seen: dict[Process, tuple[float, float]]) -> Figures:
         cpu, known, rss = 0.0, False, 0
-        for process in tree:
-            try:
-                that = psutil.Process(process.pid)
-                with that.oneshot():
-                    times = that.cpu_times()
-                    rss += that.memory_info().rss
-            except psutil.Error:
+        for row in tree:
+            cost = _cost(row)
+            if cost is None:
                 continue
-            used = times.user + times.system
-            seen[process] = (now, used)
-            before = self._used.get(process)
+            used, memory = cost
+            rss += memory
+            seen[row.process] = (now, used)
+            before = self._used.get(row.process)
             if before is not None and now > before[0]:
                 known = True
                 cpu += 100 * (used - before[1]) / (now - before[0])
         return Figures(round(max(cpu, 0.0), 1) if known or not tree else None, rss, len(tree))
+
+
+def _cost(row: Row) -> tuple[float, int] | None:
+    """Seconds of CPU and bytes of memory; `None` where it is gone."""
+    if row.cpu is not None and row.rss is not None:
+        return row.cpu, row.rss
+    psutil = _psutil()
+    try:
+        that = psutil.Process(row.process.pid)
+        with that.oneshot():
+            times, memory = that.cpu_times(), that.memory_info()
+    except psutil.Error:
+        return None
+    return times.user + times.system, memory.rss
 
 
 def host_figures(folder: str = "/") -> dict[str, float | int | str | None]:

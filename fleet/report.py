@@ -5,10 +5,15 @@ A field that is not known is null, and `missing` says why; nothing is made up to
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from fleet.events import Event
 from fleet.health.judge import State
+from fleet.manifests.model import AgentSpec
 from fleet.processes import Figures
 from fleet.redact import redact
 from fleet.runner import UP, Runner, is_auth
@@ -143,21 +148,84 @@ def full(
         "hooks": dict(hooks),
         "mcp_servers": sorted(spec.mcp_servers),
         "skills": [*spec.skills.required, *spec.skills.available],
+        **_seed_facts(runner, up),
     }
     said["missing"] = {name: _why(name, runner) for name, value in said.items() if value is None}
+    said["missing"] |= {f"hooks.{name}": "no hook has told it" for name, value in hooks.items() if value is None}
     return said
+
+
+def _seed_facts(runner: Runner, up: bool) -> dict[str, Any]:
+    """What the seed's status tells beyond that, under its own names."""
+    spec, state, line = runner.spec, runner.state, runner.facts.status_line
+    stuck = up and pane_state(runner) in ("y_n_prompt", "auth_error", "limit_reached", "compose_pending_unsent")
+    seen = state.proof.excerpt if state.proof else None
+    return {
+        "machine": machine(spec),
+        "hostname_canonical": machine(spec),
+        "remote": spec.remote.model_dump(mode="json") if spec.remote else None,
+        "project": Path(runner.facts.cwd).name if runner.facts.cwd else None,
+        "hooks_configured": runner.harness.has_sessions,
+        "context_management": spec.context_management.model_dump(mode="json"),
+        "stuck_prompt_text": (state.question or seen or None) if stuck else None,
+        "quota_from_cache": False if line.get("quota_5h_used_pct") is not None else None,
+        "quota_error": None,
+        "account_email": None,
+        "current_task": None,
+        "listen": None,
+        "extensions": None,
+        "agent_meta": None,
+        "snapshot": None,
+    }
+
+
+def machine(spec: AgentSpec) -> str:
+    """The host that the agent runs on."""
+    return spec.remote.choices[0] if spec.remote else os.uname().nodename
+
+
+def actions(events: Sequence[Event]) -> dict[str, Any]:
+    """What fleet has done to an agent's pane or around its starts, from its own events, oldest first."""
+    last = events[-1] if events else None
+    return {
+        "last_action_at": last.at if last else None,
+        "last_action_name": last.name if last else None,
+        "last_action_outcome": ("failed" if last.payload.get("failure") else "success") if last else None,
+        "last_action_elapsed_s": None,
+        "action_counts": dict(Counter(event.name for event in events)),
+        "p95_elapsed_s_by_action": None,
+    }
+
+
+def add(whole: dict[str, Any], name: str, value: Any, why: str) -> None:
+    """One more fact of an agent; where it is not known, with the reason."""
+    whole[name] = value
+    if value is None:
+        whole["missing"][name] = why
 
 
 def _why(name: str, runner: Runner) -> str:
     """Why a field is null."""
     if runner.life.phase not in (*UP, Phase.UNVERIFIABLE):
         return f"the agent is {runner.life.phase}"
+    if name == "quota_error":
+        return "no question about it fails: the program tells it by itself"
     if name.startswith("quota_"):
         return "the program tells it with an account's login only"
     if name in ("context_pct", "cost_usd", "context_size", "model", "status_line_at"):
         return "the program's status line has not told it yet"
     if name in ("last_user_msg", "last_assistant_msg", "current_tool", "current_tool_input", "model_transcript"):
         return "the transcript does not tell it"
+    if name == "stuck_prompt_text":
+        return "nothing waits"
+    if name == "remote":
+        return "it runs on this machine"
+    if name == "account_email":
+        return "fleet does not read the program's login"
+    if name == "current_task":
+        return "the program tells of tools and prompts, not of tasks"
+    if name in ("listen", "extensions", "agent_meta", "snapshot"):
+        return "fleet has nothing of that kind"
     if name in ("kind", "question"):
         return "nothing is asked"
     if name in ("reason", "message", "next_restart_at", "exit_status", "resets_at"):

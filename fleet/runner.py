@@ -53,6 +53,8 @@ log = logging.getLogger(__name__)
 UP = (Phase.STARTING, Phase.RUNNING)
 TRANSCRIPT_TAIL = 65_536
 """How much of a conversation's end is read for its facts, in bytes, however long it is."""
+TRANSCRIPT_MOST = 2_000_000
+"""How much is read at most where the end holds nothing of the conversation."""
 STORAGE_RETRY = 1.0
 """Seconds until what could not be written down is tried again: an event is never dropped."""
 GOES_AWAY = 5.0
@@ -903,14 +905,16 @@ class Runner:
             self.parts.changed(self)
 
     async def read_transcript(self, length: int = TRANSCRIPT_TAIL) -> None:
-        """The end of the conversation, so many bytes of it, for those who look."""
+        """The end of the conversation for those who look: so many bytes, or more where they hold nothing of it."""
         session_id, cwd = self.record.session_id, self.facts.cwd
         if session_id is None or cwd is None:
             return
         path = self._transcript_path(self.facts.env, cwd, session_id)
-        tail = await self.parts.runtime.read(path, tail=length) if path else None
-        if tail is not None:
+        while path and (tail := await self.parts.runtime.read(path, tail=length)) is not None:
             self.facts.transcript = self.harness.read_transcript(tail, self.parts.clock.now())
+            if self.facts.transcript.lines or len(tail) < length or length >= TRANSCRIPT_MOST:
+                return
+            length *= 8  # the program's own snapshots fill tens of kilobytes
 
     # -- after the daemon's own restart ----------------------------------------------------------------------------
 

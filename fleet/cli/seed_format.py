@@ -54,14 +54,6 @@ def _last_activity(full: Full) -> str | None:
     return datetime.fromtimestamp(max(known), UTC).isoformat() if known else None
 
 
-def _stuck_prompt(full: Full) -> str | None:
-    """What waits: the dialog's question, or what was seen of the limit, the login or the unsent text."""
-    if full.get("pane_state") not in ("y_n_prompt", "auth_error", "limit_reached", "compose_pending_unsent"):
-        return None
-    found = full.get("question") or _is("evidence", "state", "proof")(full)
-    return None if found is None else str(found)
-
-
 FIELDS: dict[str, Callable[[Full], Any]] = {
     "name": _is("name"),
     "config": _is("source"),
@@ -104,7 +96,7 @@ FIELDS: dict[str, Callable[[Full], Any]] = {
     "metrics": _is("metrics"),
     "pane_text": _is("pane_text"),
     "pane_state": _is("pane_state"),
-    "stuck_prompt_text": _stuck_prompt,
+    "stuck_prompt_text": _is("stuck_prompt_text"),
     "claude_md": _is("claude_md"),
     "mcp_json": _is("mcp_json"),
     "recent_tools": _is("recent_tools", "hooks"),
