@@ -202,6 +202,8 @@ def add(whole: dict[str, Any], name: str, value: Any, why: str) -> None:
     whole[name] = value
     if value is None:
         whole["missing"][name] = why
+    else:
+        whole["missing"].pop(name, None)
 
 
 def _why(name: str, runner: Runner) -> str:
@@ -209,13 +211,19 @@ def _why(name: str, runner: Runner) -> str:
     if runner.life.phase not in (*UP, Phase.UNVERIFIABLE):
         return f"the agent is {runner.life.phase}"
     if name == "quota_error":
-        return "no question about it fails: the program tells it by itself"
+        return "nothing has failed: the program tells its quota by itself"
     if name.startswith("quota_"):
         return "the program tells it with an account's login only"
     if name in ("context_pct", "cost_usd", "context_size", "model", "status_line_at"):
         return "the program's status line has not told it yet"
-    if name in ("last_user_msg", "last_assistant_msg", "current_tool", "current_tool_input", "model_transcript"):
+    if name in ("last_user_msg", "last_assistant_msg", "model_transcript", "context_tokens", "transcript_at"):
         return "the transcript does not tell it"
+    if name in ("current_tool", "current_tool_input"):
+        return "no tool runs"
+    if name in ("description", "permission_mode"):
+        return "the manifest names none"
+    if name == "process":
+        return "not measured yet"
     if name == "stuck_prompt_text":
         return "nothing waits"
     if name == "remote":
