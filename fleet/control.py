@@ -127,7 +127,7 @@ class Operator:
         whole = self._full(runner, hooks.get(runner.name, {}))
         if whole["command"] is None:
             launches = await self.fleet.events.list(agent=runner.name, type="launch", limit=1)
-            report.add(whole, "command", launches[-1].payload.get("argv") if launches else None, "it was never launched")
+            report.add(whole, "command", launches[-1].payload.get("argv") if launches else None, "never launched")
         report.add(whole, "ppid", processes.parent(whole["pid"]) if whole["pid"] else None, "no process of it runs")
         actions = await self.fleet.events.list(agent=runner.name, type="action")
         for name, value in report.actions(actions).items():

@@ -8,13 +8,14 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import psutil
 import yaml
 
-from tests.homes import Home
+from tests.homes import Home, Stub
 
 DEADLINE = 60.0
 """Seconds for what must happen: generous, since the machine may be busy."""
@@ -128,6 +129,67 @@ class Fleet:
 
     def launcher_pid(self, name: str) -> int:
         return int((self.launch_folder(name) / "launcher").read_text().split()[0])
+
+
+class Claude(Fleet):
+    """A fleet whose agents are the real Claude Code, and the model server they talk to."""
+
+    def __init__(self, home: Home, program: str, stub: Stub) -> None:
+        super().__init__(home)
+        self.program, self.stub = program, stub
+
+    def claude(self, name: str, *, trusted: bool = True, **spec: Any) -> str:
+        """The manifest of such an agent, which asks before it acts; a folder that it names may be trusted."""
+        consent = {"auto_accept": ["trust-folder"]} if trusted else {}
+        wanted = {"harness": "claude-code", "command": [self.program], "permission_mode": "default"}
+        return self.manifest(name, **(wanted | consent | spec))
+
+    def ready(self, name: str, **spec: Any) -> dict[str, Any]:
+        """Start one and wait until it can be talked to: its status."""
+        self.run("start", self.claude(name, **spec))
+        return self.wait(name, phase="running", activity="ready")
+
+    def press(self, name: str, key: str) -> None:
+        """A key, as a person presses it who has read what is asked: a dialog just drawn drops keys."""
+        time.sleep(0.5)
+        self.tmux(name, "send-keys", key)
+
+    def open_gate(self) -> None:
+        """Let a command that waits for `go` in the working folder end."""
+        self.home.write("go", "")
+
+    def events(self, name: str, kind: str) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.json("events", "--agent", name, "--type", kind)["events"]
+        return found
+
+    def hooks(self, name: str, event: str) -> list[dict[str, Any]]:
+        """The hook events of that name, oldest first."""
+        return [e for e in self.events(name, "hook") if e["name"] == event]
+
+    def activities(self, name: str) -> list[str]:
+        """What fleet said it was doing, one after the other, since it was first ready: none is left out."""
+        told = [e["payload"]["to"] for e in self.events(name, "activity")]
+        told = told[told.index("ready") :]
+        return [now for before, now in pairwise(told) if now != before]
+
+    def answer(self, name: str) -> str:
+        """The model's last words, once the turn that runs is over."""
+        stop = until(lambda: self.hooks(name, "Stop"), f"{name} ends a turn\n{self.log()}")[-1]
+        said: str = stop["payload"]["last_assistant_message"]
+        return said
+
+    def asked(self, prompt: str) -> int:
+        """How often the model was asked exactly that."""
+        return len(self.requests(prompt))
+
+    def messages(self, prompt: str) -> int:
+        """How many messages the last such request held: more than one where the conversation goes on."""
+        count: int = self.requests(prompt)[-1]["n_messages"]
+        return count
+
+    def requests(self, prompt: str) -> list[dict[str, Any]]:
+        """What the model was asked with this as the last thing typed, a prompt's own side questions left out."""
+        return [e for e in self.stub.log() if e.get("tools") and str(e.get("prompt", "")).strip() == prompt]
 
 
 def kill(pid: int, number: int = signal.SIGKILL) -> None:

@@ -1,0 +1,406 @@
+"""The real Claude Code program under the real fleet: what a person sees of it with `fleet`, and does in its pane.
+
+It talks to a model server of the tests' own, which does what a prompt says (tests/stub_anthropic.py). Where a test
+needs something to last, it opens the gate itself: no test counts on how fast the machine is.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.claude import settings_of_their_own
+from tests.e2e.fleets import Claude, alive, kill, until
+from tests.homes import Home, Stub
+
+pytestmark = pytest.mark.real
+
+
+@pytest.fixture
+def fleet(fleet_home: Home, claude_program: str, stub: Stub) -> Iterator[Claude]:
+    """A fleet in a home whose person has used Claude Code before."""
+    fleet_home.seed_claude(stub.url)
+    yield Claude(fleet_home, claude_program, stub)
+
+
+def bash(command: str) -> str:
+    """A prompt that makes the model run this command."""
+    return "TOOL Bash " + json.dumps({"command": command, "description": "x"})
+
+
+GATED = "until [ -e go ]; do sleep 0.1; done"
+"""A command that runs until the test opens the gate."""
+ASKS_NOTHING = {"permission_mode": "bypassPermissions"}
+
+
+# -- starting ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_first_start_settles_what_it_may_and_leaves_no_dialog_open(fleet: Claude) -> None:
+    told = fleet.json("start", fleet.claude("web", prompt="Repeat HELLO", **ASKS_NOTHING))
+    assert [(a["outcome"], a["phase"]) for a in told["agents"]] == [("started", "running")]
+    assert fleet.answer("web") == "HELLO"
+    status = fleet.wait("web", activity="ready", last_assistant_msg="HELLO")
+    assert "bypass permissions on" in status["pane_text"]
+    accepted = [e["payload"] for e in fleet.events("web", "action") if e["name"] == "auto_accept"]
+    assert {(a["dialog"], a["because"]) for a in accepted} == {("trust-folder", "Yes, I trust this folder")}
+    assert fleet.asked("Repeat HELLO") == 1
+
+
+def test_what_a_person_set_up_for_themselves_works_on_and_stays_as_it_was(fleet: Claude) -> None:
+    theirs = settings_of_their_own(fleet.home, fleet.home.work)
+    path = fleet.home.path / ".claude.json"
+    own = json.loads(path.read_text()) | {"theme": "light", "mcpServers": {"mine": {"command": "/bin/cat"}}}
+    path.write_text(json.dumps(own))
+    fleet.run("start", fleet.claude("web", workdir=".", auto_accept=["trust-folder"], prompt="Repeat HELLO"))
+    assert fleet.answer("web") == "HELLO"
+    until(lambda: "THEIR-OWN-LINE" in fleet.screen("web"), "their own status line shows")
+    for file in theirs:
+        ran = file.with_name("user-hooks" if fleet.home.work not in file.parents else "project-hooks")
+        until(lambda ran=ran: ran.read_text().split() == ["UserPromptSubmit", "Stop"], f"{ran}: each ran once")
+    assert fleet.wait("web", activity="ready")["context_tokens"] > 0, "fleet's own status line works beside theirs"
+    fleet.run("stop", "web")
+    assert {file: file.read_bytes() for file in theirs} == theirs
+    after = json.loads(path.read_text())
+    assert {key: after[key] for key in own} == own
+    assert not (fleet.home.work / ".claude" / "settings.local.json").exists()
+    assert not (fleet.home.work / ".mcp.json").exists()
+
+
+def test_a_trust_that_nobody_gave_is_asked_of_the_person(fleet: Claude) -> None:
+    told = fleet.json("start", fleet.claude("web", workdir=".", trusted=False), code=7)
+    assert [(a["outcome"], a["phase"], a["activity"]) for a in told["agents"]] == [
+        ("dialog", "starting", "needs_input")
+    ]
+    status = fleet.status("web")
+    assert status["kind"] == "trust"
+    assert "attach" in told["agents"][0]["message"]
+    fleet.press("web", "Up")  # to Yes
+    fleet.press("web", "Enter")
+    fleet.wait("web", phase="running", activity="ready", kind=None)
+
+
+def test_a_home_where_onboarding_is_not_settled_is_told_and_nothing_is_pressed(fleet: Claude) -> None:
+    (fleet.home.path / ".claude.json").unlink()
+    path = fleet.claude("web", env={"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"})
+    done = fleet.home.fleet("start", path, "--json", env={"ANTHROPIC_API_KEY": ""})
+    told = json.loads(done.stdout)["data"]["agents"][0]
+    assert done.returncode in (1, 7), done.stdout
+    assert "attach" in told["message"] or "claude" in told["message"], told
+    if done.returncode == 7:
+        assert alive(fleet.status("web")["pid"])
+    assert fleet.events("web", "action") == []
+
+
+def test_a_key_that_nobody_approved_is_asked_of_the_person_and_the_program_lives_on(fleet: Claude) -> None:
+    unapproved = {"ANTHROPIC_API_KEY": "sk-ant-api03-" + "n" * 40}
+    done = fleet.home.fleet("start", fleet.claude("web"), "--json", env=unapproved)
+    told = json.loads(done.stdout)["data"]["agents"][0]
+    assert (done.returncode, told["outcome"]) == (7, "dialog"), done.stdout
+    status = fleet.wait("web", phase="starting", activity="needs_input")
+    assert "api-key" in told["message"] or "attach" in told["message"]
+    assert alive(status["pid"])
+    assert "api-key" not in {e["payload"]["dialog"] for e in fleet.events("web", "action")}
+
+
+# -- working ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("prompt", ["SLOW 8", "THINK 8", bash(GATED)], ids=["streaming", "thinking", "in a tool"])
+def test_a_long_turn_is_seen_as_working_throughout(fleet: Claude, prompt: str) -> None:
+    fleet.ready("web", workdir=".", **ASKS_NOTHING)
+    fleet.type("web", prompt)
+    fleet.wait("web", activity="working")
+    seen = []
+    for _ in range(25):
+        seen.append(fleet.status("web")["activity"])
+        time.sleep(0.15)
+    fleet.open_gate()
+    fleet.wait("web", activity="ready")
+    assert fleet.activities("web") == ["working", "ready"], "once, from the beginning to the end"
+    assert set(seen[:8]) == {"working"}
+
+
+def test_a_permission_waits_for_a_person_and_is_over_as_soon_as_it_is_answered(fleet: Claude) -> None:
+    fleet.ready("web", workdir=".")
+    fleet.type("web", bash(f"touch made; {GATED}"))
+    status = fleet.wait("web", activity="needs_input", kind="permission")
+    assert status["question"] == f"Bash: touch made; {GATED}"
+    assert status["pane_state"] == "y_n_prompt"
+    status = until(lambda: s if len((s := fleet.status("web"))["options"]) > 1 else None, "its options are seen")
+    assert status["options"][0].startswith("Yes")
+    assert any(option.startswith("No") for option in status["options"])
+    asked = next(c for c in status["conditions"] if c["type"] == "InputRequired")
+    assert (asked["status"], asked["reason"]) == ("True", "Permission")
+    fleet.press("web", "1")
+    status = fleet.wait("web", activity="working", kind=None, question=None)
+    until((fleet.home.work / "made").exists, "the tool runs")
+    fleet.open_gate()
+    fleet.wait("web", activity="ready")
+    assert fleet.activities("web") == ["working", "needs_input", "working", "ready"]
+
+
+def test_a_refused_dialog_and_an_interrupt_are_recovered_from_without_a_hook(fleet: Claude) -> None:
+    fleet.ready("web", workdir=".")
+    fleet.type("web", bash("touch made"))
+    fleet.wait("web", activity="needs_input")
+    hooks = len(fleet.events("web", "hook"))
+    fleet.press("web", "Escape")
+    fleet.wait("web", activity="ready", kind=None)
+    assert len(fleet.events("web", "hook")) == hooks
+    assert not (fleet.home.work / "made").exists()
+
+    fleet.type("web", "SLOW 600")
+    fleet.wait("web", activity="working")
+    until(lambda: "word1" in fleet.screen("web"), "it streams")
+    hooks = len(fleet.events("web", "hook"))
+    fleet.press("web", "Escape")
+    fleet.wait("web", activity="ready")
+    assert len(fleet.events("web", "hook")) == hooks
+
+
+def test_a_question_is_told_with_its_options(fleet: Claude) -> None:
+    fleet.ready("web")
+    options = [{"label": "Red", "description": "r"}, {"label": "Blue", "description": "b"}]
+    question = {"question": "Which colour?", "header": "Colour", "multiSelect": False, "options": options}
+    fleet.type("web", "TOOL AskUserQuestion " + json.dumps({"questions": [question]}))
+    status = fleet.wait("web", activity="needs_input", kind="question", question="Which colour?")
+    assert status["options"][:2] == ["Red", "Blue"]
+    fleet.press("web", "1")
+    fleet.wait("web", activity="ready", kind=None, question=None, options=[])
+
+
+@pytest.mark.parametrize("mode", ["dontAsk", "bypassPermissions"])
+def test_a_permission_mode_that_asks_nothing_asks_nothing(fleet: Claude, mode: str) -> None:
+    fleet.ready("web", workdir=".", permission_mode=mode)
+    fleet.type("web", bash("touch made"))
+    assert fleet.answer("web").startswith("TOOL-DONE")
+    fleet.wait("web", activity="ready")
+    assert fleet.activities("web") == ["working", "ready"]
+    assert (fleet.home.work / "made").exists() == (mode == "bypassPermissions")
+
+
+def test_compaction_is_work_and_the_conversation_stays_the_same(fleet: Claude, stub: Stub) -> None:
+    session = fleet.ready("web", prompt="Repeat HELLO")["session_id"]
+    stub.mode(compact_delay=3)
+    fleet.type("web", "/compact")
+    fleet.wait("web", activity="working")
+    until(lambda: fleet.hooks("web", "PostCompact"), "it is done")
+    status = fleet.wait("web", activity="ready")
+    assert status["session_id"] == session
+    assert fleet.activities("web")[-2:] == ["working", "ready"]
+
+
+# -- errors and limits ------------------------------------------------------------------------------------------------
+
+
+def test_a_refused_key_is_an_error_until_a_turn_works_again(fleet: Claude, stub: Stub) -> None:
+    fleet.ready("web", env={"CLAUDE_CODE_MAX_RETRIES": "0"})
+    stub.mode(error=401)
+    fleet.type("web", "Repeat HELLO")
+    status = fleet.wait("web", activity="error", pane_state="auth_error")
+    assert status["phase"] == "running"
+    fleet.run("health", "web", code=1)
+    stub.mode()
+    fleet.type("web", "Repeat AGAIN")
+    fleet.wait("web", activity="ready", pane_state="idle_prompt")
+
+
+def test_a_usage_limit_is_told_with_its_end(fleet: Claude, stub: Stub) -> None:
+    end = int(time.time()) // 3600 * 3600 + 3 * 3600
+    limit = {"status": "rejected", "reset": str(end), "representative-claim": "five_hour"}
+    window = {"5h-status": "rejected", "5h-reset": str(end), "5h-utilization": "1.0"}
+    fleet.home.env.pop("ANTHROPIC_API_KEY")
+    fleet.home.env["CLAUDE_CODE_OAUTH_TOKEN"] = "sk-ant-oat01-" + "z" * 40
+    fleet.ready("web")
+    headers = {f"anthropic-ratelimit-unified-{k}": v for k, v in (limit | window).items()}
+    stub.mode(error=429, text="limit", headers=headers)
+    fleet.type("web", "Repeat HELLO")
+    status = fleet.wait("web", activity="limited", pane_state="limit_reached")
+    assert status["resets_at"] == end
+    assert status["phase"] == "running"
+
+
+def test_a_server_that_is_asked_again_is_work_and_an_error_only_when_given_up(fleet: Claude) -> None:
+    fleet.ready("web", env={"CLAUDE_CODE_MAX_RETRIES": "2"})
+    fleet.type("web", "ERR 529x2 busy")
+    assert fleet.answer("web") == "RECOVERED"
+    fleet.wait("web", activity="ready")
+    assert fleet.activities("web")[-2:] == ["working", "ready"]
+    fleet.type("web", "ERR 529 for good")
+    fleet.wait("web", activity="error")
+    assert fleet.activities("web")[-2:] == ["working", "error"]
+
+
+# -- conversations ----------------------------------------------------------------------------------------------------
+
+
+def test_a_crash_is_followed_by_the_same_conversation_and_the_prompt_is_not_given_again(fleet: Claude) -> None:
+    fleet.ready("web", prompt="Repeat HELLO", **ASKS_NOTHING)
+    before = fleet.wait("web", last_assistant_msg="HELLO")
+    kill(before["pid"])
+    after = fleet.wait("web", phase="running", activity="ready", restarts=1)
+    assert after["pid"] != before["pid"]
+    assert after["session_id"] == before["session_id"]
+    assert "bypass permissions on" in fleet.screen("web")
+    fleet.run("restart", "web")
+    fleet.wait("web", phase="running", activity="ready", session_id=before["session_id"])
+    fleet.type("web", "Repeat AGAIN")
+    fleet.wait("web", activity="ready", last_assistant_msg="AGAIN")
+    assert fleet.asked("Repeat HELLO") == 1
+    assert fleet.messages("Repeat AGAIN") > fleet.messages("Repeat HELLO"), "the model is told what was before"
+
+
+def test_a_session_that_is_always_new_is_new_at_each_start_and_has_the_prompt_each_time(fleet: Claude) -> None:
+    before = fleet.ready("web", prompt="Repeat HELLO", session="new")["session_id"]
+    fleet.answer("web")
+    fleet.run("restart", "web")
+    after = fleet.wait("web", phase="running", activity="ready")["session_id"]
+    assert after != before
+    until(lambda: fleet.asked("Repeat HELLO") == 2, "a conversation of its own, a first message of its own")
+    first, second = fleet.requests("Repeat HELLO")
+    assert second["n_messages"] == first["n_messages"], "the model is told nothing of the first"
+
+
+def test_clear_binds_the_agent_to_the_new_conversation_for_good(fleet: Claude) -> None:
+    first = fleet.ready("web", prompt="Repeat HELLO")["session_id"]
+    fleet.answer("web")
+    fleet.type("web", "/clear")
+    second = until(lambda: s if (s := fleet.status("web")["session_id"]) != first else None, "it is another one")
+    fleet.wait("web", activity="ready")
+    fleet.type("web", "Repeat SECOND")
+    fleet.wait("web", activity="ready", last_assistant_msg="SECOND")
+    fleet.run("daemon", "restart")
+    status = fleet.wait("web", phase="running", session_id=second)
+    kill(status["pid"])
+    fleet.wait("web", phase="running", activity="ready", restarts=1, session_id=second)
+    fleet.type("web", "Repeat THIRD")
+    fleet.wait("web", activity="ready", last_assistant_msg="THIRD")
+    assert fleet.messages("Repeat THIRD") > fleet.messages("Repeat SECOND")
+    assert fleet.asked("Repeat HELLO") == 1
+
+
+def test_a_prompt_from_a_file_is_typed_once_and_submitted_once(fleet: Claude) -> None:
+    text = "Look at this:\n\n  a line with 'quotes', \"more\" and $(touch x)\n\nRepeat FROM-A-FILE"
+    fleet.home.write("first.txt", text)
+    fleet.ready("web", workdir=".", prompt_file="first.txt")
+    assert fleet.answer("web") == "FROM-A-FILE"
+    submitted = fleet.hooks("web", "UserPromptSubmit")
+    assert [e["payload"]["prompt"].strip() for e in submitted] == [text]
+    pid = fleet.wait("web", activity="ready", draft=False)["pid"]
+    kill(pid)
+    fleet.wait("web", phase="running", activity="ready", restarts=1)
+    fleet.type("web", "Repeat AFTER")
+    fleet.wait("web", activity="ready", last_assistant_msg="AFTER")
+    assert len(fleet.hooks("web", "UserPromptSubmit")) == 2
+    assert not (fleet.home.work / "x").exists()
+
+
+def test_two_agents_in_one_folder_are_two(fleet: Claude) -> None:
+    one, two = (
+        fleet.claude(name, workdir=".", prompt=f"Repeat {word}", **ASKS_NOTHING)
+        for name, word in (("web", "ONE"), ("web-2", "TWO"))
+    )
+    fleet.run("start", one, two)
+    first = fleet.wait("web", activity="ready", last_assistant_msg="ONE")
+    second = fleet.wait("web-2", activity="ready", last_assistant_msg="TWO")
+    assert first["session_id"] != second["session_id"]
+    fleet.type("web", bash(GATED))
+    fleet.wait("web", activity="working")
+    assert fleet.status("web-2")["activity"] == "ready"
+    fleet.open_gate()
+    fleet.wait("web", activity="ready")
+    assert fleet.activities("web-2") == []
+    for name, status in (("web", first), ("web-2", second)):
+        assert {e["payload"]["session_id"] for e in fleet.events(name, "hook")} == {status["session_id"]}
+
+
+@pytest.mark.parametrize("installed", [False, True], ids=["hooks of the launch", "hooks in the user's settings too"])
+def test_a_nested_run_of_the_program_changes_nothing(fleet: Claude, installed: bool) -> None:
+    if installed:
+        fleet.run("hooks", "install", "--user", "--program", fleet.program)
+    before = fleet.ready("web", workdir=".", prompt="Repeat HELLO", **ASKS_NOTHING)
+    before = fleet.wait("web", last_assistant_msg="HELLO")
+    fleet.type("web", bash(f"{fleet.program} -p 'Repeat NESTED' && {GATED}"))
+    until(lambda: fleet.asked("Repeat NESTED"), "the nested run asks")
+    seen = set()
+    for _ in range(20):
+        seen.add(tuple(fleet.status("web")[key] for key in ("activity", "session_id", "pid")))
+        time.sleep(0.1)
+    assert seen == {("working", before["session_id"], before["pid"])}
+    fleet.open_gate()
+    status = fleet.wait("web", activity="ready", last_assistant_msg="TOOL-DONE NESTED")
+    assert (status["session_id"], status["pid"]) == (before["session_id"], before["pid"])
+    assert set(fleet.all()) == {"web"}
+    assert len(fleet.hooks("web", "Stop")) == 2, "each event once"
+
+
+# -- the daemon, and the end ------------------------------------------------------------------------------------------
+
+
+def test_a_daemon_that_is_killed_while_a_person_is_needed_still_knows_the_question(fleet: Claude) -> None:
+    fleet.ready("web", workdir=".")
+    fleet.type("web", bash("touch made"))
+    before = fleet.wait("web", activity="needs_input", question="Bash: touch made")
+    kill(fleet.daemon_pid())
+    fleet.answers_again()
+    after = fleet.wait("web", activity="needs_input", kind="permission", question="Bash: touch made")
+    assert (after["pid"], after["restarts"]) == (before["pid"], 0)
+    fleet.press("web", "1")
+    fleet.wait("web", activity="ready", kind=None)
+    assert (fleet.home.work / "made").exists()
+
+
+def test_a_stop_answers_no_open_dialog(fleet: Claude) -> None:
+    fleet.ready("web", workdir=".")
+    fleet.type("web", bash("touch made"))
+    pid = fleet.wait("web", activity="needs_input")["pid"]
+    fleet.run("stop", "web")
+    assert not alive(pid)
+    assert fleet.status("web")["phase"] == "stopped"
+    assert not (fleet.home.work / "made").exists()
+
+
+def test_a_draft_is_seen_and_a_stop_does_not_submit_it(fleet: Claude) -> None:
+    fleet.ready("web")
+    fleet.tmux("web", "send-keys", "-l", "Repeat UNSENT")
+    status = fleet.wait("web", draft=True)
+    assert (status["activity"], status["pane_state"]) == ("ready", "compose_pending_unsent")
+    pid = status["pid"]
+    fleet.run("stop", "web")
+    assert not alive(pid)
+    assert fleet.asked("Repeat UNSENT") == 0
+    assert fleet.hooks("web", "UserPromptSubmit") == []
+
+
+def test_a_person_who_leaves_the_program_has_finished_it_and_its_conversation_waits(fleet: Claude) -> None:
+    session = fleet.ready("web", prompt="Repeat HELLO")["session_id"]
+    fleet.answer("web")
+    fleet.wait("web", activity="ready")
+    fleet.type("web", "/exit")
+    status = fleet.wait("web", phase="finished")
+    assert (status["exit_status"], status["restarts"], status["activity"]) == (0, 0, None)
+    assert "HELLO" in "\n".join(fleet.json("logs", "web")["lines"])
+    fleet.run("start", "web")
+    fleet.wait("web", activity="ready", session_id=session)
+    fleet.type("web", "Repeat AGAIN")
+    fleet.wait("web", activity="ready", last_assistant_msg="AGAIN")
+    assert fleet.messages("Repeat AGAIN") > fleet.messages("Repeat HELLO")
+    assert fleet.asked("Repeat HELLO") == 1
+
+
+def test_a_ready_program_is_stopped_by_its_own_command(fleet: Claude) -> None:
+    fleet.ready("web", prompt="Repeat HELLO")
+    fleet.answer("web")
+    fleet.wait("web", activity="ready", draft=False)
+    fleet.run("stop", "web")
+    status = fleet.status("web")
+    assert status["phase"] == "stopped"
+    assert [e["payload"]["reason"] for e in fleet.hooks("web", "SessionEnd")] == ["prompt_input_exit"]
+
+
+# -- what is told -----------------------------------------------------------------------------------------------------
