@@ -158,7 +158,7 @@ def main() -> int:
         with the_lock(places.lock):
             asyncio.run(Daemon(settings, places).serve())
     except FleetError as error:
-        log.error("%s %s", error, error.hint or "")
+        log.error("%s", error.with_hint())
         print(f"fleet: {error}\n{error.hint or ''}".rstrip(), file=sys.stderr)  # noqa: T201
         return error.exit_code
     return 0

@@ -43,6 +43,11 @@ class FleetError(Exception):
         name = type(self).__name__
         return "".join("_" + c.lower() if c.isupper() and i else c.lower() for i, c in enumerate(name))
 
+    def with_hint(self) -> str:
+        """What happened and what to do, as running text."""
+        happened = str(self)
+        return f"{happened}{'' if happened.endswith(('.', '!', '?')) else '.'} {self.hint}" if self.hint else happened
+
     def to_json(self) -> dict[str, Any]:
         """The `error` object of `--json`."""
         return {"code": self.code, "message": str(self), "hint": self.hint, **self.facts}

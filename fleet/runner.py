@@ -51,6 +51,8 @@ from fleet.terms import (
 log = logging.getLogger(__name__)
 
 UP = (Phase.STARTING, Phase.RUNNING)
+STANDING = frozenset({Source.SCREEN, Source.TITLE, Source.STATE_FILE})
+"""Sources whose word stands until they are seen to say otherwise."""
 TRANSCRIPT_TAIL = 65_536
 """How much of a conversation's end is read for its facts, in bytes, however long it is."""
 TRANSCRIPT_MOST = 2_000_000
@@ -342,8 +344,7 @@ class Runner:
             self.post(lifecycle.Lost(message=str(error)))
             return
         except FleetError as error:
-            message = f"{error} {error.hint or ''}".strip()
-            self.post(lifecycle.LaunchRefused(type(error).__name__, message, retry=False))
+            self.post(lifecycle.LaunchRefused(type(error).__name__, error.with_hint(), retry=False))
             return
         self.facts.argv, self.facts.resumed = prepared.plan.argv, prepared.plan.resumes
         self.parts.record_event(
@@ -415,12 +416,12 @@ class Runner:
                     command.words, env=self.facts.env, cwd=self.facts.cwd or self.spec.folder, timeout=command.timeout
                 )
                 said = redact(ran.stderr.decode(errors="replace").strip()[-400:])
-                failure = f"ended with {ran.status}: {said}" if ran.status else None
+                failure = ": ".join(filter(None, [f"ended with {ran.status}", said])) if ran.status else None
             except (TimedOut, LaunchError) as error:
                 failure = str(error)
             self.parts.record_event(self.name, "action", which, {"command": redact(shown), "failure": failure})
             if failure and required:
-                raise LaunchError(f"hooks.{which} `{redact(shown)}` {failure}", hint="Nothing was launched.")
+                raise LaunchError(f"hooks.{which} `{redact(shown)}`: {failure}", hint="Nothing was launched.")
 
     # -- a launch --------------------------------------------------------------------------------------------------
 
@@ -479,7 +480,10 @@ class Runner:
             await self.parts.runtime.run(["mkdir", "-p", "-m", "700", cwd], env={}, cwd="/", timeout=10)
         else:
             cwd = resolved(spec.workdir, spec.folder, env)
-        ran = await self.parts.runtime.run(["pwd", "-P"], env={}, cwd=cwd, timeout=10)
+        try:
+            ran = await self.parts.runtime.run(["pwd", "-P"], env={}, cwd=cwd, timeout=10)
+        except LaunchError as error:
+            raise LaunchError(f"workdir: {error}", hint="Make it, or name another in the manifest.") from error
         return ran.stdout.decode(errors="surrogateescape").removesuffix("\n")
 
     async def _venv(self, env: Mapping[str, str]) -> str | None:
@@ -647,10 +651,13 @@ class Runner:
 
     def confirm(self, seen: float | None) -> None:
         """The pane was part of a sweep again; unless that brought something new, all is as it was."""
+        state = self.state
         if seen is not None:
-            for source in (Source.SCREEN, Source.TITLE, Source.STATE_FILE):
-                self.book = self.book.confirmed(source, seen)
+            self.book = self.book.confirmed(STANDING, seen)
             self._hear_process()
+            if state.proof and state.proof.source in STANDING and not state.pending:
+                self.state = replace(state, seen=max(state.seen or 0.0, seen))
+                return  # who said it says it still: there is nothing to judge anew
         self._judge()
 
     async def _died(self, handle: Handle, look: Look) -> None:

@@ -21,7 +21,7 @@ from fleet.clock import Clock
 from fleet.errors import HostUnreachable, LaunchError, StorageError, TimedOut
 from fleet.events import Event, Events
 from fleet.harnesses.base import Harness
-from fleet.harnesses.screens import Rules
+from fleet.harnesses.screens import Rules, RuleSet
 from fleet.health import answers
 from fleet.health.classify import classify
 from fleet.health.restart import NOBODYS_FAULT
@@ -40,6 +40,8 @@ log = logging.getLogger(__name__)
 
 DOWN = "down"
 MEASURE_EVERY = 5.0
+RULES_FOR = 1.0
+"""Seconds for which a person's screen rules are taken as they were read."""
 EVENTS_HELD = 10_000
 """Events that are held while the disk is full; beyond that the oldest go."""
 
@@ -54,6 +56,8 @@ class Supervisor:
         self.ledger, self.events, self.runtime = ledger, events, runtime
         self.runners: dict[str, Runner] = {}
         self.rules = Rules(places.rules)
+        self._rules: dict[str, RuleSet | None] = {}
+        self._rules_until = 0.0
         self.unreachable: str | None = None
         self.host: Mapping[str, Any] = {}
         self.faults = 0
@@ -240,8 +244,17 @@ class Supervisor:
 
     # -- what runners ask ------------------------------------------------------------------------------------------
 
+    def _rules_of(self, harness: str) -> RuleSet | None:
+        """The rules in force; a person's file is looked at once a second at most."""
+        now = self.clock.now()
+        if now >= self._rules_until:
+            self._rules, self._rules_until = {}, now + RULES_FOR
+        if harness not in self._rules:
+            self._rules[harness] = self.rules.of(harness)
+        return self._rules[harness]
+
     def _classify(self, harness: str, screen: Screen, version: str | None) -> Verdict:
-        rules = self.rules.of(harness)
+        rules = self._rules_of(harness)
         if rules is None:
             return Verdict(Activity.UNKNOWN, rule="no-rules")
         return classify(screen, rules, version, now=self.clock.now())
@@ -249,7 +262,7 @@ class Supervisor:
     def _startup_step(
         self, harness: str, screen: Screen, consents: frozenset[str], version: str | None
     ) -> answers.Step | None:
-        rules = self.rules.of(harness)
+        rules = self._rules_of(harness)
         return answers.next_step(screen, rules, consents, version) if rules else None
 
     async def _version(self, harness: Harness, spec: AgentSpec, env: Mapping[str, str], cwd: str) -> str | None:
@@ -351,22 +364,31 @@ class Supervisor:
         return True
 
     async def _secret(self, spec: AgentSpec, name: str, value: Secret, environ: Mapping[str, str]) -> str:
-        where = f"{spec.name}: env.{name}"
+        try:
+            content = await self._secret_content(spec, value, environ)
+            if b"\0" in content:
+                raise LaunchError("it holds a zero byte, which no variable can")
+        except (LaunchError, TimedOut) as error:
+            hint = f"Nothing was started. `fleet check {spec.source or spec.name}` looks at every secret."
+            raise LaunchError(f"{spec.name}: env.{name}: {error}", hint=hint) from error
+        return content.decode(errors="surrogateescape")
+
+    async def _secret_content(self, spec: AgentSpec, value: Secret, environ: Mapping[str, str]) -> bytes:
         if value.env is not None:
             if value.env not in environ:
-                raise LaunchError(f"{where}: the variable {value.env} is not set where fleet was started.")
-            return environ[value.env]
+                raise LaunchError(f"the variable {value.env} is not set where fleet was started")
+            return environ[value.env].encode(errors="surrogateescape")
         if value.file is not None:
             path = resolved(value.file, spec.folder, environ)
             content = await self.runtime.read(path)
             if content is None:
-                raise LaunchError(f"{where}: the file {path} cannot be read.")
-            return content.decode(errors="surrogateescape").removesuffix("\n")
+                raise LaunchError(f"there is no file {path}")
+            return content.removesuffix(b"\n")
         ran = await self.runtime.run(value.command, env=dict(environ), cwd=spec.folder or "/", timeout=30)
         if ran.status:
             said = redact(ran.stderr.decode(errors="replace").strip()[-300:])
-            raise LaunchError(f"{where}: its command ended with {ran.status}: {said}")
-        return ran.stdout.decode(errors="surrogateescape").removesuffix("\n")
+            raise LaunchError(": ".join(filter(None, [f"its command ended with {ran.status}", said])))
+        return ran.stdout.removesuffix(b"\n")
 
     # -- hosts -----------------------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path as FilePath
@@ -24,6 +25,8 @@ from fleet.manifests.shape import as_written, known_keys
 from fleet.manifests.yamltree import Path, Tree, parse
 
 LARGEST_FILE = 1024 * 1024
+HOW_TO_BEGIN = "`fleet init` writes a manifest to start from; a fleet folder holds NAME.yaml or NAME/NAME.yaml"
+WHERE_KEYS_STAND = "docs/manifest.md names every key; `fleet schema` prints the JSON Schema for an editor"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,11 +103,17 @@ def _together(parts: Iterable[_Read]) -> Loaded:
 def _raise(problems: list[Problem]) -> None:
     lines = "\n".join(map(str, problems))
     count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+    no_manifest = all(problem.line == 0 for problem in problems)
     raise InvalidManifest(
         f"{lines}\n{count}; nothing was started.",
-        hint="docs/manifest.md names every key; `fleet schema` prints the JSON Schema for an editor",
+        hint=HOW_TO_BEGIN if no_manifest else WHERE_KEYS_STAND,
         problems=[problem.to_json() for problem in problems],
     )
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """A pipe is opened at once: nobody waits for whoever may one day write to it."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _read(file: FilePath, *, flat: bool) -> _Read:
@@ -112,7 +121,9 @@ def _read(file: FilePath, *, flat: bool) -> _Read:
         return _Read(problems=(Problem(str(file), 0, 0, "", message),))
 
     try:
-        with file.open("rb") as stream:
+        with open(file, "rb", opener=_without_waiting) as stream:
+            if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+                return broken("is no plain file")
             content = stream.read(LARGEST_FILE + 1)
     except FileNotFoundError:
         return broken("there is no such file or folder")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -34,10 +36,17 @@ def make_folder(folder: Path) -> None:
     folder.mkdir(mode=0o700, exist_ok=True)
 
 
+def _without_waiting(path: str, flags: int) -> int:
+    """Opening a pipe must not wait for whoever may one day write to it."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
 def read(path: str | Path, tail: int | None = None) -> bytes | None:
-    """A file's content, or its last `tail` bytes; `None` where there is none."""
+    """A file's content, or its last `tail` bytes; `None` where there is none. A pipe is refused, not waited for."""
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=_without_waiting) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise OSError(errno.EINVAL, "is no plain file", str(path))
             if tail is None:
                 return file.read()
             size = file.seek(0, os.SEEK_END)

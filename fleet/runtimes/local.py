@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import functools
 import logging
 import os
+import shlex
 import shutil
 import signal
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
@@ -20,7 +22,7 @@ from pathlib import Path
 
 from fleet import processes
 from fleet.clock import Clock
-from fleet.errors import HostUnreachable, LaunchError, TimedOut, Unconfirmed
+from fleet.errors import FleetError, HostUnreachable, LaunchError, StorageFull, TimedOut, Unconfirmed
 from fleet.redact import redact
 from fleet.runtimes import files, launches, screen, tmux
 from fleet.runtimes.base import Capabilities, Ended, OnHost, OnLook
@@ -511,7 +513,8 @@ class LocalRuntime:
                 *argv, env=dict(env), cwd=cwd, stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True
             )
         except OSError as error:
-            raise LaunchError(f"{argv[0]} could not be run in {cwd}: {error.strerror}") from error
+            what = f"the folder {cwd} cannot be entered" if error.filename == cwd else f"{argv[0]} cannot be run"
+            raise LaunchError(f"{what}: {error.strerror}") from error
         try:
             async with asyncio.timeout(timeout):
                 out, err = await process.communicate(stdin)
@@ -526,10 +529,16 @@ class LocalRuntime:
         return Ran(status if status >= 0 else 128 - status, out, err)
 
     async def put(self, files_: Sequence[File]) -> None:
-        await asyncio.to_thread(files.put, files_)
+        try:
+            await asyncio.to_thread(files.put, files_)
+        except OSError as error:
+            raise _refused(error, "written") from error
 
     async def read(self, path: str, *, tail: int | None = None) -> bytes | None:
-        return await asyncio.to_thread(files.read, path, tail)
+        try:
+            return await asyncio.to_thread(files.read, path, tail)
+        except OSError as error:
+            raise _refused(error, "read") from error
 
     async def list(self, folder: str) -> list[str]:
         return await asyncio.to_thread(files.names, folder)
@@ -617,18 +626,26 @@ def _program_of(plan: LaunchPlan) -> str:
         raise LaunchError(f"the folder {plan.cwd} may not be entered")
     if not plan.argv or not plan.argv[0]:
         raise LaunchError("there is no program to run")
-    if any("\0" in word for word in (*plan.argv, *plan.env.values())):
-        raise LaunchError("an argument or a variable holds a zero byte, which no program can be given")
+    given = {"an argument": "".join(plan.argv), **{f"the variable {name}": text for name, text in plan.env.items()}}
+    if zero := next((what for what, text in given.items() if "\0" in text), None):
+        raise LaunchError(f"{zero} holds a zero byte, which no program can be given")
     name = plan.argv[0]
     path = str(cwd / name) if "/" in name else shutil.which(name, path=plan.env.get("PATH", os.defpath))
     if path is None:
         hint = "install it, or give its path as command"
         raise LaunchError(f"the program {name} is not on the agent's PATH", hint=hint)
     if not Path(path).is_file():
-        raise LaunchError(f"the program {path} does not exist")
+        what = "is no file" if Path(path).exists() else "does not exist"
+        raise LaunchError(f"the program {path} {what}", hint="name another as command")
     if not os.access(path, os.X_OK):
-        raise LaunchError(f"the program {path} may not be executed")
+        raise LaunchError(f"the program {path} may not be executed", hint=f"`chmod +x {shlex.quote(path)}`")
     return path
+
+
+def _refused(error: OSError, what: str) -> FleetError:
+    """Why a file could not be had, in the tree of errors; a full disk is one that time or a person settles."""
+    kind = StorageFull if error.errno in (errno.ENOSPC, errno.EDQUOT) else LaunchError
+    return kind(f"{error.filename or 'a file'} could not be {what}: {error.strerror or error}")
 
 
 async def _lives_on(lives: Callable[[], bool]) -> bool:
