@@ -15,7 +15,7 @@ A source that says `unknown` says nothing. What is known ages; it is not overwri
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from fleet.terms import Activity, Evidence, Kind, Source
@@ -60,12 +60,10 @@ class Book:
             failure = evidence if evidence.activity in (Activity.ERROR, Activity.LIMITED) else None
         return Book(claims, failure)
 
-    def confirmed(self, source: Source, now: float) -> Book:
-        """The source was looked at again and says the same."""
-        claim = self.claims.get(source)
-        if claim is None or claim.seen >= now:
-            return self
-        return Book({**self.claims, source: replace(claim, seen=now)}, self.failure)
+    def confirmed(self, sources: Collection[Source], now: float) -> Book:
+        """These sources were looked at again and say the same."""
+        claims = {s: replace(c, seen=now) for s, c in self.claims.items() if s in sources and c.seen < now}
+        return Book({**self.claims, **claims}, self.failure) if claims else self
 
     def without(self, source: Source) -> Book:
         """The source has nothing to say any more: its process is gone."""

@@ -25,8 +25,7 @@ class Case:
 
     def after(self, seconds: float, *confirmed: Source) -> State:
         self.now += seconds
-        for source in confirmed:
-            self.book = self.book.confirmed(source, self.now)
+        self.book = self.book.confirmed(confirmed, self.now)
         return self.look()
 
     def look(self) -> State:
