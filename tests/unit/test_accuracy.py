@@ -73,6 +73,13 @@ def test_folders_in_the_folder_are_judged_too(tmp_path: Path, capsys: pytest.Cap
     assert capsys.readouterr().out.rstrip().endswith("2 screens, 0 wrong, 0 unknown")
 
 
+def test_the_document_shows_what_the_tool_says_today(capsys: pytest.CaptureFixture[str]) -> None:
+    root = Path(__file__).parent.parent.parent
+    main([str(root / "tests" / "screens"), "--short"])
+    said = capsys.readouterr().out.strip()
+    assert said[said.index("folder ") :] in (root / "docs" / "accuracy.md").read_text(encoding="utf-8")
+
+
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path / "nowhere")]) == 2
     assert "nowhere" in capsys.readouterr().err

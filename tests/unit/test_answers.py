@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from fleet.harnesses.screens import RuleSet, shipped
 from fleet.health.answers import CONSENTS, answer, next_step
 from fleet.health.classify import classify
 from fleet.terms import Activity, Kind, Screen
-from tests.accuracy import Case, cases
+from tests.accuracy import cases
 
 SCREENS = Path(__file__).parent.parent / "screens"
 EVERYTHING = frozenset(c.name for c in CONSENTS)
@@ -58,22 +56,23 @@ def test_a_dialog_whose_pointer_cannot_be_seen_is_left_alone() -> None:
     assert next_step(screen, rules(), EVERYTHING) is None
 
 
-@pytest.mark.parametrize("case", EVERY_CASE, ids=lambda c: f"{c.folder.name}/{c.file}")
-def test_enter_is_pressed_on_no_captured_screen_but_on_a_yes_that_was_allowed(case: Case) -> None:
-    step = next_step(case.screen, rules(), EVERYTHING, case.version)
-    if step is None:
-        return
-    assert set(case.expect["kind"]) & {"trust", "login"}
-    pointed = next(line for line in case.screen.text.splitlines() if "❯" in line and line.strip().startswith("❯"))
-    if step.last:
-        assert ("Yes" in pointed or "Use this MCP server" in pointed) and "No" not in pointed.split()
-    assert step.keys[0] in ("Enter", "Up", "Down")
+def test_enter_is_pressed_on_no_captured_screen_but_on_a_yes_that_was_allowed() -> None:
+    for case in EVERY_CASE:
+        step = next_step(case.screen, rules(), EVERYTHING, case.version)
+        if step is None:
+            continue
+        assert set(case.expect["kind"]) & {"trust", "login"}, case.file
+        pointed = next(line for line in case.screen.text.splitlines() if line.strip().startswith("❯"))
+        if step.last:
+            assert ("Yes" in pointed or "Use this MCP server" in pointed) and "No" not in pointed.split(), case.file
+        assert step.keys in (("Enter",), ("Up",), ("Down",))
 
 
-@pytest.mark.parametrize("case", [c for c in EVERY_CASE if c.state.startswith("trust-dialog")], ids=lambda c: c.file)
-def test_every_captured_trust_dialog_that_is_known_can_be_settled(case: Case) -> None:
-    if classify(case.screen, rules(), case.version).activity is Activity.NEEDS_INPUT:
-        assert next_step(case.screen, rules(), {"trust-folder"}, case.version)
+def test_every_captured_trust_dialog_that_is_known_can_be_settled() -> None:
+    seen = [c for c in EVERY_CASE if c.state.startswith("trust-dialog")]
+    known = [c for c in seen if classify(c.screen, rules(), c.version).activity is Activity.NEEDS_INPUT]
+    assert len(known) >= 10
+    assert not [c.file for c in known if next_step(c.screen, rules(), {"trust-folder"}, c.version) is None]
 
 
 def test_a_persons_answer_becomes_keys_that_never_are_a_bare_enter() -> None:
@@ -94,9 +93,10 @@ def test_a_yes_consents_to_no_more_than_what_is_asked() -> None:
     assert answer(Kind.PLAN, "yes", ("Yes, and switch to default (ask each time) for this session", "No")) == ("1",)
 
 
-@pytest.mark.parametrize("case", [c for c in EVERY_CASE if c.state.startswith("perm-bash")], ids=lambda c: c.file)
-def test_every_captured_permission_can_be_answered_from_its_options(case: Case) -> None:
-    verdict = classify(case.screen, rules(), case.version)
-    if verdict.activity is Activity.NEEDS_INPUT:
+def test_every_captured_permission_can_be_answered_from_its_options() -> None:
+    verdicts = [classify(c.screen, rules(), c.version) for c in EVERY_CASE if c.state.startswith("perm-bash")]
+    shown = [v for v in verdicts if v.activity is Activity.NEEDS_INPUT and len(v.options) > 1]
+    assert len(shown) >= 20
+    for verdict in shown:
         assert answer(Kind.PERMISSION, "yes", verdict.options) == ("1",)
         assert verdict.options[-1].startswith(("No", "Type"))
