@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from fleet.cli import reference
@@ -22,27 +23,21 @@ def benchmarks() -> str:
 
 
 def states_judged() -> Iterator[str]:
-    """How many screens of each state there are, by folder, and which of them are judged wrong or not at all."""
+    """How many screens of each state there are, over all versions and sizes, and how many are judged wrongly."""
     tallies, _ = accuracy.judge_all([ROOT / "tests" / "screens"])
-    folders = list(tallies)
-    total = accuracy.sum_of({name: accuracy.sum_of(by_state) for name, by_state in tallies.items()})
+    judged: dict[str, accuracy.Tally] = defaultdict(accuracy.Tally)
+    for by_state in tallies.values():
+        for state, tally in by_state.items():
+            judged[state].screens += tally.screens
+            judged[state].wrong += tally.wrong
+            judged[state].unknown += tally.unknown
+    total = accuracy.sum_of(judged)
     yield f"**{total.screens} screens, {total.wrong} wrong, {total.unknown} unknown.**"
     yield ""
-    yield f"| state | {' | '.join(folders)} |"
-    yield f"|---|{'---|' * len(folders)}"
-    every = {name: accuracy.sum_of(tallies[name]) for name in folders}
-    yield row("all", folders, every)
-    for state in sorted({state for by_state in tallies.values() for state in by_state}):
-        yield row(state, folders, {name: tallies[name][state] for name in folders if state in tallies[name]})
-
-
-def row(state: str, folders: Sequence[str], judged: Mapping[str, accuracy.Tally]) -> str:
-    cells = []
-    for tally in map(judged.get, folders):
-        faults = [] if tally is None else [(tally.wrong, "wrong"), (tally.unknown, "unknown")]
-        said = ", ".join(f"**{count} {what}**" for count, what in faults if count)
-        cells.append(" ".join(filter(None, [str(tally.screens) if tally else "", said])))
-    return f"| {state} | {' | '.join(cells)} |"
+    yield "| state | screens | wrong | unknown |"
+    yield "|---|---|---|---|"
+    for state, tally in sorted(judged.items()):
+        yield f"| {state} | {tally.screens} | {tally.wrong or ''} | {tally.unknown or ''} |"
 
 
 DRAWN: dict[str, Callable[[], str]] = {
