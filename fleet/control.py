@@ -95,8 +95,12 @@ class Operator:
 
     async def verb_status(self, args: Args, progress: Progress) -> Answer:
         runners = self._select(args, everything=True)
-        hooks = await self.fleet.events.summaries([r.name for r in runners])
-        agents = [self._full(r, hooks.get(r.name, {})) for r in runners]
+        if args.get("brief"):
+            now = self.fleet.clock.now()
+            agents = [report.summary(r, now, self.fleet.settings) for r in runners]
+        else:
+            hooks = await self.fleet.events.summaries([r.name for r in runners])
+            agents = [self._full(r, hooks.get(r.name, {})) for r in runners]
         return Answer({"agents": agents, "daemon": self._daemon()}, warnings=self._warnings())
 
     async def verb_list(self, args: Args, progress: Progress) -> Answer:

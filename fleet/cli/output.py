@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -110,6 +109,7 @@ def plain_table(headings: Sequence[str], rows: Iterable[Sequence[Cell]]) -> list
 
 def styled_table(headings: Sequence[str], rows: Iterable[Sequence[Cell]]) -> Any:
     """The same for a terminal with colours; the last column is folded at its edge."""
+    from shutil import get_terminal_size
     from textwrap import wrap
 
     from rich.text import Text
@@ -118,7 +118,7 @@ def styled_table(headings: Sequence[str], rows: Iterable[Sequence[Cell]]) -> Any
     lines = [[_flat(cell) for cell in row] for row in rows]
     widths = _widths([headings, *lines])
     before = sum(widths[:-1]) + 2 * len(widths[:-1])
-    room = max(24, shutil.get_terminal_size().columns - before)
+    room = max(24, get_terminal_size().columns - before)
     drawn = Text("  ".join(map(str.ljust, headings, widths)).rstrip(), style="")
     drawn.stylize("bold")
     for row, line in zip(rows, lines, strict=True):

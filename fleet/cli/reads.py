@@ -74,6 +74,8 @@ def here() -> str:
 def understand(words: Sequence[str]) -> Ask | None:
     """The request of a plain read with `--json`; `None` where click must look."""
     command, *rest = words
+    if [command, *rest] == ["daemon", "status", "--json"]:
+        return "ping", {}
     options = READS.get(command)
     if options is None:
         return None

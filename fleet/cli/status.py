@@ -43,12 +43,12 @@ def status(
     if form == "seed":
         return _seed(verb, args)
     if watch:
-        return _watch(*reads.ask("status", targets, labels=dict(labels), watch=True), interval, as_json)
+        return _watch(*reads.ask("status", targets, labels=dict(labels), brief=True), interval, as_json)
     if verb == "inspect":
         from fleet.cli import inspect
 
         return call.call(verb, args, inspect.show, as_json=as_json)
-    return call.call(verb, args, show, as_json=as_json)
+    return call.call(verb, args if as_json else {**args, "brief": True}, show, as_json=as_json)
 
 
 def show(data: dict[str, Any]) -> None:
@@ -71,7 +71,6 @@ def _seed(verb: str, args: dict[str, Any]) -> int:
 
 
 def _watch(verb: str, args: dict[str, Any], interval: float, as_json: bool) -> int:
-    args.pop("watch")
     answers = _answers(verb, args, interval)
     if as_json:
         _watch_json(answers)

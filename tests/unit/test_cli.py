@@ -75,6 +75,7 @@ ASKED = [
     ["logs", "--lines=0", "web"],
     ["diff"],
     ["diff", "."],
+    ["daemon", "status"],
 ]
 
 
@@ -82,7 +83,7 @@ ASKED = [
 def test_the_short_way_asks_what_click_asks(
     fleet: Shell, daemon: ScriptedDaemon, monkeypatch: pytest.MonkeyPatch, words: list[str]
 ) -> None:
-    for verb in reads.READS:
+    for verb in (*reads.READS, "ping"):
         daemon.will(verb, {"agents": [], "events": [], "changes": [], "lines": [], "name": "web"})
     assert reads.understand([*words, "--json"]) is not None
     assert fleet(*words, "--json").code == 0
@@ -94,7 +95,7 @@ def test_the_short_way_asks_what_click_asks(
 
 @pytest.mark.parametrize("words", ASKED, ids=" ".join)
 def test_json_is_the_daemons_own_text(fleet: Shell, daemon: ScriptedDaemon, words: list[str]) -> None:
-    sent = {verb: daemon.will(verb, {"agents": ["ü"]}, exit_code=5) for verb in reads.READS}
+    sent = {verb: daemon.will(verb, {"agents": ["ü"]}, exit_code=5) for verb in (*reads.READS, "ping")}
     ran = fleet(*words, "--json")
     assert ran.out == sent[daemon.heard[-1]["verb"]].decode() + "\n"
     assert (ran.err, ran.code) == ("", 5)
@@ -315,11 +316,11 @@ def test_logs_show_the_last_screen_where_no_line_was_kept(fleet: Shell, daemon: 
 
 def test_the_seeds_status_is_flat_and_complete(fleet: Shell, daemon: ScriptedDaemon) -> None:
     hooks = {"tool_counts": {"Bash": 2}, "last_tool_at": 1.5, "last_tool_name": "Bash"}
-    daemon.will("inspect", {**WEB, "source": "/m/web.yaml", "pane_state": "y_n_prompt", "hooks": hooks})
+    daemon.will("inspect", {**WEB, "source": "/m/web.yaml", "pane_state": "y_n_prompt", "hooks": hooks, "ppid": 7})
     flat = json.loads(fleet("status", "web", "--format", "seed").out)
     assert len(flat) == 60
     assert flat["config"] == "/m/web.yaml"
-    assert (flat["status"], flat["pane_state"], flat["stuck_prompt_text"]) == ("running", "y_n_prompt", WEB["question"])
+    assert (flat["status"], flat["pane_state"], flat["ppid"]) == ("running", "y_n_prompt", 7)
     assert flat["last_tool_at"] == "1970-01-01T00:00:01.500000+00:00"
     assert flat["account_email"] is None
 
@@ -335,7 +336,9 @@ def test_start_tells_news_on_stderr_and_the_outcome_on_stdout(fleet: Shell, daem
     daemon.will("start", {"agents": [outcome]}, exit_code=7, progress=[news])
     ran = fleet("start", "web.yaml", "--fresh", "--timeout", "5")
     assert ran.code == 7
-    assert ran.err == "fleet: web: starting\n"
+    news_told, hint = ran.err.splitlines()
+    assert news_told == "fleet: web: starting"
+    assert "`fleet attach web`" in hint
     assert ran.out.splitlines()[1].split() == ["web", "dialog", "needs_input", "Trust?"]
     asked = daemon.asked("start")
     assert asked["targets"] == ["web.yaml"]
