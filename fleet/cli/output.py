@@ -74,7 +74,10 @@ def error(problem: FleetError, as_json: bool) -> int:
     for each in told.get("problems") or ():
         if not isinstance(each, Mapping) or str(each.get("message")) not in told["message"]:
             print(printable(_problem(each)), file=sys.stderr)
-    message(told["message"])
+    *places, last = str(told["message"]).splitlines() or [""]
+    for place in places:
+        print(printable(place), file=sys.stderr)
+    message(last)
     if told.get("hint"):
         print(f"  {printable(told['hint'])}", file=sys.stderr)
     return problem.exit_code
