@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from fleet import client
 from fleet.cli import output, reads
@@ -29,13 +30,14 @@ class Label(click.ParamType[tuple[str, str]]):
         return name, text
 
 
-def complete_agents(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
-    """The agents' names, for a shell; none where no daemon answers at once."""
+def complete_agents(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The agents' names, for a shell; files where none of them begins so, or no daemon answers at once."""
     try:
         data = client.request("list", {}, timeout=1.0).envelope()["data"]
     except FleetError:
-        return []
-    return [agent["name"] for agent in data["agents"] if agent["name"].startswith(incomplete)]
+        data = {"agents": []}
+    names = [agent["name"] for agent in data["agents"] if agent["name"].startswith(incomplete)]
+    return [CompletionItem(name) for name in names] or [CompletionItem(incomplete, type="file")]
 
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")

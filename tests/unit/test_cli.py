@@ -577,12 +577,12 @@ def test_agents_names_complete_from_the_daemon(
     assert fleet().out.split() == ["plain,web", "plain,web-2"]
 
 
-def test_completion_without_a_daemon_is_silent(fleet: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_daemon_files_are_completed(fleet: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("_FLEET_COMPLETE", "bash_complete")
     monkeypatch.setenv("COMP_WORDS", "fleet stop w")
     monkeypatch.setenv("COMP_CWORD", "2")
     ran = fleet()
-    assert (ran.out.strip(), ran.err) == ("", "")
+    assert (ran.out.strip(), ran.err) == ("file,w", "")
 
 
 # -- the daemon ----------------------------------------------------------------------------------------------------
