@@ -66,7 +66,7 @@ def test_a_harness_that_is_declared_and_not_built_says_so() -> None:
         harness("codex")
 
 
-@pytest.mark.parametrize("found", HARNESSES.values(), ids=str)
+@pytest.mark.parametrize("found", HARNESSES.values(), ids=list(HARNESSES))
 def test_every_harness_answers_to_its_own_name(found: Harness) -> None:
     assert harness(found.name) is found
 
