@@ -18,7 +18,7 @@ from fleet.processes import Figures
 from fleet.redact import redact
 from fleet.runner import UP, Runner, is_auth
 from fleet.settings import Settings
-from fleet.terms import Activity, Evidence, Phase, Source
+from fleet.terms import Activity, Evidence, Kind, Phase, Source
 
 
 def freshness(age: float | None, settings: Settings) -> str | None:
@@ -42,7 +42,7 @@ def pane_state(runner: Runner) -> str:
             return "limit_reached"
         case Activity.READY:
             return "compose_pending_unsent" if state.draft else "idle_prompt"
-        case Activity.ERROR if state.proof and is_auth(state.proof.rule):
+        case Activity.ERROR if state.kind is Kind.LOGIN or (state.proof and is_auth(state.proof.rule)):
             return "auth_error"
         case Activity.ERROR:
             return "compose_pending_unsent" if state.draft else "idle_prompt"
