@@ -139,7 +139,7 @@ def full(
         "context_tokens": getattr(transcript, "context_tokens", None),
         "transcript_at": getattr(transcript, "last_at", None),
         "cost_usd": line.get("cost_usd"),
-        "context_size": line.get("context_size"),
+        "context_size": line.get("context_window"),
         "quota_5h_used_pct": line.get("quota_5h_used_pct"),
         "quota_7d_used_pct": line.get("quota_7d_used_pct"),
         "quota_5h_reset_at": line.get("quota_5h_reset_at"),
