@@ -30,6 +30,8 @@ TMUX = (3, 2)
 LITTLE_SPACE, NO_SPACE = 1 << 30, 100 << 20
 """Bytes free."""
 PROGRAM_ANSWERS_WITHIN = 15.0
+LEFT = "fleet leaves; its agents go on"
+"""How the log of a daemon ends that was asked to end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +224,20 @@ def daemon(places: Places) -> Iterator[Finding]:
 def _no_daemon(places: Places) -> Finding:
     if places.control.exists():
         return Finding("daemon", WARN, f"not running; its socket is left over ({places.control})", "`fleet start`")
+    words = _last_words(places.log)
+    if words and not words.endswith(LEFT):
+        return Finding("daemon", WARN, f"not running; its last words: {words}", f"{places.log} has more.")
     return Finding("daemon", OK, "not running; `fleet start` starts it")
+
+
+def _last_words(log: Path) -> str:
+    """The log's last line."""
+    if not log.exists():
+        return ""
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - 4096))
+        lines = file.read().decode(errors="replace").strip().splitlines()
+    return lines[-1].strip() if lines else ""
 
 
 def _kept(pid: int) -> Finding:

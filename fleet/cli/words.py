@@ -1,4 +1,4 @@
-"""An agent's facts in words for people. Pure: plain values in, text out."""
+"""An agent's facts in words for people: plain values in, text out."""
 
 from __future__ import annotations
 
@@ -75,10 +75,10 @@ def detail(agent: Agent, now: float) -> str:
         said.append(str(agent["question"]))
     if agent.get("resets_at"):
         said.append(f"until {clock_time(agent['resets_at'])}")
+    if agent.get("phase") not in ("running", "stopped") and not said:
+        said.append(": ".join(str(agent[key]) for key in ("reason", "message") if agent.get(key)))
     if agent.get("next_restart_at"):
         said.append(f"restarts in {duration(agent['next_restart_at'] - now)}")
-    if not said and agent.get("phase") not in ("running", "stopped"):
-        said.append(": ".join(str(agent[key]) for key in ("reason", "message") if agent.get(key)))
     if agent.get("freshness") in ("stale", "critical"):
         said.append(f"seen {duration(agent.get('age_s'))} ago")
     if agent.get("draft"):

@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
+import time
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -229,6 +231,20 @@ def test_the_table_says_who_needs_a_person_and_for_what(fleet: Shell, daemon: Sc
     assert web.split()[:4] == ["web", "running", "needs_input", "(permission)"]
     assert web.endswith("Run rm -rf build?")
     assert db.endswith("CrashLoop: 5 deaths within 900 s")
+
+
+def test_the_table_says_when_an_agent_comes_back_and_why_it_went(fleet: Shell, daemon: ScriptedDaemon) -> None:
+    gone = {**DB, "phase": "backoff", "reason": "Crashed", "message": "It exited with status 3."}
+    daemon.will("status", {"agents": [{**gone, "next_restart_at": time.time() + 100}]})
+    assert "Crashed: It exited with status 3. · restarts in 1m 3" in fleet("status").out
+
+
+def test_the_table_says_until_when_an_agent_is_held_and_how_old_its_state_is(
+    fleet: Shell, daemon: ScriptedDaemon
+) -> None:
+    held = {**WEB, "activity": "limited", "kind": None, "question": None, "resets_at": time.time() + 3600}
+    daemon.will("status", {"agents": [{**held, "freshness": "critical", "age_s": 90}]})
+    assert re.search(r"limited .* until \d\d:\d\d:\d\d · seen 1m 30s ago$", fleet("status").out, re.M)
 
 
 def test_plain_output_has_no_escape_sequence_and_loads_no_rich(

@@ -114,6 +114,16 @@ def test_no_daemon_is_no_fault_and_a_left_over_socket_is_told(place: Path) -> No
     assert found("daemon").status == WARN
 
 
+def test_the_last_words_of_a_daemon_that_was_not_asked_to_end_are_told(place: Path) -> None:
+    log = place / "state" / "daemon.log"
+    log.parent.mkdir(mode=0o700)
+    log.write_text("12:00 INFO fleet: fleet leaves; its agents go on\n")
+    assert found("daemon").status == OK
+    log.write_text("Traceback\nsqlite3.DatabaseError: file is not a database\n")
+    assert found("daemon").status == WARN
+    assert "file is not a database" in found("daemon").message
+
+
 def test_a_daemon_of_another_version_and_without_a_keeper_is_told(daemon: ScriptedDaemon) -> None:
     daemon.will("ping", {"pid": os.getpid(), "version": "0.0.1", "uptime_s": 1})
     assert found("daemon").status == OK
