@@ -1,0 +1,907 @@
+"""What travels through the hub: messages, threads, receipts, and the positions of a reader. Pure.
+
+Everything that comes from outside is read by `read_submission`, which gives a `Submission` or the `Refusal` that its
+sender hears. What becomes of a message at each of its recipients is a table (`TRANSITIONS`): complete, so that every
+event has an answer in every state. What holds over every order of events:
+
+- Nothing is delivered, answered or declined without a proof from the recipient's side.
+- While a message is being handed over, and once it is there, it is never handed over again; only the knowledge that
+  it did *not* arrive (`Undone`) brings it back into the queue.
+- What is over stays over.
+
+Ids, times and chance are arguments.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from enum import StrEnum
+from typing import Any
+
+NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+"""The name of whoever speaks or is spoken to, and of a workspace."""
+CHANNEL = re.compile(r"#[a-z0-9](?:[a-z0-9._-]{0,61}[a-z0-9])?")
+ID = re.compile(r"[a-z]-[a-z2-7]{16}")
+KEY = re.compile(r"[!-~]{1,200}")
+"""A client's idempotency key: visible ASCII."""
+SEQ_MAX = 2**63 - 1
+
+
+class Intent(StrEnum):
+    """What the sender wants of its reader."""
+
+    ASK = "ask"
+    """An answer."""
+    INFORM = "inform"
+    """Nothing: it should know."""
+    TASK = "task"
+    """Work, and a `result` when it is done."""
+    RESULT = "result"
+    """Nothing: this is what came of a task, or the answer to an ask."""
+    ACK = "ack"
+    """Nothing: heard. It is stored and never pushed."""
+
+
+class Nature(StrEnum):
+    """Whose word a text is to its reader."""
+
+    MESSAGE = "message"
+    """Somebody's words, to be quoted."""
+    PROMPT = "prompt"
+    """The operator's own, to be typed as the person's."""
+
+
+class Way(StrEnum):
+    """How a text came to an agent."""
+
+    DOORBELL = "doorbell"
+    """The program's own way to be woken."""
+    BOUNDARY = "boundary"
+    """With a hook, at the end of a tool call or a turn."""
+    TYPED = "typed"
+    ARGUMENT = "argument"
+    """As an argument of the program's launch."""
+    INBOX = "inbox"
+    """The agent read its inbox by itself."""
+    TURN = "turn"
+    """As the prompt of a headless agent's turn."""
+    REPLY = "reply"
+    """Nobody saw it arrive; that it was answered proves it."""
+
+
+class Code(StrEnum):
+    """Every reason for which the hub says no."""
+
+    WRONG_TYPE = "wrong_type"
+    MISSING = "missing"
+    EMPTY = "empty"
+    TOO_DEEP = "too_deep"
+    TOO_LARGE = "too_large"
+    TOO_MANY = "too_many"
+    INVALID_UNICODE = "invalid_unicode"
+    CONTROL_CHARACTERS = "control_characters"
+    BIDI_CHARACTERS = "bidi_characters"
+    BAD_NAME = "bad_name"
+    BAD_VALUE = "bad_value"
+    WRONG_VERSION = "wrong_version"
+    UNKNOWN_RECIPIENT = "unknown_recipient"
+    UNKNOWN_CHANNEL = "unknown_channel"
+    UNKNOWN_MESSAGE = "unknown_message"
+    NOT_ALLOWED = "not_allowed"
+    HOP_LIMIT = "hop_limit"
+    RATE_LIMITED = "rate_limited"
+    PAIR_LIMITED = "pair_limited"
+    CONVERSATION_LIMITED = "conversation_limited"
+    CONVERSATION_EXHAUSTED = "conversation_exhausted"
+    ONLY_THANKS = "only_thanks"
+    WAKE_NOT_ALLOWED = "wake_not_allowed"
+    MAILBOX_FULL = "mailbox_full"
+    THREAD_TERMINATED = "thread_terminated"
+    ID_TAKEN = "id_taken"
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A no that reaches its sender: by which rule, in words, and when it may be tried again."""
+
+    code: Code
+    reason: str
+    retry_after: float | None = None
+    """Seconds; `None` where waiting does not help."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """The `error` object."""
+        later = {} if self.retry_after is None else {"retry_after": self.retry_after}
+        return {"code": self.code.value, "message": self.reason, **later, **self.facts}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a message may be, and how many may wait. Settings."""
+
+    text: int = 64 * 1024
+    """Bytes of UTF-8."""
+    metadata: int = 16 * 1024
+    """Bytes of strings and keys in it."""
+    depth: int = 8
+    """Of metadata."""
+    waiting: int = 500
+    """Messages that wait for one agent."""
+    excerpt: int = 8 * 1024
+    """A longer text is given to an agent as an excerpt, in bytes of UTF-8."""
+    recipients: int = 100
+    """Names in one address."""
+    attachments: int = 20
+    attachment: int = 20 * 1024 * 1024
+    """Bytes."""
+
+
+# -- positions and ids -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """A place in the log. Written `EPOCH:SEQ`."""
+
+    epoch: str
+    """Which log: it changes if the log is ever lost."""
+    seq: int
+    """0 is before the first event."""
+
+    def __str__(self) -> str:
+        return f"{self.epoch}:{self.seq}"
+
+    @classmethod
+    def parse(cls, text: str) -> Position:
+        """Raise `ValueError` for anything but `EPOCH:SEQ`."""
+        found = _POSITION.fullmatch(text)
+        if not found or int(found[2]) > SEQ_MAX:
+            raise ValueError(f"not a position (EPOCH:SEQ): {text[:60]!r}")
+        return cls(found[1], int(found[2]))
+
+    def is_after(self, other: Position) -> bool | None:
+        """Whether it comes later; `None` where that cannot be said, because they are of two logs."""
+        return self.seq > other.seq if self.epoch == other.epoch else None
+
+
+_POSITION = re.compile(r"([A-Za-z0-9_.-]{1,64}):([0-9]{1,19})")
+
+
+def mint(kind: str, chance: bytes) -> str:
+    """An id: the kind's letter (`m` a message, `t` a thread, `a` an attachment), and at least ten random bytes."""
+    if len(chance) < 10:
+        raise ValueError("an id needs ten random bytes")
+    return f"{kind}-{base64.b32encode(chance[:10]).decode().lower()}"
+
+
+def reply_id(message: str, agent: str) -> str:
+    """The id of the reply that a headless agent's turn gives: always the same, so a repeat can be told."""
+    return mint("m", hashlib.sha256(f"{message} {agent}".encode()).digest())
+
+
+# -- messages --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """A file that goes with a message; its bytes are kept by their sum."""
+
+    sha256: str
+    name: str
+    size: int
+    type: str = "application/octet-stream"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submission:
+    """What somebody asks the hub to send: read and found valid, not yet allowed. Who sends it is the token's word."""
+
+    to: tuple[str, ...]
+    """Names and `#channels`."""
+    text: str
+    intent: Intent = Intent.INFORM
+    wake: bool = False
+    """A broadcast is to cause a turn."""
+    thread: str | None = None
+    reply_to: str | None = None
+    attachments: tuple[Attachment, ...] = ()
+    max_hops: int | None = None
+    expires_in: float | None = None
+    idempotency_key: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """What one member says to others, as it stands in the log."""
+
+    id: str
+    workspace: str
+    sender: str
+    to: tuple[str, ...]
+    """As it was addressed: names and `#channels`. Who hears it is in its receipt."""
+    text: str
+    at: float
+    """When it was accepted."""
+    thread: str
+    intent: Intent = Intent.INFORM
+    nature: Nature = Nature.MESSAGE
+    wake: bool = False
+    reply_to: str | None = None
+    cause: str | None = None
+    """The message in whose handling it was said: what it replies to, or what its sender was at work on."""
+    hops: int = 0
+    """Messages before it in its lineage."""
+    max_hops: int = 8
+    """A turn follows only a message with fewer hops than this; the whole lineage has it."""
+    expires_at: float | None = None
+    mentions: tuple[str, ...] = ()
+    attachments: tuple[Attachment, ...] = ()
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    idempotency_key: str | None = None
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        return tuple(name for name in self.to if name.startswith("#"))
+
+    @property
+    def broadcast(self) -> bool:
+        """Whether it goes to whoever listens, rather than to somebody."""
+        return bool(self.channels)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Message:
+        """The message that `to_json` gave. A field it lacks has its default; one not known here is left out."""
+        known = _known(cls, stored)
+        known["intent"] = Intent(known.get("intent", Intent.INFORM))
+        known["nature"] = Nature(known.get("nature", Nature.MESSAGE))
+        known["to"] = tuple(known["to"])
+        known["mentions"] = tuple(known.get("mentions", ()))
+        known["attachments"] = tuple(Attachment(**_known(Attachment, a)) for a in known.get("attachments", ()))
+        return cls(**known)
+
+
+# -- what becomes of it at a recipient -------------------------------------------------------------------------
+
+
+class State(StrEnum):
+    """Where a message stands at one of its recipients."""
+
+    ACCEPTED = "accepted"
+    """It is on the disk."""
+    QUEUED = "queued"
+    """It waits, for a reason that is told."""
+    INJECTING = "injecting"
+    """It is being handed over; the proof is awaited."""
+    DELIVERED = "delivered"
+    """It is in the agent's conversation, and that is proven."""
+    ANSWERED = "answered"
+    DECLINED = "declined"
+    UNCONFIRMED = "unconfirmed"
+    """It was handed over and nothing proves that it arrived. It is not handed over again."""
+    EXPIRED = "expired"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+OVER = frozenset({State.ANSWERED, State.DECLINED, State.EXPIRED, State.FAILED, State.CANCELLED})
+"""Nothing changes any more."""
+WAITING = frozenset({State.ACCEPTED, State.QUEUED})
+"""It counts as waiting mail, and may be handed over."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipient:
+    """A message at one of its recipients."""
+
+    name: str
+    state: State = State.ACCEPTED
+    since: float
+    """When it entered the state."""
+    reason: str | None = None
+    """Why it waits, or ended so: one word."""
+    way: Way | None = None
+    evidence: str | None = None
+    """What proves that it is there."""
+    attempts: int = 0
+    """Hand-overs that were begun."""
+    answer: str | None = None
+    """The id of the message that answers it."""
+    pending: State | None = None
+    """While handed over or unconfirmed: what it becomes, expired or cancelled, should it prove not to have arrived."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Without what there is nothing to say about."""
+        return {name: value for name, value in asdict(self).items() if value not in (None, 0) or name == "since"}
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Recipient:
+        known = _known(cls, stored)
+        known["state"] = State(known["state"])
+        known["way"] = Way(known["way"]) if known.get("way") else None
+        known["pending"] = State(known["pending"]) if known.get("pending") else None
+        return cls(**known)
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """It cannot be handed over now."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class HandOver:
+    """It is going to be handed over. Written down before it is done."""
+
+    way: Way
+
+
+@dataclass(frozen=True, slots=True)
+class Proven:
+    """The agent's side shows that it is there."""
+
+    evidence: str
+    way: Way | None = None
+    """Where it came another way than the one it was handed over by: the agent read its inbox."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unproven:
+    """The hand-over is done, and its proof has not come in time."""
+
+    reason: str = "no_proof"
+
+
+@dataclass(frozen=True, slots=True)
+class Undone:
+    """It is known not to have arrived: its taker died, the program died before it took it up, it was withdrawn."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The recipient has answered it."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Decline:
+    """The recipient will not answer it."""
+
+    reason: str = "declined"
+
+
+@dataclass(frozen=True, slots=True)
+class Expire:
+    """Its sender's time for it is over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fail:
+    """It cannot be delivered, or its turn failed for good."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """Its sender took it back, or its thread was terminated."""
+
+    reason: str = "cancelled"
+
+
+Event = Wait | HandOver | Proven | Unproven | Undone | Answer | Decline | Expire | Fail | Cancel
+EVENTS: tuple[type[Event], ...] = (
+    Wait, HandOver, Proven, Unproven, Undone, Answer, Decline, Expire, Fail, Cancel,
+)  # fmt: skip
+
+
+def step(recipient: Recipient, event: Event, now: float) -> Recipient:
+    """What the message becomes at this recipient. The same value where nothing changes."""
+    return TRANSITIONS[recipient.state][type(event)](recipient, event, now)
+
+
+def stay(r: Recipient, event: Event, now: float) -> Recipient:
+    """Nothing changes."""
+    return r
+
+
+def wait(r: Recipient, event: Wait, now: float) -> Recipient:
+    """It waits, for this reason."""
+    if (r.state, r.reason) == (State.QUEUED, event.reason):
+        return r
+    return _enter(r, State.QUEUED, now, event.reason)
+
+
+def hand_over(r: Recipient, event: HandOver, now: float) -> Recipient:
+    """Its hand-over begins."""
+    return replace(_enter(r, State.INJECTING, now, None), way=event.way, attempts=r.attempts + 1)
+
+
+def deliver(r: Recipient, event: Proven, now: float) -> Recipient:
+    """It is there."""
+    return replace(_enter(r, State.DELIVERED, now, None), way=event.way or r.way or Way.INBOX, evidence=event.evidence)
+
+
+def doubt(r: Recipient, event: Unproven, now: float) -> Recipient:
+    """It may be there or not."""
+    return replace(_enter(r, State.UNCONFIRMED, now, event.reason), pending=r.pending)
+
+
+def take_back(r: Recipient, event: Undone, now: float) -> Recipient:
+    """It is not there: it waits again, unless it has been ended meanwhile."""
+    return replace(_enter(r, r.pending or State.QUEUED, now, r.reason if r.pending else event.reason), way=None)
+
+
+def answer(r: Recipient, event: Answer, now: float) -> Recipient:
+    """It is answered. Where nobody saw it arrive, this proves that it has."""
+    r = replace(_enter(r, State.ANSWERED, now, None), answer=event.message)
+    return r if r.evidence else replace(r, way=r.way or Way.REPLY, evidence=f"reply {event.message}")
+
+
+def decline(r: Recipient, event: Decline, now: float) -> Recipient:
+    """It will not be answered."""
+    r = _enter(r, State.DECLINED, now, event.reason)
+    return r if r.evidence else replace(r, way=r.way or Way.REPLY, evidence="declined")
+
+
+def expire(r: Recipient, event: Expire, now: float) -> Recipient:
+    """Its time is over before it was handed over."""
+    return _enter(r, State.EXPIRED, now, "expired")
+
+
+def fail(r: Recipient, event: Fail, now: float) -> Recipient:
+    """It is given up."""
+    return _enter(r, State.FAILED, now, event.reason)
+
+
+def cancel(r: Recipient, event: Cancel, now: float) -> Recipient:
+    """It goes nowhere."""
+    return _enter(r, State.CANCELLED, now, event.reason)
+
+
+def expire_if_undone(r: Recipient, event: Expire, now: float) -> Recipient:
+    """It is in the agent's hands: it expires only if it proves not to have arrived."""
+    return r if r.pending else replace(r, pending=State.EXPIRED, reason="expired")
+
+
+def cancel_if_undone(r: Recipient, event: Cancel, now: float) -> Recipient:
+    """It is in the agent's hands: it is cancelled only if it proves not to have arrived."""
+    return r if r.pending is State.CANCELLED else replace(r, pending=State.CANCELLED, reason=event.reason)
+
+
+def _enter(r: Recipient, state: State, now: float, reason: str | None) -> Recipient:
+    return replace(r, state=state, since=r.since if r.state is state else now, reason=reason, pending=None)
+
+
+Transition = Callable[[Recipient, Any, float], Recipient]
+_before: Mapping[type[Event], Transition] = {
+    Wait: wait, HandOver: hand_over, Proven: deliver, Unproven: stay, Undone: stay,
+    Answer: answer, Decline: decline, Expire: expire, Fail: fail, Cancel: cancel,
+}  # fmt: skip
+_over: Mapping[type[Event], Transition] = dict.fromkeys(EVENTS, stay)
+
+TRANSITIONS: Mapping[State, Mapping[type[Event], Transition]] = {
+    State.ACCEPTED: _before,
+    State.QUEUED: _before,
+    State.INJECTING: {
+        Wait: stay, HandOver: stay, Proven: deliver, Unproven: doubt, Undone: take_back,
+        Answer: answer, Decline: decline, Expire: expire_if_undone, Fail: fail, Cancel: cancel_if_undone,
+    },
+    State.UNCONFIRMED: {
+        Wait: stay, HandOver: stay, Proven: deliver, Unproven: stay, Undone: take_back,
+        Answer: answer, Decline: decline, Expire: expire_if_undone, Fail: fail, Cancel: cancel_if_undone,
+    },
+    State.DELIVERED: {
+        Wait: stay, HandOver: stay, Proven: stay, Unproven: stay, Undone: stay,
+        Answer: answer, Decline: decline, Expire: stay, Fail: stay, Cancel: stay,
+    },
+    State.ANSWERED: _over,
+    State.DECLINED: _over,
+    State.EXPIRED: _over,
+    State.FAILED: _over,
+    State.CANCELLED: _over,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
+    """What its sender hears of a message: where it stands in the log, and with whom."""
+
+    id: str
+    position: Position
+    recipients: tuple[Recipient, ...]
+    duplicate: bool = False
+    """It was sent before, by its key; this is the receipt of then, as it stands now."""
+
+    def to_json(self) -> dict[str, Any]:
+        told = {
+            "id": self.id,
+            "seq": self.position.seq,
+            "epoch": self.position.epoch,
+            "recipients": [r.to_json() for r in self.recipients],
+        }
+        return {**told, "duplicate": True} if self.duplicate else told
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Receipt:
+        return cls(
+            id=stored["id"],
+            position=Position(stored["epoch"], stored["seq"]),
+            recipients=tuple(Recipient.from_json(r) for r in stored["recipients"]),
+            duplicate=stored.get("duplicate", False),
+        )
+
+
+# -- asks ------------------------------------------------------------------------------------------------------
+
+
+class Outcome(StrEnum):
+    """How an ask ended."""
+
+    ANSWERED = "answered"
+    DECLINED = "declined"
+    FAILED = "failed"
+    TIMED_OUT = "timed_out"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+
+
+OUTCOMES: Mapping[State, Outcome | None] = {
+    State.ACCEPTED: None,
+    State.QUEUED: None,
+    State.INJECTING: None,
+    State.DELIVERED: None,
+    State.UNCONFIRMED: None,
+    State.ANSWERED: Outcome.ANSWERED,
+    State.DECLINED: Outcome.DECLINED,
+    State.EXPIRED: Outcome.EXPIRED,
+    State.FAILED: Outcome.FAILED,
+    State.CANCELLED: Outcome.CANCELLED,
+}
+"""What each state of the asked message means for the ask; `None`: it is still open. Only the clock times it out."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """A question to one agent. It ends once, in one way."""
+
+    message: str
+    thread: str
+    asker: str
+    asked: str
+    deadline: float
+    outcome: Outcome | None = None
+    answer: str | None = None
+    """The id of the answer."""
+    reason: str | None = None
+    ended_at: float | None = None
+
+    def seen(self, recipient: Recipient, now: float) -> Ask:
+        """The ask, once the asked message stands like this at the one who was asked. An answer counts as in time when
+        it was there by the deadline, however late it is looked at."""
+        if self.outcome is not None:
+            return self
+        outcome = OUTCOMES[recipient.state]
+        at = recipient.since if outcome else now
+        if at >= self.deadline:
+            return replace(self, outcome=Outcome.TIMED_OUT, reason="deadline", ended_at=self.deadline)
+        if outcome is None:
+            return self
+        return replace(self, outcome=outcome, answer=recipient.answer, reason=recipient.reason, ended_at=at)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Ask:
+        known = _known(cls, stored)
+        known["outcome"] = Outcome(known["outcome"]) if known.get("outcome") else None
+        return cls(**known)
+
+
+# -- threads ---------------------------------------------------------------------------------------------------
+
+
+class ThreadState(StrEnum):
+    """Whether a conversation moves."""
+
+    ACTIVE = "active"
+    PAUSED = "paused"
+    """Its mail is kept, and waits."""
+    TERMINATED = "terminated"
+    """It is over: what waits in it is cancelled, what is said in it is refused."""
+    REVIVED = "revived"
+    """Active again after it was terminated. What was cancelled stays so."""
+
+
+class Verb(StrEnum):
+    """What an operator does to a thread."""
+
+    PAUSE = "pause"
+    RESUME = "resume"
+    TERMINATE = "terminate"
+    REVIVE = "revive"
+
+
+_T = ThreadState
+THREAD_TRANSITIONS: Mapping[ThreadState, Mapping[Verb, ThreadState]] = {
+    _T.ACTIVE: {
+        Verb.PAUSE: _T.PAUSED, Verb.RESUME: _T.ACTIVE, Verb.TERMINATE: _T.TERMINATED, Verb.REVIVE: _T.ACTIVE,
+    },
+    _T.PAUSED: {
+        Verb.PAUSE: _T.PAUSED, Verb.RESUME: _T.ACTIVE, Verb.TERMINATE: _T.TERMINATED, Verb.REVIVE: _T.PAUSED,
+    },
+    _T.TERMINATED: {
+        Verb.PAUSE: _T.TERMINATED, Verb.RESUME: _T.TERMINATED, Verb.TERMINATE: _T.TERMINATED, Verb.REVIVE: _T.REVIVED,
+    },
+    _T.REVIVED: {
+        Verb.PAUSE: _T.PAUSED, Verb.RESUME: _T.REVIVED, Verb.TERMINATE: _T.TERMINATED, Verb.REVIVE: _T.REVIVED,
+    },
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Thread:
+    """The exchange that a message belongs to."""
+
+    id: str
+    workspace: str
+    opened_by: str
+    opened_at: float
+    state: ThreadState = ThreadState.ACTIVE
+    since: float
+    """When it entered the state."""
+    by: str | None = None
+    """The operator who last changed it."""
+
+    @property
+    def moves(self) -> bool:
+        """Whether its mail is handed over."""
+        return self.state in (ThreadState.ACTIVE, ThreadState.REVIVED)
+
+    def after(self, verb: Verb, actor: str, now: float) -> Thread:
+        """What an operator's act makes of it. The same value where it changes nothing; that is written down too."""
+        state = THREAD_TRANSITIONS[self.state][verb]
+        return self if state is self.state else replace(self, state=state, since=now, by=actor)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Thread:
+        known = _known(cls, stored)
+        return cls(**{**known, "state": ThreadState(known.get("state", ThreadState.ACTIVE))})
+
+
+def _known(cls: Any, stored: Mapping[str, Any]) -> dict[str, Any]:
+    names = {f.name for f in fields(cls)}
+    return {name: value for name, value in stored.items() if name in names}
+
+
+# -- what comes from outside -----------------------------------------------------------------------------------
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+"""All but tab and newline."""
+_BIDI = re.compile("[\u202a-\u202e\u2066-\u2069]")
+"""What makes a text read in another order than it is written. Marks (200E, 200F) do not and may stay."""
+_INVISIBLE = re.compile(
+    "[\u00ad\u061c\u180e\u200b-\u200f\u2028\u2029\u2060-\u2065\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
+)
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_MEDIA_TYPE = re.compile(r"[a-z0-9][a-z0-9!#$&^_.+-]{0,62}/[a-z0-9][a-z0-9!#$&^_.+-]{0,62}")
+
+
+class _Unfit(Exception):
+    def __init__(self, code: Code, reason: str, **facts: Any) -> None:
+        self.refusal = Refusal(code, reason, facts=facts)
+
+
+def read_submission(body: object, limits: Limits) -> Submission | Refusal:
+    """What a client's parsed JSON asks to send, or why it cannot be sent. Unknown keys are ignored."""
+    try:
+        return _submission(body, limits)
+    except _Unfit as unfit:
+        return unfit.refusal
+
+
+def check_text(text: object, limits: Limits, what: str = "text") -> str | Refusal:
+    """The text as it may be stored, with `\\n` for every kind of newline; or what is wrong with it."""
+    try:
+        return _text(text, what, limits.text)
+    except _Unfit as unfit:
+        return unfit.refusal
+
+
+def check_file_name(name: object) -> str | Refusal:
+    """A file's name that leads nowhere else; or what is wrong with it."""
+    try:
+        return _file_name(name)
+    except _Unfit as unfit:
+        return unfit.refusal
+
+
+def _submission(body: object, limits: Limits) -> Submission:
+    if not isinstance(body, Mapping):
+        raise _Unfit(Code.WRONG_TYPE, "A message is a JSON object.")
+    attachments = _attachments(body.get("attachments"), limits)
+    text = _text(body.get("text", "" if attachments else None), "text", limits.text)
+    if not text.strip() and not attachments:
+        raise _Unfit(Code.EMPTY, "There is nothing in the message.", field="text")
+    return Submission(
+        to=_address(body.get("to"), limits),
+        text=text,
+        intent=_intent(body.get("intent")),
+        wake=_typed(body, "wake", bool, "true or false") or False,
+        thread=_pattern(body, "thread", ID),
+        reply_to=_pattern(body, "reply_to", ID),
+        attachments=attachments,
+        max_hops=_positive(body, "max_hops", whole=True),
+        expires_in=_positive(body, "expires_in", whole=False),
+        idempotency_key=_pattern(body, "idempotency_key", KEY),
+        metadata=_metadata(body.get("metadata"), limits),
+    )
+
+
+def _text(value: object, what: str, most: int) -> str:
+    if value is None:
+        raise _Unfit(Code.MISSING, f"`{what}` is missing.", field=what)
+    if not isinstance(value, str):
+        raise _Unfit(Code.WRONG_TYPE, f"`{what}` is a string.", field=what)
+    if len(value) > most or len(_utf8(value, what)) > most:
+        raise _Unfit(
+            Code.TOO_LARGE, f"`{what}` is longer than {most} bytes. Send it as a file.", field=what, limit=most
+        )
+    text = value.replace("\r\n", "\n").replace("\r", "\n")
+    _plain(text, what)
+    return text
+
+
+def _utf8(value: str, what: str) -> bytes:
+    try:
+        return value.encode()
+    except UnicodeEncodeError as error:
+        raise _Unfit(Code.INVALID_UNICODE, f"`{what}` holds half a character.", field=what) from error
+
+
+def _plain(text: str, what: str) -> None:
+    if found := _CONTROL.search(text):
+        reason = f"`{what}` holds the control character U+{ord(found[0]):04X}."
+        raise _Unfit(Code.CONTROL_CHARACTERS, reason, field=what)
+    if found := _BIDI.search(text):
+        reason = f"`{what}` holds U+{ord(found[0]):04X}, which makes a text read otherwise than it is written."
+        raise _Unfit(Code.BIDI_CHARACTERS, reason, field=what)
+
+
+def _address(value: object, limits: Limits) -> tuple[str, ...]:
+    names = [value] if isinstance(value, str) else value
+    if names is None or names == []:
+        raise _Unfit(Code.MISSING, "`to` is missing: a name, a #channel, or a list of them.", field="to")
+    if not isinstance(names, list):
+        raise _Unfit(Code.WRONG_TYPE, "`to` is a name, a #channel, or a list of them.", field="to")
+    if len(names) > limits.recipients:
+        raise _Unfit(Code.TOO_MANY, f"`to` holds more than {limits.recipients} names.", field="to")
+    return tuple(dict.fromkeys(_addressee(name) for name in names))
+
+
+def _addressee(value: object) -> str:
+    if not isinstance(value, str):
+        raise _Unfit(Code.WRONG_TYPE, "`to` holds something that is not a string.", field="to")
+    name = value.lower()
+    name = name.removeprefix("@")
+    if not (NAME.fullmatch(name) or CHANNEL.fullmatch(name)):
+        raise _Unfit(Code.BAD_NAME, f"{_shown(value)} is neither a name nor a #channel.", field="to")
+    return name
+
+
+def _intent(value: object) -> Intent:
+    if value is None:
+        return Intent.INFORM
+    if not isinstance(value, str) or value not in list(Intent):
+        raise _Unfit(Code.BAD_VALUE, f"`intent` is one of {', '.join(Intent)}.", field="intent")
+    return Intent(value)
+
+
+def _typed(body: Mapping[str, Any], name: str, kind: type, words: str) -> Any:
+    value = body.get(name)
+    if value is not None and type(value) is not kind:
+        raise _Unfit(Code.WRONG_TYPE, f"`{name}` is {words}.", field=name)
+    return value
+
+
+def _pattern(body: Mapping[str, Any], name: str, pattern: re.Pattern[str]) -> str | None:
+    value: str | None = _typed(body, name, str, "a string")
+    if value is not None and not pattern.fullmatch(value):
+        raise _Unfit(Code.BAD_VALUE, f"`{name}` cannot be {_shown(value)}.", field=name)
+    return value
+
+
+def _positive(body: Mapping[str, Any], name: str, *, whole: bool) -> Any:
+    value = body.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
+        raise _Unfit(Code.WRONG_TYPE, f"`{name}` is a {'whole ' if whole else ''}number.", field=name)
+    if not 0 < value <= 10**9:  # NaN and infinity are not either
+        raise _Unfit(Code.BAD_VALUE, f"`{name}` is more than 0 and at most {10**9}.", field=name)
+    return value
+
+
+def _attachments(value: object, limits: Limits) -> tuple[Attachment, ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, list):
+        raise _Unfit(Code.WRONG_TYPE, "`attachments` is a list.", field="attachments")
+    if len(value) > limits.attachments:
+        raise _Unfit(Code.TOO_MANY, f"A message has at most {limits.attachments} attachments.", field="attachments")
+    return tuple(_attachment(item, limits) for item in value)
+
+
+def _attachment(value: object, limits: Limits) -> Attachment:
+    if not isinstance(value, Mapping):
+        raise _Unfit(Code.WRONG_TYPE, "An attachment is an object with sha256, name, size.", field="attachments")
+    sha256 = _pattern(value, "sha256", _SHA256)
+    media = _pattern(value, "type", _MEDIA_TYPE)
+    size = value.get("size")
+    if sha256 is None or type(size) is not int or size < 0:
+        raise _Unfit(Code.MISSING, "An attachment has a sha256 and a size.", field="attachments")
+    if size > limits.attachment:
+        reason = f"An attachment is at most {limits.attachment} bytes."
+        raise _Unfit(Code.TOO_LARGE, reason, field="attachments", limit=limits.attachment)
+    return Attachment(sha256, _file_name(value.get("name")), size, media or "application/octet-stream")
+
+
+def _file_name(value: object) -> str:
+    if not isinstance(value, str):
+        raise _Unfit(Code.WRONG_TYPE, "A file's name is a string.", field="name")
+    if not value.strip(" .") or re.search(r"[/\\]", value) or len(_utf8(value, "name")) > 255:
+        raise _Unfit(Code.BAD_NAME, f"{_shown(value)} is not the name of a file.", field="name")
+    _plain(value, "name")
+    if found := _INVISIBLE.search(value) or re.search(r"[\n\t]", value):
+        raise _Unfit(Code.CONTROL_CHARACTERS, f"A file's name holds U+{ord(found[0]):04X}.", field="name")
+    return value
+
+
+def _metadata(value: object, limits: Limits) -> Mapping[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise _Unfit(Code.WRONG_TYPE, "`metadata` is an object.", field="metadata")
+    size = 0
+    level: list[Any] = [value]
+    for _ in range(limits.depth):
+        below: list[Any] = []
+        for item in level:
+            if isinstance(item, Mapping):
+                below += [*item, *item.values()]
+            elif isinstance(item, list):
+                below += item
+            elif isinstance(item, str):
+                size += len(_utf8(item, "metadata"))
+                _plain(item, "metadata")
+            elif not isinstance(item, bool | int | float | None):
+                raise _Unfit(Code.WRONG_TYPE, "`metadata` holds what is not JSON.", field="metadata")
+            size += 1
+        if size > limits.metadata:
+            reason = f"`metadata` is larger than {limits.metadata} bytes."
+            raise _Unfit(Code.TOO_LARGE, reason, field="metadata", limit=limits.metadata)
+        level = below
+    if level:
+        raise _Unfit(Code.TOO_DEEP, f"`metadata` is nested deeper than {limits.depth} levels.", field="metadata")
+    return value
+
+
+def _shown(value: str) -> str:
+    """What somebody wrote, short and without what does not show."""
+    return ascii(value[:60])
