@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import click
 
+from fleet import client
 from fleet.cli import call, output, reads, words
 from fleet.cli.acts import GRACE
+from fleet.errors import NoDaemon
 
-STATES = ("started", "ready", "working", "needs_input", "stopped", "finished", "failed")
+STATES = ("started", "ready", "working", "needs_input", "limited", "error", "stopped", "finished", "failed")
+ASK_EVERY = 0.25
 
 
 @click.command()
@@ -23,12 +27,20 @@ def wait(target: str, state: str, timeout: float, as_json: bool) -> int:
     \b
     fleet wait web --for ready --timeout 60 && echo "web waits for work"
     """
-    args = {"target": target, "for": state, "timeout": timeout, "cwd": reads.here()}
-    return call.call("wait", args, _show, as_json=as_json, timeout=timeout + GRACE)
+    args = {"target": target, "for": state, "cwd": reads.here()}
+    deadline = time.monotonic() + timeout
+    heard = False
+    while True:
+        left = max(0.001, deadline - time.monotonic())
+        try:
+            return call.call("wait", {**args, "timeout": left}, _show, as_json=as_json, timeout=left + GRACE)
+        except NoDaemon as error:
+            # A daemon that is restarted meanwhile is waited for as well.
+            heard = heard or isinstance(error, client.WentAway)
+            if not heard or time.monotonic() > deadline:
+                raise
+            time.sleep(ASK_EVERY)
 
 
 def _show(data: dict[str, Any]) -> None:
-    if data.get("reached"):
-        output.result(f"{data['name']}: {words.one_word(data)}")
-    else:
-        output.message(f"{data['name']} is {words.one_word(data)}; `fleet explain {data['name']}` shows why")
+    output.result(f"{data['name']}: {words.one_word(data)}")

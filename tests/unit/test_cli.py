@@ -387,7 +387,20 @@ def test_wait_says_what_was_reached_or_ends_with_4(fleet: Shell, daemon: Scripte
     daemon.will("wait", {"name": "web", "reached": "ready", "phase": "running", "activity": "ready"})
     ran = fleet("wait", "web", "--for", "ready", "--timeout", "3")
     assert (ran.code, ran.out) == (0, "web: ready\n")
-    assert daemon.asked("wait").items() >= {"target": "web", "for": "ready", "timeout": 3}.items()
+    asked = daemon.asked("wait")
+    assert (asked["target"], asked["for"]) == ("web", "ready")
+    assert 0 < asked["timeout"] <= 3
+
+
+def test_wait_goes_on_when_the_daemon_is_restarted(fleet: Shell, daemon: ScriptedDaemon) -> None:
+    daemon.will_send("wait", b"")  # it goes away
+    daemon.will("wait", {"name": "web", "reached": "ready", "phase": "running", "activity": "ready"})
+    assert fleet("wait", "web", "--for", "ready").code == 0
+    assert len(daemon.heard) == 2
+
+
+def test_wait_without_a_daemon_ends_at_once(fleet: Shell) -> None:
+    assert fleet("wait", "web", "--for", "ready").code == 69
 
 
 def test_wait_ends_with_4_when_it_was_not_reached_in_time(fleet: Shell, daemon: ScriptedDaemon) -> None:
