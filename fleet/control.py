@@ -28,6 +28,8 @@ from fleet.errors import (
     FleetError,
     Held,
     InvalidManifest,
+    LaunchError,
+    NotAllowed,
     StartFailed,
     TimedOut,
     UnknownAgent,
@@ -469,7 +471,9 @@ class Operator:
             if not known:
                 await take(self.fleet.places.agents)
         for target in targets:
-            if _is_path(target) or Path(cwd, target).exists():
+            if not target:
+                raise Usage("One of the names is empty.", hint="A variable that is not set? `.` is this folder.")
+            if _is_path(target) or (target not in self.fleet.runners and Path(cwd, target).exists()):
                 await take(Path(cwd, target))
             elif (place := self._in_folder(target)) is not None:
                 await take(place)
@@ -701,21 +705,38 @@ class Server:
         self._operator = operator
         self._server: asyncio.Server | None = None
         self._open: set[asyncio.Task[Any]] = set()
+        self._path: Path | None = None
+        self._inode: int | None = None
 
     async def listen(self, path: Path) -> None:
         """Listen on a 0600 socket in a 0700 folder."""
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        path.unlink(missing_ok=True)
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise NotAllowed(
+                f"{path} stands where the daemon's socket belongs: {error.strerror}.", hint="Move it away."
+            ) from error
         before = os.umask(0o177)
         try:
             self._server = await asyncio.start_unix_server(self._serve, path, limit=LINE_LIMIT)
         finally:
             os.umask(before)
+        self._path, self._inode = path, _inode(path)
+
+    async def listen_still(self) -> None:
+        """Listen anew where the socket was removed, as a logout does with all of $XDG_RUNTIME_DIR."""
+        if self._path is not None and self._server is not None and _inode(self._path) != self._inode:
+            log.warning("%s was removed: it is made again", self._path)
+            self._server.close()
+            await self.listen(self._path)
 
     async def close(self) -> None:
-        """Answer what is being answered for a moment, then close."""
+        """Answer what is being answered for a moment, then close; the socket goes."""
         if self._server is not None:
             self._server.close()
+        if self._path is not None and _inode(self._path) == self._inode:
+            self._path.unlink(missing_ok=True)
         current = [t for t in self._open if t is not asyncio.current_task()]
         if current:
             await asyncio.wait(current, timeout=1.0)
@@ -729,7 +750,7 @@ class Server:
         self._open.add(task)
         try:
             text, code = await self._answer(reader, writer)
-            body = text.encode()
+            body = text.encode(errors="backslashreplace")  # of a byte that is no text, which JSON writes the same
             writer.write(b"=%d %d %s\n" % (code, len(body), __version__.encode()))
             writer.write(body + b"\n")
             await writer.drain()
@@ -743,7 +764,7 @@ class Server:
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> tuple[str, int]:
         async def progress(told: Mapping[str, Any]) -> None:
-            writer.write(encode(told).encode() + b"\n")
+            writer.write(encode(told).encode(errors="backslashreplace") + b"\n")
             await writer.drain()
 
         try:
@@ -771,6 +792,13 @@ class Server:
             )
             return encode({"error": {**fault.to_json(), "code": "internal_error"}}), 1
         return encode(envelope(answer.data, answer.warnings)), answer.exit_code
+
+
+def _inode(path: Path) -> int | None:
+    try:
+        return path.stat().st_ino
+    except OSError:
+        return None
 
 
 async def _request(reader: asyncio.StreamReader) -> Mapping[str, Any]:

@@ -25,7 +25,7 @@ from fleet.clock import Clock, SystemClock
 from fleet.config import load_settings
 from fleet.control import Operator, Server
 from fleet.db import Database, place
-from fleet.errors import DaemonBusy, FleetError
+from fleet.errors import DaemonBusy, FleetError, InvalidSettings, NotAllowed
 from fleet.events import EVENTS_MIGRATIONS, Events
 from fleet.ledger import LEDGER_MIGRATIONS, Ledger, StartEnvironment
 from fleet.runtimes.local import LocalRuntime
@@ -34,6 +34,9 @@ from fleet.spool import Drain
 from fleet.supervisor import Supervisor
 
 log = logging.getLogger("fleet")
+
+SOCKET_CHECK = 2.0
+"""Seconds between two looks at whether the socket is still there."""
 
 
 @contextmanager
@@ -69,6 +72,24 @@ def notify(text: str) -> None:
             log.warning("systemd could not be told %r: %s", text, error)
 
 
+def own_folder(folder: Path) -> None:
+    """Make the folder for sockets. Raise `NotAllowed` where it, or the short one above it, is another user's."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise NotAllowed(f"{folder} cannot be made: {error.strerror}.", hint="Its sockets belong there.") from error
+    shared = f"fleet-{os.getuid()}"  # what a deep home is given, in a folder where everybody may write
+    for own in (folder.parent, folder) if folder.parent.name == shared else (folder,):
+        stat = own.lstat()
+        if stat.st_uid != os.getuid():
+            raise NotAllowed(
+                f"{own} belongs to another user (uid {stat.st_uid}), who could stand between you and your agents.",
+                hint="Remove it, or set FLEET_HOME or XDG_RUNTIME_DIR to a folder of your own.",
+            )
+        if stat.st_mode & 0o077:
+            own.chmod(0o700)
+
+
 class Daemon:
     """One run of the daemon."""
 
@@ -86,6 +107,7 @@ class Daemon:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.leave)
+        own_folder(places.run)
         file = place(places.database, settings.database_folder)
         database = Database.open(file, [EVENTS_MIGRATIONS, LEDGER_MIGRATIONS])
         events = Events(database, lambda agent: StartEnvironment.load(places.agent(agent)).secrets.values())
@@ -99,25 +121,30 @@ class Daemon:
             agents = len(supervisor.runners)
             log.info("fleet %s serves %d agents on %s", __version__, agents, places.control)
             notify(f"READY=1\nSTATUS={agents} agents")
-            await self._until_asked(supervisor)
+            await self._until_asked(supervisor, server)
         finally:
             notify("STOPPING=1")
             cleaning.cancel()
             await server.close()
             await supervisor.close()
             await database.close()
-            places.control.unlink(missing_ok=True)
             log.info("fleet leaves; its agents go on")
 
-    async def _until_asked(self, supervisor: Supervisor) -> None:
-        """Wait; meanwhile show the watchdog that the loop turns."""
+    async def _until_asked(self, supervisor: Supervisor, server: Server) -> None:
+        """Wait; meanwhile show the watchdog that the loop turns, and keep the socket where it belongs."""
         period = int(os.environ.get("WATCHDOG_USEC") or 0) / 2e6
-        mine = os.environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
+        if os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
+            period = 0
         while not self._leave.is_set():
             try:
-                await asyncio.wait_for(self._leave.wait(), period if period and mine else None)
+                await asyncio.wait_for(self._leave.wait(), min(period or SOCKET_CHECK, SOCKET_CHECK))
             except TimeoutError:
-                notify(f"WATCHDOG=1\nSTATUS={len(supervisor.runners)} agents")
+                if period:
+                    notify(f"WATCHDOG=1\nSTATUS={len(supervisor.runners)} agents")
+                try:
+                    await server.listen_still()
+                except (FleetError, OSError) as error:
+                    log.error("nobody can reach the daemon: %s", error)
 
 
 async def keep_clean(events: Events, settings: Settings, places: Places, clock: Clock) -> None:
@@ -133,33 +160,50 @@ async def keep_clean(events: Events, settings: Settings, places: Places, clock: 
         await clock.sleep(3600.0)
 
 
-def _log_to(places: Places) -> None:
-    """To the log file, and to stderr where somebody watches (systemd, a terminal)."""
-    places.state.mkdir(parents=True, exist_ok=True, mode=0o700)
-    file = logging.handlers.RotatingFileHandler(places.log, maxBytes=8_000_000, backupCount=3)
-    places.log.chmod(0o600)
+def _log_to(places: Places) -> bool:
+    """To the log file, and to stderr where somebody watches (systemd, a terminal). Whether stderr has it too."""
+    level = os.environ.get("FLEET_LOG", "INFO").upper()
+    if level not in logging.getLevelNamesMapping():
+        raise InvalidSettings(f"FLEET_LOG={level} is no level.", hint="Use DEBUG, INFO, WARNING or ERROR.")
+    try:
+        places.state.mkdir(parents=True, exist_ok=True, mode=0o700)
+        file = logging.handlers.RotatingFileHandler(places.log, maxBytes=8_000_000, backupCount=3)
+        places.log.chmod(0o600)
+    except OSError as error:
+        raise NotAllowed(
+            f"{places.state} cannot be written: {error.strerror}.",
+            hint="Fleet keeps its state there; FLEET_HOME names another place.",
+        ) from error
     handlers: list[logging.Handler] = [file]
     if sys.stderr.isatty() or "NOTIFY_SOCKET" in os.environ or "INVOCATION_ID" in os.environ:
         handlers.append(logging.StreamHandler())
     logging.basicConfig(
-        level=os.environ.get("FLEET_LOG", "INFO"),
+        level=level,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
         handlers=handlers,
     )
+    return len(handlers) > 1 or _same_file(2, places.log)
+
+
+def _same_file(fd: int, path: Path) -> bool:
+    return os.path.samestat(os.fstat(fd), path.stat())
 
 
 def main() -> int:
     """Run the daemon in the foreground until SIGTERM; its exit code."""
     os.umask(0o077)
     places = Places.of()
-    _log_to(places)
+    heard = False
     try:
+        heard = _log_to(places)
         settings = load_settings(places)
         with the_lock(places.lock):
             asyncio.run(Daemon(settings, places).serve())
     except FleetError as error:
-        log.error("%s", error.with_hint())
-        print(f"fleet: {error}\n{error.hint or ''}".rstrip(), file=sys.stderr)  # noqa: T201
+        if logging.root.handlers:
+            log.error("%s", error.with_hint())
+        if not heard:
+            print(f"fleet: {error}\n{error.hint or ''}".rstrip(), file=sys.stderr)  # noqa: T201
         return error.exit_code
     return 0
 

@@ -136,15 +136,15 @@ class Database:
             return _read(connection, fn)
 
     async def close(self) -> None:
-        """Commit what waits, then let go of the file."""
+        """Commit what waits, then let go of the file: the writer last, since only it can leave it whole."""
+        await asyncio.to_thread(self._readers.shutdown)
+        while self._read_connections:
+            self._read_connections.pop().close()
         with self._close_lock:
             if not self._closing:
                 self._closing = True
                 self._jobs.put(None)
         await asyncio.to_thread(self._writer.join)
-        await asyncio.to_thread(self._readers.shutdown)
-        while self._read_connections:
-            self._read_connections.pop().close()
 
     def _read_in_thread(self, fn: Fn[T]) -> T:
         with _translated(self.path):

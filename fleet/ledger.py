@@ -6,6 +6,7 @@ database in a 0600 file of the agent's own folder, not in it.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sqlite3
@@ -14,6 +15,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from fleet.db import Database, Migrations
+from fleet.errors import StorageError, StorageFull
 from fleet.lifecycle import Life
 from fleet.manifests.model import AgentSpec
 from fleet.terms import Handle
@@ -147,13 +149,20 @@ class StartEnvironment:
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def save(self, folder: Path) -> None:
-        """Write it 0600 into the agent's folder, by rename."""
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        """Write it 0600 into the agent's folder, by rename: whole or not at all."""
         part = folder / "environ.part"
-        part.unlink(missing_ok=True)
-        with os.fdopen(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600), "w") as out:
-            json.dump({"environ": dict(self.environ), "secrets": dict(self.secrets)}, out)
-        part.rename(folder / "environ.json")
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            part.unlink(missing_ok=True)
+            with os.fdopen(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600), "w") as out:
+                json.dump({"environ": dict(self.environ), "secrets": dict(self.secrets)}, out)
+            part.rename(folder / "environ.json")
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise StorageFull(
+                    f"The disk is full: {folder} could not be written.", hint="Free some space, then say it again."
+                ) from error
+            raise StorageError(f"{folder} could not be written: {error.strerror}.") from error
 
     @classmethod
     def load(cls, folder: Path) -> StartEnvironment:

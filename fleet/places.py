@@ -25,11 +25,18 @@ def folders(environ: Mapping[str, str] | None = None) -> tuple[str, str, str]:
         if not os.path.isabs(root):  # the working folder may be gone, and must not be asked for then
             root = os.path.join(os.getcwd(), root)
         return root, os.path.join(root, "state"), _short(os.path.join(root, "run"), env)
-    home = env.get("HOME") or os.path.expanduser("~")
+    home = env.get("HOME") or _home_of_record()
     config = os.path.join(env.get("XDG_CONFIG_HOME") or os.path.join(home, ".config"), "fleet")
     state = os.path.join(env.get("XDG_STATE_HOME") or os.path.join(home, ".local", "state"), "fleet")
     runtime = env.get("XDG_RUNTIME_DIR")
     return config, state, _short(os.path.join(runtime, "fleet") if runtime else os.path.join(state, "run"), env)
+
+
+def _home_of_record() -> str:
+    """The user's home where no variable names it: never the root folder, which an empty `HOME` would mean."""
+    import pwd  # noqa: PLC0415 (hardly anybody needs it)
+
+    return pwd.getpwuid(os.getuid()).pw_dir
 
 
 def control_socket(environ: Mapping[str, str] | None = None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import Any
 
@@ -60,9 +61,9 @@ def _show(data: dict[str, Any]) -> None:
 @call.as_json
 def stop(as_json: bool) -> int:
     """End the daemon; agents go on without it until it is started again."""
-    before = _ping()
+    before = running()
     code = call.call("daemon_stop", {}, lambda data: None, as_json=as_json)
-    _until_gone(before)
+    until_gone(before)
     if not as_json:
         output.message("the daemon has ended; the agents go on, unwatched")
     return code
@@ -73,32 +74,43 @@ def stop(as_json: bool) -> int:
 def restart(as_json: bool) -> int:
     """Start a new daemon in the old one's place, such as after an update; agents notice nothing."""
     try:
-        before = _ping()
+        before = running()
         client.request("daemon_stop", {}).envelope()
-        _until_gone(before)
+        until_gone(before)
     except NoDaemon:
         output.message("no daemon was running")
     ondemand.ensure_daemon()
     return call.call("ping", {}, _show, as_json=as_json)
 
 
-def _ping() -> int:
+def running() -> int:
     """The running daemon's pid."""
     pid = client.request("ping", {}).envelope()["data"]["pid"]
     assert isinstance(pid, int)
     return pid
 
 
-def _until_gone(pid: int) -> None:
-    """Return when that daemon no longer answers: it has ended, or another has taken its place."""
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def until_gone(pid: int) -> None:
+    """Return when that daemon has ended and let go of its files, or another has taken its place."""
     last = ""
     deadline = time.monotonic() + GONE_WITHIN
     while time.monotonic() < deadline:
         try:
-            if _ping() != pid:
+            if running() != pid:
                 return
         except NoDaemon:
-            return
+            if not _lives(pid):
+                return
         except FleetError as error:
             last = str(error)  # it is on its way out
         time.sleep(ASK_EVERY)

@@ -12,12 +12,13 @@ from pathlib import Path
 import fleet
 from fleet import client
 from fleet.cli import output
-from fleet.errors import DaemonBusy, FleetError, NoDaemon
+from fleet.errors import DaemonBusy, FleetError, NoDaemon, NotAllowed
 from fleet.settings import Places, Settings
 
 BARE = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "TZ", "TMPDIR", "FLEET_HOME", "PYTHONPATH")
 BARE_PREFIXES = ("LC_", "XDG_")
 ASK_EVERY = 0.05
+ASK_AGAIN = 0.5
 
 
 def ensure_daemon() -> None:
@@ -34,9 +35,12 @@ def ensure_daemon() -> None:
     deadline = time.monotonic() + timeout
     ended: int | None = None
     while time.monotonic() < deadline and ended in (None, DaemonBusy.exit_code):
-        ended = keeper.poll()  # busy: it lost the race against another command's keeper, whose daemon will answer
+        ended = keeper.poll()
         if _answers():
             return
+        if ended == DaemonBusy.exit_code:  # another command's daemon that comes up, or one that is just leaving
+            time.sleep(ASK_AGAIN)
+            keeper = _spawn_keeper(places)
         time.sleep(ASK_EVERY)
     keeper.terminate()  # nobody is to be surprised by a daemon that comes up later
     what = f"did not come up within {timeout:g} s" if ended is None else "could not be started"
@@ -52,8 +56,14 @@ def _answers() -> bool:
 
 
 def _spawn_keeper(places: Places) -> subprocess.Popen[bytes]:
-    places.state.mkdir(mode=0o700, parents=True, exist_ok=True)
-    log = os.open(places.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    try:
+        places.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        log = os.open(places.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise NotAllowed(
+            f"{places.state} cannot be written: {error.strerror}.",
+            hint="Fleet keeps its state there; FLEET_HOME names another place.",
+        ) from error
     try:
         return subprocess.Popen(
             [sys.executable, "-P", "-m", "fleet.keeper"],

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from fleet.cli import acts, call, output
+from fleet.cli import acts, call, daemon, output
 
 
 @click.command()
@@ -17,7 +17,10 @@ def shutdown(timeout: float, as_json: bool) -> int:
 
     `fleet start` without a name brings up what was up.
     """
-    return acts.act("shutdown", {"timeout": timeout}, show=_show, timeout=timeout, as_json=as_json)
+    before = daemon.running()
+    code = acts.act("shutdown", {"timeout": timeout}, show=_show, timeout=timeout, as_json=as_json)
+    daemon.until_gone(before)
+    return code
 
 
 def _show(data: dict[str, Any]) -> None:

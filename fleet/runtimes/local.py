@@ -258,8 +258,8 @@ class LocalRuntime:
         handle = watched.handle
         try:
             await self._keep_screen(handle, watched.screen)
-        except HostUnreachable as error:
-            log.warning("%s: its last screen could not be read: %s", handle.generation, error)
+        except FleetError as error:  # its death must be told all the same
+            log.warning("%s: its last screen is not kept: %s", handle.generation, error)
         facts = await self._facts(handle)
         lost = facts.server_lost
         if facts.server is not None and not facts.screen_kept and not lost:

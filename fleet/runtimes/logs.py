@@ -7,6 +7,7 @@ with a line of its own, by which a later daemon finds what of this launch it has
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +18,12 @@ FLUSH_AFTER = 2.0
 """Seconds that lines are gathered before they are written: one write for many lines."""
 FLUSH_AT = 2000
 """Lines that are written without waiting."""
+TRY_AGAIN = 5.0
+"""Seconds until lines that could not be written, as on a full disk, are tried again."""
+HELD = 20_000
+"""How many such lines are held at most; the oldest go."""
+
+log = logging.getLogger(__name__)
 
 
 class AgentLog:
@@ -57,16 +64,31 @@ class AgentLog:
             self._timer = None
         async with self._lock:
             lines, self._lines = self._lines, []
-            if lines:
+            if not lines:
+                return
+            try:
                 await asyncio.to_thread(self._append, "\n".join(lines) + "\n")
+            except OSError as error:
+                log.warning("%s: %s; its lines are held", self._path, error)
+                self._lines = [*lines, *self._lines][-HELD:]
+                self._timer = asyncio.get_running_loop().call_later(TRY_AGAIN, self._write_now)
 
     def _append(self, text: str) -> None:
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         data = redact(text).encode(errors="surrogateescape")
         fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        with open(fd, "ab") as file:
-            file.write(data)
-            size = file.tell()
+        try:
+            before = os.fstat(fd).st_size
+            try:
+                left = memoryview(data)
+                while left:
+                    left = left[os.write(fd, left) :]
+            except OSError:
+                os.ftruncate(fd, before)  # what is tried again must not stand there twice
+                raise
+            size = before + len(data)
+        finally:
+            os.close(fd)
         if size > self._limit // 2:
             self._path.replace(self._older)
 
