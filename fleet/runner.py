@@ -11,8 +11,9 @@ import json
 import logging
 import random
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -57,6 +58,8 @@ TRANSCRIPT_TAIL = 65_536
 """How much of a conversation's end is read for its facts, in bytes, however long it is."""
 TRANSCRIPT_MOST = 2_000_000
 """How much is read at most where the end holds nothing of the conversation."""
+FIRST_MESSAGE = "first-message"
+"""The file in a launch's folder that holds the message to be typed once the program is ready for it."""
 STORAGE_RETRY = 1.0
 """Seconds until what could not be written down is tried again: an event is never dropped."""
 GOES_AWAY = 5.0
@@ -112,6 +115,8 @@ class Facts:
     """What a person can do about a start that stands still."""
     resumed: bool = False
     """This launch went on with a conversation."""
+    over: bool = False
+    """Its end has been told."""
 
 
 class Runner:
@@ -125,9 +130,14 @@ class Runner:
         self.state = judge.BLANK
         self.facts = Facts()
         self._inbox: asyncio.Queue[lifecycle.Event] = asyncio.Queue()
+        self._writing = asyncio.Lock()
+        """Held from reading the record to its being on the disk: what two of them change is in both."""
         self._acting: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._relook: asyncio.Task[None] | None = None
+        self._clock: asyncio.Task[None] | None = None
+        """The clock of the present launch's start."""
+        self._returning = False
         self.settling: str | None = None
         """The startup dialog that fleet itself is settling."""
         self.waits_for: str | None = None
@@ -166,14 +176,35 @@ class Runner:
 
     async def declare(self, spec: AgentSpec) -> None:
         """The manifest as it stands now; it acts from the next launch on."""
+        await self.amend(spec=spec)
         self.harness = find_harness(spec.harness)
-        self.record = replace(self.record, spec=spec)
-        await self.parts.ledger.save(self.record)
 
     async def amend(self, **fields: Any) -> None:
         """Change the record's own notes, and write them down."""
-        self.record = replace(self.record, **fields)
-        await self.parts.ledger.save(self.record)
+        async with self._writing:
+            record = replace(self.record, **fields)
+            await self.parts.ledger.save(record)
+            self.record = record
+
+    async def learn(self, **fields: Any) -> None:
+        """The same for what was heard: it counts also where it cannot be written down, and is written once it can."""
+        try:
+            await self.amend(**fields)
+        except StorageError as error:
+            self.parts.storage(error)
+            self.record = replace(self.record, **fields)
+            self.beside(self._write_later())
+
+    async def _write_later(self) -> None:
+        while True:
+            await self.parts.clock.sleep(STORAGE_RETRY)
+            try:
+                await self.amend()
+            except StorageError as error:
+                self.parts.storage(error)
+            else:
+                self.parts.storage(None)
+                return
 
     async def close(self) -> None:
         """Let go of the agent and leave it as it is."""
@@ -214,16 +245,16 @@ class Runner:
         return True
 
     async def _step(self, event: lifecycle.Event) -> None:
-        now = self.parts.clock.now()
-        before = self.life
-        life, actions = lifecycle.step(before, event, now, self.policy())
-        record = replace(self.record, life=life)
-        launch = next((a for a in actions if isinstance(a, lifecycle.Launch)), None)
-        if launch:
-            record = self._mint(record, fresh=launch.fresh or life.fresh)
-        if record != self.record:
-            await self.parts.ledger.save(record)
-            self.record = record
+        async with self._writing:
+            before = self.life
+            life, actions = lifecycle.step(before, event, self.parts.clock.now(), self.policy())
+            record = replace(self.record, life=life)
+            launch = next((a for a in actions if isinstance(a, lifecycle.Launch)), None)
+            if launch:
+                record = self._mint(record, fresh=launch.fresh or life.fresh)
+            if record != self.record:
+                await self.parts.ledger.save(record)
+                self.record = record
         if life.phase is not before.phase or life.reason != before.reason:
             self._tell_phase(before, event)
         if launch:
@@ -232,8 +263,9 @@ class Runner:
             self._perform(action)
         if before.phase is Phase.BACKOFF and life.phase is not Phase.BACKOFF and not actions and self._acting:
             self._acting.cancel()  # its wait must not draw from the brake any more
-        if life.phase is Phase.STARTING and before.phase is Phase.UNVERIFIABLE and not launch and self.handle:
-            self.beside(self._await_start(self.handle, None))
+        if isinstance(event, lifecycle.Seen) and life.phase in UP and not launch and self.handle:
+            self._begin_clock(self.handle)
+            self._heed()
         if life.phase in (Phase.STOPPED, Phase.FINISHED, Phase.FAILED, Phase.BACKOFF):
             self._forget_watches()
             if before.phase in (*UP, Phase.UNVERIFIABLE) and self.handle:
@@ -294,37 +326,43 @@ class Runner:
     # -- acting ----------------------------------------------------------------------------------------------------
 
     def _perform(self, action: lifecycle.Action) -> None:
+        doing: Callable[[], Awaitable[None]]
         match action:
             case lifecycle.Launch():
-                doing = self._launch()
+                doing = self._launch
             case lifecycle.End():
-                doing = self._end()
+                doing = self._end
             case lifecycle.Wait(until=until):
-                doing = self._wait(until)
+                doing = partial(self._wait, until)
         previous, self._acting = self._acting, None
 
         async def act() -> None:
             if previous and not previous.done():
                 previous.cancel()
                 await asyncio.gather(previous, return_exceptions=True)
-            await doing
+            await doing()
 
         self._acting = asyncio.create_task(act(), name=f"{type(action).__name__} {self.name}")
         self._acting.add_done_callback(self._report_fault)
 
     def _report_fault(self, task: asyncio.Task[Any]) -> None:
-        if not task.cancelled() and (error := task.exception()):
-            log.error("agent %s: %s failed", self.name, task.get_name(), exc_info=error)
-            self.parts.record_event(self.name, "fault", task.get_name(), {"error": redact(repr(error))})
-            if self.life.phase is Phase.STARTING:
-                self.post(lifecycle.LaunchRefused("InternalError", f"{type(error).__name__}: {error}", retry=True))
+        if task.cancelled() or (error := task.exception()) is None:
+            return
+        if isinstance(error, HostUnreachable):
+            log.info("agent %s: %s", self.name, error)  # it says nothing about the agent
+            return
+        log.error("agent %s: %s failed", self.name, task.get_name(), exc_info=error)
+        self.parts.record_event(self.name, "fault", task.get_name(), {"error": redact(repr(error))})
+        if self.life.phase is Phase.STARTING and task in (self._acting, self._clock):
+            self.post(lifecycle.LaunchRefused("InternalError", f"{type(error).__name__}: {error}", retry=True))
 
-    def beside(self, doing: Awaitable[Any]) -> None:
+    def beside(self, doing: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Do something beside the events; a fault in it is reported."""
-        task = asyncio.ensure_future(doing)
+        task = asyncio.create_task(doing)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         task.add_done_callback(self._report_fault)
+        return task
 
     async def _wait(self, until: float) -> None:
         await self.parts.clock.sleep(until - self.parts.clock.now())
@@ -339,29 +377,30 @@ class Runner:
             await runtime.purge(self.name, keep=handle.generation, grace=self.parts.settings.kill_grace)
             prepared = await self._prepare(handle)
             await self._run_hooks("pre_start", required=True)
-            await runtime.launch(prepared.plan, handle)
+            await runtime.launch(prepared, handle)
         except HostUnreachable as error:
             self.post(lifecycle.Lost(message=str(error)))
             return
         except FleetError as error:
-            self.post(lifecycle.LaunchRefused(type(error).__name__, error.with_hint(), retry=False))
+            full = isinstance(error, StorageError)  # it goes on once there is space again
+            self.post(lifecycle.LaunchRefused(type(error).__name__, error.with_hint(), retry=full))
             return
-        self.facts.argv, self.facts.resumed = prepared.plan.argv, prepared.plan.resumes
+        self.facts.argv, self.facts.resumed = prepared.argv, prepared.resumes
         self.parts.record_event(
             self.name,
             "launch",
             handle.generation,
             {
-                "argv": [redact(a) for a in prepared.plan.argv],
-                "cwd": prepared.plan.cwd,
-                "session_id": prepared.plan.session_id,
-                "resumes": prepared.plan.resumes,
-                "version": prepared.plan.version,
+                "argv": [redact(a) for a in prepared.argv],
+                "cwd": prepared.cwd,
+                "session_id": prepared.session_id,
+                "resumes": prepared.resumes,
+                "version": prepared.version,
             },
         )
         self.post(lifecycle.Launched())
         self._watch(handle)
-        self.beside(self._await_start(handle, prepared.types_prompt))
+        self._begin_clock(handle)
 
     async def _end(self) -> None:
         handle = self.handle
@@ -425,7 +464,7 @@ class Runner:
 
     # -- a launch --------------------------------------------------------------------------------------------------
 
-    async def _prepare(self, handle: Handle) -> Prepared:
+    async def _prepare(self, handle: Handle) -> LaunchPlan:
         spec, runtime, parts = self.spec, self.parts.runtime, self.parts
         kept = StartEnvironment.load(parts.places.agent(self.name))
         env = plan.inherited(
@@ -459,7 +498,9 @@ class Runner:
         )
         self.facts.warnings = (*self.facts.warnings, *launch.warnings)
         await self.amend(version=version, cwd=cwd)
-        whole = plan.plan(
+        if launch.types_prompt is not None:
+            files += (File(f"{handle.folder}/{FIRST_MESSAGE}", launch.types_prompt.encode()),)
+        return plan.plan(
             spec,
             handle,
             launch,
@@ -471,7 +512,6 @@ class Runner:
             version=version,
             size=(parts.settings.pane_width, parts.settings.pane_height),
         )
-        return Prepared(whole, launch.types_prompt)
 
     async def _working_folder(self, env: Mapping[str, str]) -> str:
         spec = self.spec
@@ -542,7 +582,14 @@ class Runner:
             raise LaunchError(f"prompt_file: {path} cannot be read.")
         return content.decode(errors="replace")
 
-    async def _await_start(self, handle: Handle, first_message: str | None) -> None:
+    def _begin_clock(self, handle: Handle) -> None:
+        """See the launch through its start, and to its first message; one clock for each launch."""
+        name = f"start of {handle.generation}"
+        if self._clock is None or self._clock.done() or self._clock.get_name() != name:
+            self._clock = self.beside(self._await_start(handle))
+            self._clock.set_name(name)
+
+    async def _await_start(self, handle: Handle) -> None:
         """The start's clock. It stands still while a dialog waits for a person."""
         clock, passed, step = self.parts.clock, 0.0, 0.25
         while self.handle == handle and self.life.phase is Phase.STARTING:
@@ -557,8 +604,10 @@ class Runner:
             if passed >= self.spec.startup.timeout:
                 self.post(lifecycle.StartTimedOut())
                 return
-        if self.handle == handle and first_message is not None and not self.record.session_used:
-            await self._type_first_prompt(handle, first_message)
+        if self.handle == handle and not self.record.session_used:
+            text = await self.parts.runtime.read(f"{handle.folder}/{FIRST_MESSAGE}")
+            if text is not None:
+                await self._type_first_prompt(handle, text.decode())
 
     async def _probe_passes(self) -> bool:
         probe = self.spec.startup.probe
@@ -568,25 +617,37 @@ class Runner:
             ran = await self.parts.runtime.run(
                 probe.words, env=self.facts.env, cwd=self.facts.cwd or "/", timeout=probe.timeout
             )
-        except (TimedOut, LaunchError) as error:
+        except (TimedOut, LaunchError, HostUnreachable) as error:
             log.info("agent %s: startup probe: %s", self.name, error)
             return False
         return ran.status == 0
 
     async def _type_first_prompt(self, handle: Handle, text: str) -> None:
-        """Type it once the program is ready for it, and submit it. Never into anything but an empty composer."""
-        clock, runtime = self.parts.clock, self.parts.runtime
-        while self.handle == handle and self.life.phase in UP and not self._can_type():
-            await clock.sleep(0.1)
-        if self.handle != handle or self.life.phase not in UP:
+        """Type it once the program is ready for it, and submit it. Never into anything but an empty composer, and
+        not after a person's own."""
+        while self._is_up(handle) and not self.record.session_used and not self._can_type():
+            await self.parts.clock.sleep(0.1)
+        if not self._is_up(handle) or self.record.session_used:
             return
+        if not self.harness.has_sessions:  # nobody can tell whether it was taken: once, and no more
+            await self.amend(session_used=True)
+        try:
+            await self._type(handle, text)
+        except HostUnreachable as error:
+            if self._is_up(handle):
+                self.post(lifecycle.Lost(message=str(error)))
+
+    def _is_up(self, handle: Handle) -> bool:
+        return self.handle == handle and self.life.phase in UP
+
+    async def _type(self, handle: Handle, text: str) -> None:
+        clock, runtime = self.parts.clock, self.parts.runtime
         for press in typed(text, self.harness.newline_key()):
             await runtime.type(handle, press.keys, literal=press.literal)
             await clock.sleep(press.pause)
         await clock.sleep(BEFORE_ENTER)
-        if not self.harness.has_sessions:  # nobody can tell whether it was taken: once, and no more
+        if not self.harness.has_sessions:
             await runtime.type(handle, ["Enter"], literal=False)
-            await self.amend(session_used=True)
             return
         for wait in (2.0, 8.0, 20.0):
             look = await runtime.look(handle)
@@ -655,37 +716,42 @@ class Runner:
         if seen is not None:
             self.book = self.book.confirmed(STANDING, seen)
             self._hear_process()
-            if state.proof and state.proof.source in STANDING and not state.pending:
+            claim = self.book.claims.get(state.proof.source) if state.proof else None
+            if claim and claim.evidence is state.proof and state.proof.source in STANDING and not state.pending:
                 self.state = replace(state, seen=max(state.seen or 0.0, seen))
                 return  # who said it says it still: there is nothing to judge anew
         self._judge()
 
     async def _died(self, handle: Handle, look: Look) -> None:
-        if (
-            look.exit_status is None
-            and not look.multiplexer_lost
-            and not await self.parts.believe_death(self.name, look)
-        ):
+        unexplained = look.exit_status is None and not look.multiplexer_lost
+        if unexplained and not await self.parts.believe_death(self.name, look):
             return
-        if handle != self.handle or self.life.phase not in (*UP, Phase.UNVERIFIABLE):
+        cause, words = await self._cause(handle, look)
+        up = self.life.phase in (*UP, Phase.UNVERIFIABLE)
+        if handle != self.handle or not up or self.facts.over:
             return
+        self.facts.over = True
         now = self.parts.clock.now()
         alive_for = now - (self.life.launched_at or now)
-        was_resume = self.facts.resumed
         self.parts.record_event(
             self.name, "exit", handle.generation, {"exit_status": look.exit_status, "after_s": round(alive_for, 3)}
         )
         self.book = self.book.without(Source.STATE_FILE).without(Source.TITLE).without(Source.PROCESS)
-        cause, words = await self._cause(handle, look)
-        resumed_within = was_resume and not self.started and alive_for < self.parts.settings.resume_guard
+        resumed_within = self.facts.resumed and not self.started and alive_for < self.parts.settings.resume_guard
         self.post(lifecycle.Died(look.exit_status, cause, resumed_within, self.state.resets_at, words))
 
     async def _cause(self, handle: Handle, look: Look) -> tuple[restart.Cause, str | None]:
         """Why it died, as far as its last words tell."""
         if look.multiplexer_lost:
             return restart.Cause.MULTIPLEXER, None
+        if look.exit_status is None and self.life.phase is Phase.UNVERIFIABLE:
+            return restart.Cause.HOST, None
         if not self.started:
-            text = await self.parts.runtime.last_screen(handle) or ""
+            try:
+                text = await self.parts.runtime.last_screen(handle) or ""
+            except HostUnreachable as error:
+                log.info("agent %s: its last screen: %s", self.name, error)
+                text = ""
             problem = self.harness.start_failure(text, look.exit_status, self.record.version)
             if problem is not None:
                 self._must_resume = problem.remedy is Remedy.RESUME
@@ -726,13 +792,19 @@ class Runner:
             self.hear(told, judge_now=False)
         self._hear_process()
         self._judge()
-        if self.life.phase is Phase.STARTING:
-            if verdict.composer:
-                self._mark_started()
-            elif verdict.activity is Activity.NEEDS_INPUT and self.settling is None:
-                problem = self.harness.start_failure(screen.text, None, self.record.version)
-                self.facts.advice = problem.message if problem else None
-                self._settle_dialog(screen)
+        self._heed()
+
+    def _heed(self) -> None:
+        """What is known of a start: it is done, or a dialog stands in its way."""
+        screen, verdict = self.facts.screen, self.facts.verdict
+        if self.life.phase is not Phase.STARTING:
+            return
+        if Source.HOOK in self.book.claims or Source.STATE_FILE in self.book.claims or (verdict and verdict.composer):
+            self._mark_started()
+        elif screen and verdict and verdict.activity is Activity.NEEDS_INPUT and self.settling is None:
+            problem = self.harness.start_failure(screen.text, None, self.record.version)
+            self.facts.advice = problem.message if problem else None
+            self._settle_dialog(screen)
 
     def _consents(self) -> frozenset[str]:
         """The startup dialogs that fleet may settle for this agent."""
@@ -775,6 +847,10 @@ class Runner:
                 while look.screen and self._next_step(look.screen) == step and clock.now() < until:
                     await clock.sleep(SETTLE)
                     look = await runtime.look(handle)
+        except HostUnreachable as error:
+            if self._is_up(handle):
+                self.post(lifecycle.Lost(message=str(error)))
+            return
         finally:
             self.settling = None
         self.on_look(handle, look)
@@ -838,13 +914,13 @@ class Runner:
         if not self._owns(event):
             return
         if event.session_id and event.session_id != self.record.session_id and event.pid is not None:
-            await self.amend(session_id=event.session_id, session_used=event.name == "UserPromptSubmit")
+            await self.learn(session_id=event.session_id, session_used=event.name == "UserPromptSubmit")
             self.parts.record_event(self.name, "session", event.session_id, {"because": event.name})
         if event.name == "UserPromptSubmit" and not self.record.session_used:
-            await self.amend(session_used=True)
+            await self.learn(session_used=True)
         path = event.payload.get("transcript_path")
         if isinstance(path, str) and path != self.record.transcript and event.session_id == self.record.session_id:
-            await self.amend(transcript=path)
+            await self.learn(transcript=path)
         told = self.harness.read_hook(event)
         if told is not None:
             self.hear(told)
@@ -890,10 +966,10 @@ class Runner:
         if program and told.proc_start and program.pid == owner and told.proc_start != str(program.start):
             return  # an older process with the same pid
         if told.session_id and told.session_id != self.record.session_id:
-            await self.amend(session_id=told.session_id)
+            await self.learn(session_id=told.session_id)
             self.parts.record_event(self.name, "session", told.session_id, {"because": "state file"})
         if told.version and told.version != self.record.version:
-            await self.amend(version=told.version)
+            await self.learn(version=told.version)
         self.hear(told.evidence)
         if self.life.phase is Phase.STARTING:
             self._mark_started()
@@ -948,12 +1024,9 @@ class Runner:
             if look.screen:
                 self._see(look.screen, look.at)
             await self.read_transcript()
-            if self.life.phase is Phase.STARTING:
-                self.beside(self._await_start(handle, None))
-        started = self.life.started_at is not None or self.state.activity is not Activity.BOOTING
         cause = restart.Cause.MULTIPLEXER if look.multiplexer_lost else restart.Cause.CRASH
         alive = look.alive and not look.multiplexer_lost
-        self.post(lifecycle.Seen(alive, started, look.exit_status, cause))
+        self.post(lifecycle.Seen(alive, self.life.started_at is not None, look.exit_status, cause))
 
     async def _recall(self, handle: Handle) -> None:
         """What a launch knew that the ledger does not hold: its environment and folder."""
@@ -966,12 +1039,26 @@ class Runner:
         env.update(plan.derived(self.spec, handle, cwd))
         self.facts.cwd, self.facts.env = cwd, env
 
-    async def host_back(self) -> None:
-        """The host can be read again: see the agent."""
-        if self.life.phase is not Phase.UNVERIFIABLE or self.handle is None:
+    async def host_back(self, replay: Callable[[str], Awaitable[list[HookEvent]]]) -> None:
+        """The host can be read again, or may be: see the agent."""
+        if self.life.phase is not Phase.UNVERIFIABLE or self._returning:
+            return
+        self._returning = True
+        try:
+            if self._unwatch:
+                await self._look_after_loss()
+            else:  # its launch was interrupted, or this daemon has never seen it
+                await self.adopt(replay)
+            await self.handled()
+        finally:
+            self._returning = False
+
+    async def _look_after_loss(self) -> None:
+        handle = self.handle
+        if handle is None:
             return
         try:
-            look = await self.parts.runtime.look(self.handle)
+            look = await self.parts.runtime.look(handle)
         except HostUnreachable as error:
             log.info("agent %s: %s", self.name, error)
             return
@@ -979,15 +1066,7 @@ class Runner:
             self.post(lifecycle.Died(look.exit_status, restart.Cause.MULTIPLEXER))
             return
         self.post(lifecycle.Seen(look.alive, self.life.started_at is not None, look.exit_status))
-        self.on_look(self.handle, look)
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """A plan, and the first message that is typed once the program is ready."""
-
-    plan: LaunchPlan
-    types_prompt: str | None
+        self.on_look(handle, look)
 
 
 def resolved(path: str, folder: str, env: Mapping[str, str]) -> str:

@@ -399,7 +399,7 @@ class Supervisor:
                 if runner.life.phase in (*UP, Phase.STOPPING):
                     runner.post(lifecycle.Lost(message=reason))
             else:
-                runner.beside(runner.host_back())
+                runner.beside(runner.host_back(self._replay))
 
     # -- the spool -------------------------------------------------------------------------------------------------
 
@@ -427,7 +427,11 @@ class Supervisor:
             self._announce({"at": event.at, "agent": event.agent, "type": "hook", "name": event.name})
             runner = self.runners.get(event.agent)
             if runner is not None:
-                await runner.on_hook(event)
+                try:
+                    await runner.on_hook(event)
+                except Exception as error:  # one agent's fault must not keep the others' events from them
+                    log.exception("agent %s: %s", runner.name, event.key)
+                    self.record_event(runner.name, "fault", event.name, {"error": redact(repr(error))})
 
     async def _replay(self, generation: str) -> list[HookEvent]:
         return await self.events.of_generation(generation)
@@ -504,6 +508,8 @@ class Supervisor:
         for runner in self.runners.values():
             if runner.life.phase in UP and runner.handle is not None:
                 runner.confirm(self.runtime.seen_at(runner.handle))
+            elif runner.life.phase is Phase.UNVERIFIABLE and self.unreachable is None:
+                runner.beside(runner.host_back(self._replay))  # one call failed, and nobody else will tell it
 
     async def _measure(self) -> None:
         """Figures of processes and host."""
