@@ -576,6 +576,10 @@ class Operator:
             # A dialog that was just settled still stands on the last screen for a moment.
             await self.fleet.until(partial(_nobody_asks, runners), DIALOG_GOES)
         agents = [_outcome(r, r.name in running) for r in runners]
+        if not args.get("wait", True):
+            for agent in agents:  # nothing has come of it yet: what is known is of before
+                asked = {"outcome": "asked", "exit_code": 0, "reason": None, "message": None}
+                agent |= {} if agent["name"] in running else asked
         codes = {a["exit_code"] for a in agents}
         code = next((c for c in (1, Held.exit_code, DialogOpen.exit_code) if c in codes), 0)
         for agent, runner in zip(agents, runners, strict=True):
