@@ -1,0 +1,249 @@
+"""What comes from outside, read into what may be stored, or into the refusal that its sender hears. Pure.
+
+Nothing here guesses or repairs: half a character, a control character, a text that reads otherwise than it is written,
+a name that leads to another folder are refused by name. Only newlines are made into one kind.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from fleet.hub.message import CHANNEL, ID, KEY, NAME, Attachment, Code, Intent, Limits, Refusal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submission:
+    """What somebody asks the hub to send: read and found valid, not yet allowed. Who sends it is the token's word."""
+
+    to: tuple[str, ...]
+    """Names and `#channels`."""
+    text: str
+    intent: Intent = Intent.INFORM
+    wake: bool = False
+    """A broadcast is to cause a turn."""
+    thread: str | None = None
+    reply_to: str | None = None
+    attachments: tuple[Attachment, ...] = ()
+    max_hops: int | None = None
+    expires_in: float | None = None
+    idempotency_key: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+"""All but tab and newline."""
+_BIDI = re.compile("[\u202a-\u202e\u2066-\u2069]")
+"""What makes a text read in another order than it is written. Marks (200E, 200F) do not and may stay."""
+INVISIBLE = re.compile(
+    "[\u00ad\u061c\u180e\u200b-\u200f\u2028\u2029\u2060-\u2065\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
+)
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_MEDIA_TYPE = re.compile(r"[a-z0-9][a-z0-9!#$&^_.+-]{0,62}/[a-z0-9][a-z0-9!#$&^_.+-]{0,62}")
+
+
+class _Unfit(Exception):
+    def __init__(self, code: Code, reason: str, **facts: Any) -> None:
+        self.refusal = Refusal(code, reason, facts=facts)
+
+
+def read_submission(body: object, limits: Limits) -> Submission | Refusal:
+    """What a client's parsed JSON asks to send, or why it cannot be sent. Unknown keys are ignored."""
+    try:
+        return _submission(body, limits)
+    except _Unfit as unfit:
+        return unfit.refusal
+
+
+def check_text(text: object, limits: Limits, what: str = "text") -> str | Refusal:
+    """The text as it may be stored, with `\\n` for every kind of newline; or what is wrong with it."""
+    try:
+        return _text(text, what, limits.text)
+    except _Unfit as unfit:
+        return unfit.refusal
+
+
+def check_file_name(name: object) -> str | Refusal:
+    """A file's name that leads nowhere else; or what is wrong with it."""
+    try:
+        return _file_name(name)
+    except _Unfit as unfit:
+        return unfit.refusal
+
+
+def _submission(body: object, limits: Limits) -> Submission:
+    if not isinstance(body, Mapping):
+        raise _Unfit(Code.WRONG_TYPE, "A message is a JSON object.")
+    attachments = _attachments(body.get("attachments"), limits)
+    text = _text(body.get("text", "" if attachments else None), "text", limits.text)
+    if not text.strip() and not attachments:
+        raise _Unfit(Code.EMPTY, "There is nothing in the message.", field="text")
+    return Submission(
+        to=_address(body.get("to"), limits),
+        text=text,
+        intent=_intent(body.get("intent")),
+        wake=_typed(body, "wake", bool, "true or false") or False,
+        thread=_pattern(body, "thread", ID),
+        reply_to=_pattern(body, "reply_to", ID),
+        attachments=attachments,
+        max_hops=_positive(body, "max_hops", whole=True),
+        expires_in=_positive(body, "expires_in", whole=False),
+        idempotency_key=_pattern(body, "idempotency_key", KEY),
+        metadata=_metadata(body.get("metadata"), limits),
+    )
+
+
+def _text(value: object, what: str, most: int) -> str:
+    if value is None:
+        raise _Unfit(Code.MISSING, f"`{what}` is missing.", field=what)
+    if not isinstance(value, str):
+        raise _Unfit(Code.WRONG_TYPE, f"`{what}` is a string.", field=what)
+    if len(value) > most or len(_utf8(value, what)) > most:
+        raise _Unfit(
+            Code.TOO_LARGE, f"`{what}` is longer than {most} bytes. Send it as a file.", field=what, limit=most
+        )
+    text = value.replace("\r\n", "\n").replace("\r", "\n")
+    _plain(text, what)
+    return text
+
+
+def _utf8(value: str, what: str) -> bytes:
+    try:
+        return value.encode()
+    except UnicodeEncodeError as error:
+        raise _Unfit(Code.INVALID_UNICODE, f"`{what}` holds half a character.", field=what) from error
+
+
+def _plain(text: str, what: str) -> None:
+    if found := _CONTROL.search(text):
+        reason = f"`{what}` holds the control character U+{ord(found[0]):04X}."
+        raise _Unfit(Code.CONTROL_CHARACTERS, reason, field=what)
+    if found := _BIDI.search(text):
+        reason = f"`{what}` holds U+{ord(found[0]):04X}, which makes a text read otherwise than it is written."
+        raise _Unfit(Code.BIDI_CHARACTERS, reason, field=what)
+
+
+def _address(value: object, limits: Limits) -> tuple[str, ...]:
+    names = [value] if isinstance(value, str) else value
+    if names is None or names == []:
+        raise _Unfit(Code.MISSING, "`to` is missing: a name, a #channel, or a list of them.", field="to")
+    if not isinstance(names, list):
+        raise _Unfit(Code.WRONG_TYPE, "`to` is a name, a #channel, or a list of them.", field="to")
+    if len(names) > limits.recipients:
+        raise _Unfit(Code.TOO_MANY, f"`to` holds more than {limits.recipients} names.", field="to")
+    return tuple(dict.fromkeys(_addressee(name) for name in names))
+
+
+def _addressee(value: object) -> str:
+    if not isinstance(value, str):
+        raise _Unfit(Code.WRONG_TYPE, "`to` holds something that is not a string.", field="to")
+    name = value.lower()
+    name = name.removeprefix("@")
+    if not (NAME.fullmatch(name) or CHANNEL.fullmatch(name)):
+        raise _Unfit(Code.BAD_NAME, f"{_shown(value)} is neither a name nor a #channel.", field="to")
+    return name
+
+
+def _intent(value: object) -> Intent:
+    if value is None:
+        return Intent.INFORM
+    if not isinstance(value, str) or value not in list(Intent):
+        raise _Unfit(Code.BAD_VALUE, f"`intent` is one of {', '.join(Intent)}.", field="intent")
+    return Intent(value)
+
+
+def _typed(body: Mapping[str, Any], name: str, kind: type, words: str) -> Any:
+    value = body.get(name)
+    if value is not None and type(value) is not kind:
+        raise _Unfit(Code.WRONG_TYPE, f"`{name}` is {words}.", field=name)
+    return value
+
+
+def _pattern(body: Mapping[str, Any], name: str, pattern: re.Pattern[str]) -> str | None:
+    value: str | None = _typed(body, name, str, "a string")
+    if value is not None and not pattern.fullmatch(value):
+        raise _Unfit(Code.BAD_VALUE, f"`{name}` cannot be {_shown(value)}.", field=name)
+    return value
+
+
+def _positive(body: Mapping[str, Any], name: str, *, whole: bool) -> Any:
+    value = body.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
+        raise _Unfit(Code.WRONG_TYPE, f"`{name}` is a {'whole ' if whole else ''}number.", field=name)
+    if not 0 < value <= 10**9:  # NaN and infinity are not either
+        raise _Unfit(Code.BAD_VALUE, f"`{name}` is more than 0 and at most {10**9}.", field=name)
+    return value
+
+
+def _attachments(value: object, limits: Limits) -> tuple[Attachment, ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, list):
+        raise _Unfit(Code.WRONG_TYPE, "`attachments` is a list.", field="attachments")
+    if len(value) > limits.attachments:
+        raise _Unfit(Code.TOO_MANY, f"A message has at most {limits.attachments} attachments.", field="attachments")
+    return tuple(_attachment(item, limits) for item in value)
+
+
+def _attachment(value: object, limits: Limits) -> Attachment:
+    if not isinstance(value, Mapping):
+        raise _Unfit(Code.WRONG_TYPE, "An attachment is an object with sha256, name, size.", field="attachments")
+    sha256 = _pattern(value, "sha256", _SHA256)
+    media = _pattern(value, "type", _MEDIA_TYPE)
+    size = value.get("size")
+    if sha256 is None or type(size) is not int or size < 0:
+        raise _Unfit(Code.MISSING, "An attachment has a sha256 and a size.", field="attachments")
+    if size > limits.attachment:
+        reason = f"An attachment is at most {limits.attachment} bytes."
+        raise _Unfit(Code.TOO_LARGE, reason, field="attachments", limit=limits.attachment)
+    return Attachment(sha256, _file_name(value.get("name")), size, media or "application/octet-stream")
+
+
+def _file_name(value: object) -> str:
+    if not isinstance(value, str):
+        raise _Unfit(Code.WRONG_TYPE, "A file's name is a string.", field="name")
+    if not value.strip(" .") or re.search(r"[/\\]", value) or len(_utf8(value, "name")) > 255:
+        raise _Unfit(Code.BAD_NAME, f"{_shown(value)} is not the name of a file.", field="name")
+    _plain(value, "name")
+    if found := INVISIBLE.search(value) or re.search(r"[\n\t]", value):
+        raise _Unfit(Code.CONTROL_CHARACTERS, f"A file's name holds U+{ord(found[0]):04X}.", field="name")
+    return value
+
+
+def _metadata(value: object, limits: Limits) -> Mapping[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise _Unfit(Code.WRONG_TYPE, "`metadata` is an object.", field="metadata")
+    size = 0
+    level: list[Any] = [value]
+    for _ in range(limits.depth):
+        below: list[Any] = []
+        for item in level:
+            if isinstance(item, Mapping):
+                below += [*item, *item.values()]
+            elif isinstance(item, list):
+                below += item
+            elif isinstance(item, str):
+                size += len(_utf8(item, "metadata"))
+                _plain(item, "metadata")
+            elif not isinstance(item, bool | int | None) and not (isinstance(item, float) and math.isfinite(item)):
+                raise _Unfit(Code.WRONG_TYPE, "`metadata` holds what is not JSON.", field="metadata")
+            size += 1
+        if size > limits.metadata:
+            reason = f"`metadata` is larger than {limits.metadata} bytes."
+            raise _Unfit(Code.TOO_LARGE, reason, field="metadata", limit=limits.metadata)
+        level = below
+    if level:
+        raise _Unfit(Code.TOO_DEEP, f"`metadata` is nested deeper than {limits.depth} levels.", field="metadata")
+    return value
+
+
+def _shown(value: str) -> str:
+    """What somebody wrote, short and without what does not show."""
+    return ascii(value[:60])
