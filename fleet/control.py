@@ -572,7 +572,7 @@ class Operator:
                 if remaining <= 0 or all(_settled(r) for r in runners):
                     break
                 seen = {r.name: _where(r) for r in runners}
-                await self.fleet.until(partial(_moved, runners, seen), min(remaining, 5.0))
+                await self.fleet.until(partial(_moved, runners, seen), min(remaining, 0.5))
             # A dialog that was just settled still stands on the last screen for a moment.
             await self.fleet.until(partial(_nobody_asks, runners), DIALOG_GOES)
         agents = [_outcome(r, r.name in running) for r in runners]
@@ -653,7 +653,7 @@ def _settled(runner: Runner) -> bool:
     """Whether a start has come to something that a person should hear of."""
     life = runner.life
     if life.phase is Phase.STARTING:
-        return runner.state.activity is Activity.NEEDS_INPUT and not runner.settling
+        return runner.asks_a_person
     return (
         life.wanted
         and life.phase
@@ -809,10 +809,10 @@ async def _request(reader: asyncio.StreamReader) -> Mapping[str, Any]:
     try:
         line = await asyncio.wait_for(reader.readline(), 10)
         request = json.loads(line)
-    except (ValueError, TimeoutError) as error:
+    except (ValueError, RecursionError, TimeoutError) as error:
         raise Usage("The request is not one line of JSON.") from error
-    if not isinstance(request, dict):
-        raise Usage("The request is not a JSON object.")
+    if not isinstance(request, dict) or not isinstance(request.get("args", {}), dict):
+        raise Usage("The request is not a JSON object with args.")
     return request
 
 

@@ -62,6 +62,12 @@ FIRST_MESSAGE = "first-message"
 """The file in a launch's folder that holds the message to be typed once the program is ready for it."""
 STORAGE_RETRY = 1.0
 """Seconds until what could not be written down is tried again: an event is never dropped."""
+SUBMIT_AGAIN = (2.0, 8.0, 20.0)
+"""Seconds to wait after each Enter for a typed message to be taken, before the next one."""
+DRAWN_WITHIN = 5.0
+"""Seconds until what was typed must stand in the composer: a busy program draws late."""
+HALF_DRAWN = 1.0
+"""Seconds that a dialog at the start must stand before a person is told of it: it is drawn piece by piece."""
 GOES_AWAY = 5.0
 """Seconds that a settled dialog has to go away before it is taken for still open."""
 
@@ -649,17 +655,28 @@ class Runner:
         if not self.harness.has_sessions:
             await runtime.type(handle, ["Enter"], literal=False)
             return
-        for wait in (2.0, 8.0, 20.0):
-            look = await runtime.look(handle)
-            if look.screen is None:
+        for wait in SUBMIT_AGAIN:
+            if not await self._holds_our_text(handle):
                 return
-            verdict = self.parts.classify(self.spec.harness, look.screen, self.record.version)
-            if verdict.activity is Activity.NEEDS_INPUT or verdict.draft is not True:
-                return  # a dialog came in between, or it is taken
             await runtime.type(handle, ["Enter"], literal=False)
             await clock.sleep(wait)
-            if self.record.session_used:
-                return
+
+    async def _holds_our_text(self, handle: Handle) -> bool:
+        """Whether the text stands in the composer, unsent. It may take a moment until it is drawn; a dialog that came
+        in between, or a turn that began, says no."""
+        clock = self.parts.clock
+        until = clock.now() + DRAWN_WITHIN
+        while self._is_up(handle) and not self.record.session_used:
+            screen = (await self.parts.runtime.look(handle)).screen
+            if screen is None:
+                return False
+            verdict = self.parts.classify(self.spec.harness, screen, self.record.version)
+            if verdict.activity is Activity.NEEDS_INPUT:
+                return False
+            if verdict.draft or clock.now() > until:
+                return verdict.draft is True
+            await clock.sleep(0.1)
+        return False
 
     def _can_type(self) -> bool:
         s = self.state
@@ -815,6 +832,17 @@ class Runner:
         if spec.permission_mode == "bypassPermissions" or "--dangerously-skip-permissions" in spec.args:
             consents.add("bypass-permissions")
         return frozenset(consents)
+
+    @property
+    def asks_a_person(self) -> bool:
+        """A dialog stands in its way, and fleet is not about to settle it."""
+        verdict = self.facts.verdict
+        if self.state.activity is not Activity.NEEDS_INPUT or self.settling:
+            return False
+        if verdict is None or verdict.activity is not Activity.NEEDS_INPUT:
+            return verdict is None  # it is gone, and what follows is not drawn yet
+        stood = self.parts.clock.now() - self.state.since
+        return stood >= (GOES_AWAY if verdict.rule in self._consents() else HALF_DRAWN)
 
     def _next_step(self, screen: Screen) -> Step | None:
         return self.parts.startup_step(self.spec.harness, screen, self._consents(), self.record.version)

@@ -296,6 +296,19 @@ async def test_a_dialog_that_the_manifest_settles_gets_one_looked_at_key_at_a_ti
     assert phase(daemon) is Phase.RUNNING
 
 
+async def test_a_half_drawn_dialog_that_fleet_will_settle_is_not_yet_a_persons_to_answer(
+    world: World, daemon: Daemon
+) -> None:
+    await daemon.start(world.claude_code(auto_accept=["trust-folder"]))
+    pane = world.host.pane("web")
+    draw(pane, "trust-dialog")
+    pane.show(pane.screen.text.replace("❯", " "), title=pane.screen.title)
+    await world.clock.turn(0.5)
+    assert (daemon["web"].state.activity, daemon["web"].asks_a_person) == (Activity.NEEDS_INPUT, False)
+    await world.clock.turn(10)
+    assert (pane.typed, daemon["web"].asks_a_person) == ([], True), "where no pointer is seen, nothing is pressed"
+
+
 async def test_a_dialog_that_went_before_the_key_gets_none(world: World, daemon: Daemon) -> None:
     await daemon.start(world.claude_code(auto_accept=["trust-folder"]))
     pane = world.host.pane("web")
@@ -378,6 +391,17 @@ async def test_a_prompt_that_is_not_taken_is_submitted_again_and_never_typed_aga
     draw(pane, "compose-unsent")
     await world.clock.turn(600)
     assert pane.typed == ["say hello", "Enter", "Enter", "Enter"]
+
+
+async def test_a_prompt_that_is_drawn_late_is_submitted_once_it_stands_there(world: World, daemon: Daemon) -> None:
+    pane = await _with_prompt(world, daemon)
+    draw(pane, "idle-manual")
+    await _until_typed(world, pane)
+    await world.clock.turn(2)
+    assert pane.typed == ["say hello"]
+    draw(pane, "compose-unsent")
+    await world.clock.turn(1)
+    assert pane.typed == ["say hello", "Enter"]
 
 
 async def test_who_has_been_given_a_prompt_by_a_person_first_gets_none_typed(world: World, daemon: Daemon) -> None:
