@@ -44,7 +44,7 @@ claude: $(FLEET_TEST_CLAUDE)  ## fetch the Claude Code program that the tests ru
 $(CLAUDE):
 	@tools/need npm
 	@echo "Fetching Claude Code $(CLAUDE_VERSION) (npm, once)"
-	@npm install --silent --no-audit --no-fund --no-save --ignore-scripts \
+	@npm install --loglevel=error --no-audit --no-fund --no-save --ignore-scripts \
 	    --prefix .cache/claude-code-$(CLAUDE_VERSION) $(CLAUDE_PACKAGE)@$(CLAUDE_VERSION)
 	@test -x $@ && touch $@
 
