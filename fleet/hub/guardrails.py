@@ -1,0 +1,360 @@
+"""Why two agents cannot talk forever. Pure values: each answers, and returns what it has become.
+
+A sender cannot choose any of this. What a message was caused by says how many hops it has, and the whole lineage has
+the lowest ceiling that anybody in it had (`lineage`). How often somebody speaks, to whom, and how much is said in one
+conversation is counted (`Accounts`); `admit` asks every rule and names the first that says no. Each no is a `Refusal`
+for the sender to read.
+
+What holds: no message has more hops than its ceiling allows, whatever ids, threads and ceilings its sender names; and
+within a window no pair and no conversation causes more turns than the rules say.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from fleet.brake import Bucket
+from fleet.hub.message import Code, Intent, Message, Nature, Refusal, ThreadState
+from fleet.hub.submission import Submission
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """How much may be said. Settings."""
+
+    max_hops: int = 8
+    """A message with fewer hops may cause a turn; one with as many is refused."""
+    sender_rate: float = 20.0
+    """Messages a second of one sender …"""
+    sender_burst: int = 100
+    """… and at once."""
+    pair: int = 12
+    """Messages of one sender that cause one recipient a turn, in a window."""
+    conversation: int = 30
+    """Messages of one conversation that cause turns, in a window …"""
+    conversation_total: int = 200
+    """… and in all."""
+    window: float = 60.0
+    """Seconds."""
+    implied_reply: float = 120.0
+    """For so long after a message, what somebody whose turns nobody sees says to its sender counts as a reply."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Speaker:
+    """Who speaks, as its token says, and what its manifest lets it do."""
+
+    name: str
+    operator: bool = False
+    may: frozenset[str] = frozenset({"send", "ask", "broadcast"})
+    wake: bool = False
+    """Its broadcasts may cause turns."""
+    hop_limit: int | None = None
+    suppress_thanks: bool = True
+
+
+# -- hops ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Lineage:
+    """Where a message stands in the chain of messages that led to it."""
+
+    hops: int = 0
+    max_hops: int = 8
+    cause: str | None = None
+
+
+def lineage(causes: Iterable[Message], asked: int | None, speaker: Speaker, rules: Rules) -> Lineage:
+    """One hop after the furthest of its causes, under the lowest of all ceilings. The first cause is the one it names.
+
+    `asked` is the ceiling that its sender asks for: it can lower the fleet's, never raise it.
+    """
+    found = list(causes)
+    ceilings = [rules.max_hops, *(c.max_hops for c in found)]
+    ceilings += [limit for limit in (asked, speaker.hop_limit) if limit is not None]
+    if not found:
+        return Lineage(0, min(ceilings))
+    return Lineage(max(c.hops for c in found) + 1, min(ceilings), found[0].id)
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What an interactive agent is at work on, as far as it came through the hub.
+
+    What is being handed over counts from then on, not from its proof: the agent may have read it, and may answer,
+    before the proof is seen.
+    """
+
+    coming: Mapping[str, Message] = field(default_factory=dict)
+    here: Mapping[str, tuple[Message, float]] = field(default_factory=dict)
+    """With when it was seen to have arrived."""
+
+    def handed(self, message: Message) -> Turn:
+        """Its hand-over begins."""
+        return replace(self, coming={**self.coming, message.id: message})
+
+    def arrived(self, message: Message, now: float) -> Turn:
+        """It is in the agent's conversation."""
+        return Turn(_without(self.coming, message.id), {**self.here, message.id: (message, now)})
+
+    def undone(self, message: str) -> Turn:
+        """It has not arrived after all."""
+        return replace(self, coming=_without(self.coming, message))
+
+    def ended(self) -> Turn:
+        """The turn is over. What is on its way belongs to the next one."""
+        return replace(self, here={})
+
+    def recent(self, now: float, rules: Rules) -> Turn:
+        """Of a member whose turns nobody sees: without what arrived too long ago to be what it speaks of."""
+        return replace(self, here={k: (m, at) for k, (m, at) in self.here.items() if now - at <= rules.implied_reply})
+
+    def causes(self, replied: Message | None, to: Iterable[str] | None = None) -> tuple[Message, ...]:
+        """What a message that is sent now was caused by, what it replies to first. With `to`, only what came from
+        those names counts beside that."""
+        senders = None if to is None else set(to)
+        given = [*self.coming.values(), *(m for m, _ in self.here.values())]
+        found = {m.id: m for m in given if senders is None or m.sender in senders}
+        first = {replied.id: replied} if replied else {}
+        return tuple({**first, **found}.values())
+
+
+def _without(messages: Mapping[str, Message], gone: str) -> Mapping[str, Message]:
+    return {key: value for key, value in messages.items() if key != gone}
+
+
+# -- how much --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """When something last happened, for as long as that counts."""
+
+    times: tuple[float, ...] = ()
+
+    def wait(self, now: float, most: int, span: float) -> float:
+        """How long until there is room for one more; 0.0: now. A clock that is set back shortens no wait to come."""
+        recent = self._recent(now, span)
+        return 0.0 if len(recent) < most else max(0.0, recent[-most] + span - now) if most > 0 else span
+
+    def counted(self, now: float, span: float) -> Window:
+        """With one more."""
+        return Window((*self._recent(now, span), now))
+
+    def _recent(self, now: float, span: float) -> tuple[float, ...]:
+        return tuple(sorted(min(at, now) for at in self.times if now - at < span))
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """The messages of one conversation that caused turns."""
+
+    window: Window = Window()
+    total: int = 0
+
+    def counted(self, now: float, span: float) -> Tally:
+        """With one more."""
+        return Tally(self.window.counted(now, span), self.total + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Accounts:
+    """What is counted about one message: its sender's, its conversation's, and those of the pairs that it concerns."""
+
+    sender: Bucket
+    thread: Tally = Tally()
+    pairs: Mapping[str, Window] = field(default_factory=dict)
+    """By recipient. One that is not there has nothing on it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """A message that wants to leave."""
+
+    message: Message
+    """With the hops that `lineage` gave it."""
+    speaker: Speaker
+    wakes: tuple[str, ...]
+    """Those to whom it would cause a turn."""
+    thread: ThreadState = ThreadState.ACTIVE
+    replied: Message | None = None
+    """What it replies to, or what it was said in the handling of."""
+    answers: bool = False
+    """It is the answer to an ask or a task that is still open: such a one is never taken for mere thanks."""
+
+
+def admit(attempt: Attempt, accounts: Accounts, now: float, rules: Rules) -> tuple[Accounts, Refusal | None]:
+    """Whether the message may leave, and what that makes of the accounts. A refused one costs its sender's rate and
+    nothing else; the accounts are to be kept in either case."""
+    bucket, wait = accounts.sender.take(now, every=1.0 / rules.sender_rate if rules.sender_rate > 0 else 0.0)
+    accounts = replace(accounts, sender=bucket)
+    if wait > 0:
+        reason = f"{attempt.speaker.name} sends more than {rules.sender_rate:g} messages a second."
+        return accounts, Refusal(Code.RATE_LIMITED, reason, retry_after=wait)
+    refusal = _not_allowed(attempt) or _over(attempt) or _too_many(attempt, accounts, now, rules)
+    return (accounts, refusal) if refusal else (_counted(attempt, accounts, now, rules), None)
+
+
+def repeats(first: Message, again: Submission) -> Refusal | None:
+    """The sender used this key before. `None`: for the same message, so that is the answer. A key that stands for
+    another one is refused, or a message would be lost in silence."""
+    same = (first.to, first.text, first.intent, first.reply_to) == (again.to, again.text, again.intent, again.reply_to)
+    return None if same else Refusal(Code.ID_TAKEN, f"This key stands for another message, {first.id}.")
+
+
+def room(waiting: Mapping[str, int], most: int) -> Refusal | None:
+    """Whether mailboxes that hold so many messages can take one more."""
+    full = sorted(name for name, count in waiting.items() if count >= most)
+    if not full:
+        return None
+    reason = f"{most} messages wait for {', '.join(full)} already; none is taken in until some are read."
+    return Refusal(Code.MAILBOX_FULL, reason, facts={"recipients": full})
+
+
+def _not_allowed(attempt: Attempt) -> Refusal | None:
+    message, speaker = attempt.message, attempt.speaker
+    if attempt.thread is ThreadState.TERMINATED:
+        reason = f"The conversation {message.thread} was terminated. An operator can revive it."
+        return Refusal(Code.THREAD_TERMINATED, reason, facts={"thread": message.thread})
+    if speaker.operator:
+        return None
+    if message.nature is Nature.PROMPT:
+        return Refusal(Code.NOT_ALLOWED, "A prompt is the operator's own word; others send messages.")
+    for act in _acts(message):
+        if act not in speaker.may:
+            return Refusal(Code.NOT_ALLOWED, f"{speaker.name} may not {act}: its manifest says so (`hub.may`).")
+    if message.broadcast and message.wake and not speaker.wake:
+        reason = f"Broadcasts of {speaker.name} may not cause turns (`hub.wake` in its manifest)."
+        return Refusal(Code.WAKE_NOT_ALLOWED, reason)
+    return None
+
+
+def _acts(message: Message) -> Iterable[str]:
+    yield "send"
+    if message.broadcast:
+        yield "broadcast"
+    if message.intent in (Intent.ASK, Intent.TASK):
+        yield "ask"
+
+
+def _over(attempt: Attempt) -> Refusal | None:
+    """What has been said enough about."""
+    message = attempt.message
+    if _is_thanks(attempt):
+        return Refusal(Code.ONLY_THANKS, "A reply that only says thanks is not sent; nobody waits for it.")
+    if message.hops >= message.max_hops:
+        reason = f"This would be hop {message.hops}; the conversation ends at {message.max_hops}."
+        return Refusal(Code.HOP_LIMIT, reason, facts={"hop": message.hops, "max_hops": message.max_hops})
+    return None
+
+
+def _is_thanks(attempt: Attempt) -> bool:
+    message, speaker, replied = attempt.message, attempt.speaker, attempt.replied
+    if speaker.operator or not speaker.suppress_thanks or replied is None or attempt.answers or message.attachments:
+        return False
+    if message.intent not in (Intent.INFORM, Intent.ACK):
+        return False
+    return only_thanks(message.text, names=(replied.sender,), asked="?" in replied.text or "？" in replied.text)
+
+
+def _too_many(attempt: Attempt, accounts: Accounts, now: float, rules: Rules) -> Refusal | None:
+    if attempt.speaker.operator or not attempt.wakes:
+        return None
+    name, conversation, tally = attempt.speaker.name, attempt.message.thread, accounts.thread
+    waits = {to: accounts.pairs.get(to, Window()).wait(now, rules.pair, rules.window) for to in attempt.wakes}
+    if busy := sorted(to for to, wait in waits.items() if wait > 0):
+        reason = f"{name} has caused {', '.join(busy)} {rules.pair} turns within {rules.window:g} s."
+        return Refusal(Code.PAIR_LIMITED, reason, max(waits.values()), {"recipients": busy})
+    if tally.total >= rules.conversation_total:
+        reason = f"{tally.total} messages of the conversation {conversation} have caused turns; it may go no further."
+        return Refusal(Code.CONVERSATION_EXHAUSTED, reason, facts={"thread": conversation})
+    if (wait := tally.window.wait(now, rules.conversation, rules.window)) > 0:
+        reason = f"{rules.conversation} messages of the conversation {conversation} have caused turns within "
+        return Refusal(Code.CONVERSATION_LIMITED, f"{reason}{rules.window:g} s.", wait, {"thread": conversation})
+    return None
+
+
+def _counted(attempt: Attempt, accounts: Accounts, now: float, rules: Rules) -> Accounts:
+    """Turns that operators cause are not counted against anybody."""
+    if attempt.speaker.operator or not attempt.wakes:
+        return accounts
+    pairs = {to: accounts.pairs.get(to, Window()).counted(now, rules.window) for to in attempt.wakes}
+    thread = accounts.thread.counted(now, rules.window)
+    return replace(accounts, thread=thread, pairs={**accounts.pairs, **pairs})
+
+
+# -- thanks ----------------------------------------------------------------------------------------------------
+
+_LONGEST = 300
+"""A longer text says more than thanks, and costs nothing to look at."""
+
+_THANKS = re.compile(
+    r"(?<!\w)(?:"
+    r"(?:many |much |with )?thanks|thank you|th(?:n?x|ank u)|ty(?:sm|vm)?|cheers|much obliged"
+    r"|(?:(?:i|we) )?(?:really )?appreciate (?:it|that|the help|your help)|much appreciated"
+    r"|you(?:[' ]a?re| are) (?:very |most )?welcome|my pleasure|no (?:problem|worries)|don't mention it|any ?time"
+    r"|(?:i'm |we're )?(?:glad|happy) (?:to help|(?:i|we) could help)|(?:good ?)?bye"
+    r"|have a (?:nice|good|great|lovely) (?:day|one|evening|weekend)"
+    r"|(?:hartelijk )?bedankt|(?:hartelijk )?dank (?:je(?: wel)?|u(?: wel)?)|graag gedaan"
+    r"|(?:vielen |besten |herzlichen |tausend )?dank(?:e|eschön)?(?: (?:dir|ihnen|euch|schön|sehr))?"
+    r"|gern(?:e| geschehen)"
+    r"|merci(?: beaucoup| bien| à (?:toi|vous|tous))?|de rien|avec plaisir|je (?:vous en|t'en) prie"
+    r"|(?:muchas |mil )?gracias|de nada|un placer|grazie(?: mille)?|prego"
+    r"|(?:muito )?obrigad[oa]"
+    r"|tack(?: så mycket)?|(?:mange )?tak|takk|kiitos|dziękuję|dzięki|děkuji|дякую|teşekkür(?:ler| ederim)"
+    r"|(?:большое |огромное )?спасибо(?: большое)?|благодарю"
+    r")(?!\w)"
+    r"|(?:ありがとう|有難う|有り難う)(?:ございま(?:した|す))?|感謝(?:いた)?します|どういたしまして"
+    r"|(?:非常)?[感多]?[谢謝]{1,2}[你您]?|非常感激|不客[气氣]|감사합니다|감사해요|고맙습니다|고마워요?|천만에요"
+)
+"""Words of thanks, of their return, and of leave."""
+_ASSENT = re.compile(
+    r"(?<!\w)(?:"
+    r"ok(?:ay)?|k|all ?right|right|sure|got it|(?:i )?understood|noted|roger|will do|(?:that |it )?makes sense"
+    r"|(?:(?:that|it|this|all|everything)(?:'s| is)? )?(?:(?:sounds?|looks?) )?(?:(?:really|very|so|just|all) )?"
+    r"(?:great|good|perfect|fine|awesome|excellent|wonderful|nice|cool|lovely|fantastic|amazing|brilliant)"
+    r"(?: (?:to|for) me)?"
+    r"|alles klar|verstanden|(?:das )?klingt gut|super|prima|perfekt|toll|in ordnung|passt"
+    r"|parfait|d'accord|très bien|entendu|perfecto|entendido|de acuerdo|vale|genial|perfetto|va bene|capito|perfeito"
+    r"|that's (?:all|it)|begrepen|понятно|хорошо|отлично"
+    r")(?!\w)"
+    r"|(?:了解|承知)(?:です|しま(?:した|す)|いたしました)?|わかりました|分かりました|好的|明白了?|收到|알겠습니다"
+)
+"""Words that agree. Where something was asked they are an answer; else they are as good as thanks."""
+_BESIDE = re.compile(
+    r"(?<!\w)(?:"
+    r"(?:so|very) much|a (?:lot|bunch|million|ton)|again|everyone|everybody|all|team|too|and|oh|ah|wow|indeed|kindly"
+    r"|for (?:all )?(?:the|your|that|this)(?: (?:very|really|quick|fast|great|kind|helpful|prompt|detailed|clear))*"
+    r" (?:help|reply|response|answer|update|info|information|explanation|clarification|support|work|message)"
+    r"|for (?:(?:your|the) )?(?:help|helping|that|this|everything)"
+    r"|sehr|nochmals?|für (?:die|deine|ihre|eure) (?:schnelle )?(?:hilfe|antwort)"
+    r"|pour (?:votre|ton|l') ?(?:aide|réponse)|por (?:la|tu|su) (?:ayuda|respuesta)|und|et|y"
+    r")(?!\w)"
+    r"|どうも|大変|とても|非常に|정말|너무"
+)
+"""What goes with thanks and adds nothing to them."""
+_MENTION = re.compile(r"@[a-z0-9-]+")
+
+
+def only_thanks(text: str, names: Iterable[str] = (), *, asked: bool = False) -> bool:
+    """Whether a text says thanks and nothing else. In doubt it says more.
+
+    `names` are those it may address; `asked`: something was asked, so that agreement is an answer.
+    """
+    if len(text) > _LONGEST:
+        return False
+    said = unicodedata.normalize("NFKC", text).casefold().replace("’", "'")
+    if "?" in said or "`" in said:
+        return False
+    left = _MENTION.sub(" ", said)
+    for name in names:
+        left = re.sub(rf"(?<![\w-]){re.escape(name)}(?![\w-])", " ", left)
+    left, thanks = _THANKS.subn(" ", left)
+    if not asked:
+        left = _ASSENT.sub(" ", left)
+    left = _BESIDE.sub(" ", left)
+    return thanks > 0 and not any(c.isalnum() for c in left)
