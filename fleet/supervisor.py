@@ -142,8 +142,9 @@ class Supervisor:
             environment.save(self.places.agent(spec.name))
         runner = self.runners.get(spec.name)
         if runner is None:
-            runner = self._add(Record(spec, Life.new(self.clock.now())))
-            await self.ledger.save(runner.record)
+            record = Record(spec, Life.new(self.clock.now()))
+            await self.ledger.save(record)
+            runner = self.runners.get(spec.name) or self._add(record)  # another start may have been here meanwhile
         elif runner.spec != spec:
             await runner.declare(spec)
         self._watch_spool(spec.name)
@@ -178,10 +179,8 @@ class Supervisor:
             self._wake()
 
     def _starting(self) -> set[str]:
-        """Whose start is under way here: they are stopped as yet, and will not stay so."""
-        return {t.get_name().removeprefix("start ") for t in self._starts if not t.done()} - {
-            r.name for r in self.runners.values() if r.waits_for is not None
-        }
+        """Whose start is under way here, if only because it waits itself: they will not stay stopped."""
+        return {t.get_name().removeprefix("start ") for t in self._starts if not t.done()}
 
     def _obstacle(self, agent: str, condition: dependencies.Condition) -> dependencies.Obstacle | None:
         other = self.runners.get(agent)
@@ -196,6 +195,8 @@ class Supervisor:
         """Want them down, those that depend on others first, and wait until nothing of them lives."""
         for task in [t for t in self._starts if any(t.get_name() == f"start {r.name}" for r in runners)]:
             task.cancel()
+        for runner in runners:
+            runner.waits_for, runner.held = None, False
         specs = {r.name: r.spec for r in runners}
         for group in dependencies.stop_order({name: _needs(spec) for name, spec in specs.items()}):
             members = [self.runners[name] for name in group if name in specs]
@@ -316,6 +317,8 @@ class Supervisor:
                 self._ramp = self._ramp.failed(name)
             case Phase.STOPPED | Phase.STOPPING | Phase.UNVERIFIABLE:
                 self._ramp = self._ramp.left(name)
+            case Phase.STARTING if runner.state.activity is Activity.NEEDS_INPUT and runner.settling is None:
+                self._ramp = self._ramp.left(name)  # it waits for a person, and the others need not
 
     async def _believe_death(self, name: str, look: Look) -> bool:
         """An unexplained death among many is looked at twice before it is believed."""

@@ -142,10 +142,11 @@ class Hands:
         self.last, self.after = last, after
         self.touches: list[str] = []
         self.dead = False
+        self.buried = False
 
     async def living(self) -> None:
         """A killed daemon never comes back from here."""
-        if self.dead:
+        if self.dead and not self.buried:
             await asyncio.get_running_loop().create_future()
 
     async def touch(self, what: str, doing: Callable[[], Awaitable[T]]) -> T:
@@ -342,8 +343,8 @@ class World:
     async def close(self) -> None:
         """Nothing goes on, and nothing was that must never be."""
         for daemon in self.daemons:
-            if not daemon.hands.dead:
-                await daemon.supervisor.close()
+            daemon.hands.buried = True
+            await daemon.supervisor.close()
         await self.host.close()
         assert self.host.broken == []
 

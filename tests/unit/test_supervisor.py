@@ -1,0 +1,664 @@
+"""All agents: a daemon that is killed anywhere, brakes, order, and what a start, a restart and an apply change."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fleet import lifecycle
+from fleet.errors import CannotYet, FleetError, InvalidManifest, LaunchError, StorageFull, UnknownAgent
+from fleet.supervisor import DOWN
+from fleet.terms import Activity, Look, Phase
+from fleet.testing import settle
+from tests.unit.fleet_in_memory import Daemon, World, draw
+
+Act = Callable[[World, Daemon], Awaitable[None]]
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    world = World(tmp_path, backoff_jitter=0.0)
+    yield world
+    await world.close()
+
+
+@pytest.fixture
+async def daemon(world: World) -> Daemon:
+    return await world.daemon()
+
+
+def phases(daemon: Daemon) -> dict[str, Phase]:
+    return {name: runner.life.phase for name, runner in daemon.supervisor.runners.items()}
+
+
+def all_in(daemon: Daemon, phase: Phase) -> bool:
+    return set(phases(daemon).values()) == {phase}
+
+
+# -- a daemon that is killed ----------------------------------------------------------------------------------------
+
+
+async def start(world: World, daemon: Daemon) -> None:
+    await daemon.start(world.shell())
+
+
+async def crash(world: World, daemon: Daemon) -> None:
+    world.host.pane("web").kill()
+
+
+async def crash_with_leftovers(world: World, daemon: Daemon) -> None:
+    world.host.pane("web").spawn(ignores_term=True)
+    world.host.pane("web").kill_launcher()
+
+
+async def restart(world: World, daemon: Daemon) -> None:
+    daemon["web"].post(lifecycle.Restart())
+
+
+async def stop(world: World, daemon: Daemon) -> None:
+    await daemon.supervisor.stop([daemon["web"]])
+
+
+async def shutdown(world: World, daemon: Daemon) -> None:
+    await daemon.supervisor.shutdown()
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("act", [start, crash, crash_with_leftovers, restart, stop, shutdown])
+async def test_a_daemon_killed_at_any_touch_of_disk_or_host_is_followed_by_one_that_puts_things_right(
+    tmp_path: Path, act: Act, after: bool
+) -> None:
+    """Whoever is wanted runs, once; of whoever is not, nothing is left; nobody is launched unwritten or twice."""
+    last, killed = 0, True
+    while killed:
+        last += 1
+        folder = tmp_path / str(last)
+        folder.mkdir()
+        world = World(folder, backoff_jitter=0.0)
+        if act is not start:
+            first = await world.daemon()
+            await start(world, first)
+            await world.clock.turn(2)
+            first.kill()
+        daemon = await world.daemon(last, after=after)
+        acting = asyncio.ensure_future(act(world, daemon)) if not daemon.hands.dead else None
+        await world.clock.turn(3)
+        hands = daemon.hands
+        killed = hands.dead
+        if killed:
+            daemon = await world.daemon()
+            await world.clock.turn(6)
+        where = f"killed {'after' if after else 'before'} touch {last}: {hands.touches}"
+        runner = daemon.supervisor.runners.get("web")
+        written = world.disk.record("web")
+        living = [pane.handle for pane in world.host.living("web")]
+        if runner is None or written is None:
+            assert (act, living) == (start, []), where
+        elif runner.life.wanted:
+            assert (runner.life.phase, living) == (Phase.RUNNING, [runner.handle]), where
+            assert written.handle == runner.handle, where
+        else:
+            assert (runner.life.phase, living) == (Phase.STOPPED, []), where
+            assert act in (start, stop, shutdown), where
+        deaths = runner.life.budget.deaths if runner else ()
+        assert len(deaths) == (act in (crash, crash_with_leftovers)), where
+        assert len(world.host.launches) <= (1 if act in (start, stop, shutdown) else 2), where
+        if acting is not None:
+            acting.cancel()
+        await world.close()
+    assert last > 3
+
+
+async def test_a_stop_that_was_heard_is_kept_by_the_next_daemon(world: World) -> None:
+    daemon = await world.daemon()
+    await daemon.start(world.shell(restart={"policy": "always"}))
+    await world.clock.turn(2)
+    pane = world.host.pane("web")
+    pane.ignores_term = True
+    daemon["web"].post(lifecycle.Stop())
+    await settle()
+    daemon.kill()
+    daemon = await world.daemon()
+    await world.clock.turn(30)
+    assert (phases(daemon), pane.alive, len(world.host.launches)) == ({"web": Phase.STOPPED}, False, 1)
+
+
+async def test_a_wait_goes_on_from_its_due_time(world: World) -> None:
+    daemon = await world.daemon()
+    await daemon.start(world.shell())
+    for _ in range(2):
+        await world.clock.turn(2)
+        world.host.pane("web").kill()
+    await world.clock.turn(4)
+    assert phases(daemon) == {"web": Phase.BACKOFF}
+    due = daemon["web"].life.due
+    daemon.kill()
+    await world.clock.turn(3)
+    daemon = await world.daemon()
+    assert (phases(daemon), daemon["web"].life.due) == ({"web": Phase.BACKOFF}, due)
+    await world.clock.turn(2.9)
+    assert len(world.host.launches) == 2
+    await world.clock.turn(0.2)
+    assert len(world.host.launches) == 3
+
+
+async def test_a_death_while_no_daemon_was_there_counts_and_is_followed_by_a_launch(world: World) -> None:
+    daemon = await world.daemon()
+    await daemon.start(world.shell("a"), world.shell("b"), world.shell("c", restart={"policy": "never"}))
+    await world.clock.turn(2)
+    daemon.kill()
+    world.host.pane("a").kill()
+    world.host.pane("c").exit(4)
+    await world.clock.turn(60)
+    daemon = await world.daemon()
+    await world.clock.turn(2)
+    assert phases(daemon) == {"a": Phase.RUNNING, "b": Phase.RUNNING, "c": Phase.FINISHED}
+    assert {name: len(daemon[name].life.budget.deaths) for name in "abc"} == {"a": 1, "b": 0, "c": 0}
+    assert daemon["c"].life.exit_status == 4
+    assert [handle.agent for handle in world.host.launches] == ["a", "b", "c", "a"]
+
+
+async def test_a_multiplexer_that_was_lost_while_no_daemon_was_there_costs_nobody_anything(world: World) -> None:
+    daemon = await world.daemon()
+    await daemon.start(*(world.shell(name) for name in "abcdef"))
+    await world.clock.turn(2)
+    daemon.kill()
+    world.host.lose_multiplexer()
+    daemon = await world.daemon()
+    await world.clock.turn(6)
+    assert all_in(daemon, Phase.RUNNING)
+    assert {runner.life.budget.deaths for runner in daemon.supervisor.runners.values()} == {()}
+
+
+async def test_a_daemon_that_starts_while_the_host_is_away_takes_everything_up_when_it_is_back(world: World) -> None:
+    daemon = await world.daemon()
+    await daemon.start(world.shell("a"), world.shell("b"))
+    await world.clock.turn(2)
+    daemon.kill()
+    world.host.cut()
+    daemon = await world.daemon()
+    await world.clock.turn(60)
+    assert all_in(daemon, Phase.UNVERIFIABLE)
+    world.host.heal()
+    await world.clock.turn(5)
+    assert (all_in(daemon, Phase.RUNNING), len(world.host.launches)) == (True, 2)
+    world.host.pane("a").kill()
+    await world.clock.turn(2)
+    assert [handle.agent for handle in world.host.launches] == ["a", "b", "a"], "it is watched again"
+
+
+async def test_a_startup_dialog_that_outlives_the_daemon_is_still_a_start(world: World) -> None:
+    daemon = await world.daemon()
+    await daemon.start(world.claude_code())
+    draw(world.host.pane("web"), "trust-dialog")
+    await world.clock.turn(5)
+    daemon.kill()
+    daemon = await world.daemon()
+    await world.clock.turn(600)
+    assert (phases(daemon), daemon["web"].state.activity) == ({"web": Phase.STARTING}, Activity.NEEDS_INPUT)
+    draw(world.host.pane("web"), "idle-manual")
+    await world.clock.turn(1)
+    assert phases(daemon) == {"web": Phase.RUNNING}
+
+
+async def test_what_hooks_told_while_no_daemon_was_there_counts(world: World) -> None:
+    daemon = await world.daemon()
+    await daemon.start(world.claude_code())
+    draw(world.host.pane("web"), "idle-manual")
+    await world.clock.turn(2)
+    daemon.kill()
+    pane = world.host.pane("web")
+    folder = world.places.spool / "web"
+    payload = '{"hook_event_name": "UserPromptSubmit", "session_id": "typed-clear", "prompt": "go"}'
+    (folder / f"{pane.handle.generation},{pane.pid},100.01,77").write_text(payload)
+    daemon = await world.daemon()
+    assert daemon["web"].record.session_id == "typed-clear"
+    assert daemon["web"].record.session_used
+    assert list(folder.iterdir()) == []
+
+
+# -- the brake ------------------------------------------------------------------------------------------------------
+
+
+async def test_restarts_go_five_at_once_and_then_one_every_five_seconds(world: World, daemon: Daemon) -> None:
+    names = [f"a{n}" for n in range(9)]
+    await daemon.start(*(world.shell(name) for name in names))
+    await world.clock.turn(2)
+    for name in names:
+        world.host.pane(name).kill()
+    counts = []
+    for seconds in (0, 4.9, 0.2, 5, 5, 5, 60):
+        await world.clock.turn(seconds)
+        counts.append(len(world.host.launches) - len(names))
+    assert counts == [5, 5, 6, 7, 8, 9, 9]
+
+
+async def test_a_persons_start_is_not_slowed_by_the_brake(world: World, daemon: Daemon) -> None:
+    names = [f"a{n}" for n in range(9)]
+    await daemon.start(*(world.shell(name) for name in names))
+    await settle()
+    assert len(world.host.launches) == 9
+    await world.clock.turn(2)
+    for name in names:
+        world.host.pane(name).kill()
+    await settle()
+    held = [name for name, phase in phases(daemon).items() if phase is Phase.BACKOFF]
+    assert len(held) == 4
+    await daemon.start(world.shell("other"), *(world.shell(name) for name in held[:2]))
+    assert {handle.agent for handle in world.host.launches[-3:]} == {"other", *held[:2]}
+    await world.clock.turn(5.1)
+    await world.clock.turn(5.1)
+    assert len(world.host.launches) == 9 + 5 + 3 + 2, "and nothing was drawn for them"
+
+
+async def test_a_lost_multiplexer_brings_its_agents_back_four_at_a_time_and_charges_nobody(
+    world: World, daemon: Daemon
+) -> None:
+    names = [f"a{n}" for n in range(10)]
+    await daemon.start(*(world.shell(name) for name in names))
+    await world.clock.turn(2)
+    world.host.lose_multiplexer()
+    together = []
+    while not all_in(daemon, Phase.RUNNING) or len(world.host.launches) < 20:
+        await world.clock.turn(0.25)
+        together.append(sum(phase is Phase.STARTING for phase in phases(daemon).values()))
+        assert len(together) < 100
+    assert max(together) == 4
+    assert {runner.life.budget.deaths for runner in daemon.supervisor.runners.values()} == {()}
+
+
+async def test_three_failed_starts_halt_the_return_and_say_so_until_a_person_starts_something(
+    world: World, daemon: Daemon
+) -> None:
+    names = [f"a{n}" for n in range(10)]
+    await daemon.start(*(world.shell(name) for name in names))
+    await world.clock.turn(2)
+    world.host.refusals |= dict.fromkeys(names, "no licence left")
+    world.host.lose_multiplexer()
+    await world.clock.turn(600)
+    assert sorted(phases(daemon).values()) == [Phase.BACKOFF] * 6 + [Phase.FAILED] * 4
+    warnings = (await daemon.verb("status")).warnings
+    assert any("starts in a row failed" in warning for warning in warnings)
+    world.host.refusals.clear()
+    await daemon.start(world.shell("a0"))
+    await world.clock.turn(10)
+    assert sum(phase is Phase.RUNNING for phase in phases(daemon).values()) >= 7
+    assert not (await daemon.verb("status")).warnings
+
+
+async def test_one_that_waits_at_a_dialog_does_not_hold_up_the_others(world: World, daemon: Daemon) -> None:
+    names = [f"a{n}" for n in range(6)]
+    await daemon.start(*(world.claude_code(name) for name in names))
+    for name in names:
+        draw(world.host.pane(name), "idle-manual")
+    await world.clock.turn(2)
+    world.host.lose_multiplexer()
+    await world.clock.turn(1)
+    for name in {handle.agent for handle in world.host.launches[6:]}:
+        draw(world.host.pane(name), "trust-dialog")
+    await world.clock.turn(10)
+    assert len(world.host.launches) == 12
+
+
+# -- deaths that nobody can explain ---------------------------------------------------------------------------------
+
+
+async def test_many_unexplained_deaths_are_looked_at_twice_before_they_are_believed(
+    world: World, daemon: Daemon
+) -> None:
+    names = [f"a{n}" for n in range(6)]
+    await daemon.start(*(world.shell(name) for name in names))
+    await world.clock.turn(2)
+    for name in names:
+        world.host.pane(name).kill_launcher()
+    await settle()
+    believed = len(world.host.launches) - len(names)
+    assert believed == 2
+    await world.clock.turn(0.8)
+    assert not [name for name, phase in phases(daemon).items() if phase is Phase.RUNNING]
+
+
+async def test_deaths_that_a_second_look_does_not_confirm_are_none(world: World, daemon: Daemon) -> None:
+    names = [f"a{n}" for n in range(6)]
+    await daemon.start(*(world.shell(name) for name in names))
+    await world.clock.turn(2)
+    for name in names[:2]:
+        world.host.pane(name).kill_launcher()
+    await settle()
+    for name in names[2:]:
+        handle = daemon[name].handle
+        assert handle is not None
+        daemon[name].on_look(handle, Look(at=world.clock.now(), alive=False))
+    await world.clock.turn(30)
+    assert all_in(daemon, Phase.RUNNING)
+    assert {handle.agent for handle in world.host.launches[6:]} == {"a0", "a1"}
+
+
+async def test_a_host_that_is_cut_off_with_many_agents_restarts_none_of_them(world: World, daemon: Daemon) -> None:
+    names = [f"a{n}" for n in range(20)]
+    await daemon.start(*(world.shell(name) for name in names))
+    await world.clock.turn(2)
+    for _ in range(3):
+        world.host.cut()
+        await world.clock.turn(60)
+        assert all_in(daemon, Phase.UNVERIFIABLE)
+        world.host.heal()
+        await world.clock.turn(5)
+    assert (all_in(daemon, Phase.RUNNING), len(world.host.launches)) == (True, 20)
+
+
+# -- faults ---------------------------------------------------------------------------------------------------------
+
+
+async def test_a_fault_in_one_agent_is_counted_and_stops_no_other(world: World, daemon: Daemon) -> None:
+    await daemon.start(world.claude_code("a"), world.claude_code("b"))
+
+    def broken(*_: Any) -> None:
+        raise ZeroDivisionError("a fault of ours")
+
+    daemon["a"].harness = type("Broken", (), {"__getattr__": lambda self, name: broken})()  # type: ignore[assignment]
+    folder = world.places.spool
+    for name in "ab":
+        pane = world.host.pane(name)
+        payload = f'{{"hook_event_name": "SessionStart", "session_id": "{daemon[name].record.session_id}"}}'
+        (folder / name / f"{pane.handle.generation},{pane.pid},100.01,77").write_text(payload)
+    await world.clock.turn(3)
+    assert daemon["b"].life.phase is Phase.RUNNING
+    assert daemon.supervisor.faults >= 1
+    assert world.disk.events("a", "fault")
+    assert any("internal faults" in warning for warning in daemon.operator._warnings())
+
+
+async def test_no_event_is_lost_while_the_disk_is_full(world: World, daemon: Daemon) -> None:
+    await daemon.start(world.shell())
+    await world.clock.turn(2)
+    stored = len(world.disk.events("web", "phase"))
+    world.disk.full = True
+    for n in range(5):
+        daemon.supervisor.record_event("web", "action", f"n{n}", {})
+    await world.clock.turn(120)
+    warnings = (await daemon.verb("status")).warnings
+    assert any("Nothing can be written down" in warning for warning in warnings)
+    world.disk.full = False
+    await world.clock.turn(3)
+    assert [name for name, _ in world.disk.events("web", "action")] == [f"n{n}" for n in range(5)]
+    assert len(world.disk.events("web", "phase")) == stored
+    assert not (await daemon.verb("status")).warnings
+
+
+# -- order ----------------------------------------------------------------------------------------------------------
+
+
+def needs(agent: str, condition: str) -> list[dict[str, str]]:
+    return [{"agent": agent, "condition": condition}]
+
+
+async def test_who_needs_another_started_is_launched_once_it_has(world: World, daemon: Daemon) -> None:
+    await daemon.start(world.shell("web", depends_on=needs("db", "started")), world.shell("db"))
+    assert [handle.agent for handle in world.host.launches] == ["db"]
+    assert (daemon["web"].waits_for, daemon["web"].held) == ("db is starting, not started", False)
+    await world.clock.turn(2)
+    assert phases(daemon) == {"db": Phase.RUNNING, "web": Phase.RUNNING}
+    assert daemon["web"].waits_for is None
+
+
+async def test_who_needs_another_ready_waits_for_its_composer(world: World, daemon: Daemon) -> None:
+    await daemon.start(world.shell("web", depends_on=needs("db", "ready")), world.claude_code("db"))
+    await daemon.hook("SessionStart", "db")
+    draw(world.host.pane("db"), "running-streaming")
+    await world.clock.turn(60)
+    assert phases(daemon) == {"db": Phase.RUNNING, "web": Phase.STOPPED}
+    draw(world.host.pane("db"), "idle-manual")
+    await daemon.hook("Stop", "db")
+    await world.clock.turn(4)
+    assert phases(daemon) == {"db": Phase.RUNNING, "web": Phase.RUNNING}
+
+
+@pytest.mark.parametrize(("status", "goes"), [(0, True), (3, False)])
+async def test_who_needs_another_completed_waits_for_its_clean_end(
+    world: World, daemon: Daemon, status: int, goes: bool
+) -> None:
+    job = world.shell("job", restart={"policy": "never"})
+    await daemon.start(world.shell("web", depends_on=needs("job", "completed")), job)
+    await world.clock.turn(5)
+    assert phases(daemon) == {"job": Phase.RUNNING, "web": Phase.STOPPED}
+    world.host.pane("job").exit(status)
+    await world.clock.turn(2)
+    assert daemon["web"].life.phase is (Phase.RUNNING if goes else Phase.STOPPED)
+    assert daemon["web"].held is not goes
+    if not goes:
+        assert daemon["web"].waits_for == "job has ended, and not cleanly"
+        assert world.disk.events("web", "phase") == [("held", {"message": "job has ended, and not cleanly"})]
+
+
+async def test_what_can_never_come_about_is_told_and_a_later_start_goes_on(world: World, daemon: Daemon) -> None:
+    world.host.refusals["db"] = "no such program"
+    await daemon.start(world.shell("web", depends_on=needs("db", "started")), world.shell("db"))
+    await world.clock.turn(1)
+    assert (daemon["web"].held, daemon["web"].waits_for) == (True, "db is failed, not started")
+    world.host.refusals.clear()
+    await daemon.start(world.shell("web", depends_on=needs("db", "started")), world.shell("db"))
+    await world.clock.turn(3)
+    assert phases(daemon) == {"db": Phase.RUNNING, "web": Phase.RUNNING}
+
+
+async def test_a_chain_is_started_from_its_end_and_stopped_from_its_beginning(world: World, daemon: Daemon) -> None:
+    chain = [
+        world.shell("a", depends_on=needs("b", "started")),
+        world.shell("b", depends_on=needs("c", "started")),
+        world.shell("c"),
+    ]
+    await daemon.start(*chain)
+    await world.clock.turn(6)
+    assert [handle.agent for handle in world.host.launches] == ["c", "b", "a"]
+    stopping = asyncio.ensure_future(daemon.supervisor.stop(list(daemon.supervisor.runners.values())))
+    await world.clock.turn(5)
+    assert stopping.done()
+    ends = [
+        row["agent"]
+        for row in world.disk.connection.execute(
+            "SELECT agent FROM events WHERE type = 'phase' AND name = 'stopped' ORDER BY id"
+        )
+    ]
+    assert ends == ["a", "b", "c"]
+
+
+async def test_a_stop_ends_the_waiting_of_one_that_has_not_been_launched_yet(world: World, daemon: Daemon) -> None:
+    await daemon.start(world.shell("web", depends_on=needs("db", "ready")), world.claude_code("db"))
+    await daemon.supervisor.stop([daemon["web"]])
+    draw(world.host.pane("db"), "idle-manual")
+    await world.clock.turn(60)
+    assert phases(daemon) == {"db": Phase.RUNNING, "web": Phase.STOPPED}
+    assert daemon["web"].waits_for is None
+
+
+# -- what a person asks: start, restart, apply ----------------------------------------------------------------------
+
+
+def manifest(world: World, name: str, **spec: Any) -> str:
+    folder = world.places.agents
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = [f"  {key}: {value}" for key, value in {"harness": "shell", "command": "[stay]", **spec}.items()]
+    path = folder / f"{name}.yaml"
+    head = ["apiVersion: fleet/v1", "kind: Agent", f"metadata: {{name: {name}}}", "spec:", "  workdir: /work"]
+    path.write_text("\n".join([*head, *lines]) + "\n")
+    return str(path)
+
+
+async def test_a_secret_that_cannot_be_read_refuses_the_whole_start_before_anything_is_written(
+    world: World, daemon: Daemon
+) -> None:
+    good = manifest(world, "good")
+    bad = manifest(world, "bad", env="{TOKEN: {env: NOT_THERE}}")
+    with pytest.raises(LaunchError, match="NOT_THERE"):
+        await daemon.verb("start", targets=[good, bad], env={})
+    assert daemon.supervisor.runners == {}
+    assert world.disk.record("good") is None
+    assert not (world.places.state / "agents").exists()
+
+
+@pytest.mark.parametrize(
+    ("spec", "error"),
+    [
+        ({"harness": "codex", "command": "[]"}, CannotYet),
+        ({"depends_on": "[{agent: nobody}]"}, InvalidManifest),
+        ({"depends_on": "[{agent: bad}]"}, InvalidManifest),
+        ({"nonsense": "1"}, InvalidManifest),
+    ],
+)
+async def test_one_manifest_that_cannot_be_refuses_the_whole_start(
+    world: World, daemon: Daemon, spec: dict[str, str], error: type[FleetError]
+) -> None:
+    good, bad = manifest(world, "good"), manifest(world, "bad", **spec)
+    with pytest.raises(error):
+        await daemon.verb("start", targets=[good, bad], env={})
+    assert daemon.supervisor.runners == {}
+    assert world.disk.record("good") is None
+
+
+async def test_a_start_of_what_runs_changes_nothing_and_tells_what_the_manifest_says_otherwise(
+    world: World, daemon: Daemon
+) -> None:
+    path = manifest(world, "web", env="{A: one}")
+    await daemon.verb("start", targets=[path], env={"SOME": "thing"})
+    await world.clock.turn(2)
+    before = world.disk.record("web")
+    kept = (world.places.agent("web") / "environ.json").read_text()
+    manifest(world, "web", env="{A: two}", args="[-v]")
+    answer = await daemon.verb("start", targets=[path], env={"SOME": "thing else"})
+    await world.clock.turn(2)
+    assert [agent["outcome"] for agent in answer.data["agents"]] == ["already_running"]
+    assert any("env" in warning and "args" in warning and "apply" in warning for warning in answer.warnings)
+    assert (world.disk.record("web"), len(world.host.launches)) == (before, 1)
+    assert (world.places.agent("web") / "environ.json").read_text() == kept
+
+
+async def test_a_start_after_a_stop_takes_the_manifest_and_the_environment_as_they_are_now(
+    world: World, daemon: Daemon
+) -> None:
+    path = manifest(world, "web", env_inherit="[SOME]")
+    await daemon.verb("start", targets=[path], env={"SOME": "thing"})
+    await world.clock.turn(2)
+    await daemon.verb("stop", targets=["web"])
+    manifest(world, "web", env_inherit="[SOME]", env="{A: two}")
+    await daemon.verb("start", targets=[path], env={"SOME": "thing else"})
+    await world.clock.turn(2)
+    env = world.host.pane("web").plan.env
+    assert (env["A"], env["SOME"]) == ("two", "thing else")
+
+
+async def test_a_restart_by_the_daemon_has_the_environment_of_the_start(world: World) -> None:
+    daemon = await world.daemon()
+    path = manifest(world, "web", env_inherit="[SOME]", env="{TOKEN: {env: SECRET}}")
+    await daemon.verb("start", targets=[path], env={"SOME": "thing", "SECRET": "hunter2"})
+    await world.clock.turn(2)
+    daemon.kill()
+    daemon = await world.daemon()
+    world.host.pane("web").kill()
+    await world.clock.turn(2)
+    env = world.host.pane("web").plan.env
+    assert (len(world.host.launches), env["SOME"], env["TOKEN"]) == (2, "thing", "hunter2")
+
+
+async def test_apply_starts_what_is_new_restarts_only_what_needs_it_and_leaves_the_rest(
+    world: World, daemon: Daemon
+) -> None:
+    for name in ("same", "label", "args", "gone"):
+        manifest(world, name)
+    await daemon.verb("start", targets=[str(world.places.agents)], env={})
+    await world.clock.turn(2)
+    manifest(world, "label", restart="{max_retries: 9}")
+    manifest(world, "args", args="[-v]")
+    manifest(world, "new")
+    (world.places.agents / "gone.yaml").unlink()
+    answer = await daemon.verb("apply", env={})
+    await world.clock.turn(3)
+    assert {change["name"]: change["outcome"] for change in answer.data["changes"]} == {
+        "same": "same",
+        "label": "taken over",
+        "args": "restarted",
+        "gone": "kept; --prune stops it",
+        "new": "started",
+    }
+    assert [handle.agent for handle in world.host.launches[4:]] in (["args", "new"], ["new", "args"])
+    assert all_in(daemon, Phase.RUNNING)
+    assert daemon["label"].spec.restart.max_retries == 9
+    again = await daemon.verb("apply", env={})
+    await world.clock.turn(3)
+    assert {change["outcome"] for change in again.data["changes"]} == {"same", "kept; --prune stops it"}
+    assert len(world.host.launches) == 6
+    pruning = asyncio.ensure_future(daemon.verb("apply", env={}, prune=True))
+    await world.clock.turn(3)
+    assert pruning.done()
+    assert (world.host.living("gone"), world.disk.record("gone")) == ([], None)
+
+
+async def test_an_apply_in_which_a_secret_cannot_be_read_changes_nothing(world: World, daemon: Daemon) -> None:
+    manifest(world, "web")
+    await daemon.verb("apply", env={})
+    await world.clock.turn(2)
+    manifest(world, "web", args="[-v]")
+    manifest(world, "bad", env="{TOKEN: {file: /nowhere}}")
+    with pytest.raises(LaunchError, match="/nowhere"):
+        await daemon.verb("apply", env={})
+    assert (len(world.host.launches), list(daemon.supervisor.runners)) == (1, ["web"])
+    assert daemon["web"].spec.args == ()
+
+
+async def test_a_restart_with_a_manifest_that_cannot_be_leaves_what_runs(world: World, daemon: Daemon) -> None:
+    path = manifest(world, "web")
+    await daemon.verb("start", targets=[path], env={})
+    await world.clock.turn(2)
+    manifest(world, "web", nonsense="1")
+    with pytest.raises(InvalidManifest):
+        await daemon.verb("restart", targets=["web"], env={})
+    manifest(world, "web", env="{TOKEN: {env: NOT_THERE}}")
+    with pytest.raises(LaunchError):
+        await daemon.verb("restart", targets=["web"], env={})
+    await world.clock.turn(2)
+    assert (phases(daemon), len(world.host.launches)) == ({"web": Phase.RUNNING}, 1)
+
+
+async def test_a_start_that_cannot_be_written_down_is_refused_and_starts_nothing(world: World, daemon: Daemon) -> None:
+    path = manifest(world, "web")
+    world.disk.full = True
+    with pytest.raises(StorageFull):
+        await daemon.verb("start", targets=[path], env={})
+    world.disk.full = False
+    await world.clock.turn(5)
+    assert world.host.launches == []
+    await daemon.verb("start", targets=[path], env={})
+    await world.clock.turn(2)
+    assert phases(daemon) == {"web": Phase.RUNNING}
+
+
+async def test_a_shutdown_is_remembered_and_undone_by_a_start_without_a_name(world: World) -> None:
+    daemon = await world.daemon()
+    for name in ("up", "down"):
+        await daemon.verb("start", targets=[manifest(world, name)], env={})
+    await world.clock.turn(2)
+    await daemon.verb("stop", targets=["down"])
+    await daemon.verb("shutdown")
+    assert all_in(daemon, Phase.STOPPED)
+    daemon.kill()
+    daemon = await world.daemon()
+    await world.clock.turn(600)
+    assert (all_in(daemon, Phase.STOPPED), daemon.supervisor.ledger.note(DOWN)) == (True, "yes")
+    await daemon.verb("start", env={})
+    await world.clock.turn(2)
+    assert phases(daemon) == {"up": Phase.RUNNING, "down": Phase.STOPPED}
+
+
+async def test_removing_one_ends_it_and_forgets_it(world: World, daemon: Daemon) -> None:
+    await daemon.start(world.shell("web"), world.shell("web-2"))
+    await world.clock.turn(2)
+    await daemon.verb("remove", targets=["web"])
+    assert (world.host.living("web"), world.disk.record("web")) == ([], None)
+    assert not world.places.agent("web").exists()
+    with pytest.raises(UnknownAgent):
+        await daemon.verb("stop", targets=["web"])
+    assert phases(daemon) == {"web-2": Phase.RUNNING}
