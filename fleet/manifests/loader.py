@@ -116,10 +116,20 @@ def _without_waiting(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK)
 
 
+def _is_text(path: str) -> bool:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _read(file: FilePath, *, flat: bool) -> _Read:
     def broken(message: str) -> _Read:
         return _Read(problems=(Problem(str(file), 0, 0, "", message),))
 
+    if not _is_text(str(file)):
+        return broken("has bytes in its path that are no UTF-8 text, which fleet cannot write down: rename it")
     try:
         with open(file, "rb", opener=_without_waiting) as stream:
             if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
