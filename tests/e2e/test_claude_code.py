@@ -54,7 +54,7 @@ def test_a_first_start_settles_what_it_may_and_leaves_no_dialog_open(fleet: Clau
 def test_what_a_person_set_up_for_themselves_works_on_and_stays_as_it_was(fleet: Claude) -> None:
     theirs = settings_of_their_own(fleet.home, fleet.home.work)
     path = fleet.home.path / ".claude.json"
-    own = json.loads(path.read_text()) | {"theme": "light", "mcpServers": {"mine": {"command": "/bin/cat"}}}
+    own = json.loads(path.read_text()) | {"mcpServers": {"mine": {"command": "/bin/cat"}}}
     path.write_text(json.dumps(own))
     fleet.run("start", fleet.claude("web", workdir=".", auto_accept=["trust-folder"], prompt="Repeat HELLO"))
     assert fleet.answer("web") == "HELLO"
@@ -72,13 +72,12 @@ def test_what_a_person_set_up_for_themselves_works_on_and_stays_as_it_was(fleet:
 
 
 def test_a_trust_that_nobody_gave_is_asked_of_the_person(fleet: Claude) -> None:
-    told = fleet.json("start", fleet.claude("web", workdir=".", trusted=False), code=7)
-    assert [(a["outcome"], a["phase"], a["activity"]) for a in told["agents"]] == [
-        ("dialog", "starting", "needs_input")
-    ]
+    done = fleet.home.fleet("start", fleet.claude("web", workdir=".", trusted=False))
+    assert done.returncode == 7, done.stdout + done.stderr
+    assert "fleet attach web" in done.stderr
     status = fleet.status("web")
-    assert status["kind"] == "trust"
-    assert "attach" in told["agents"][0]["message"]
+    assert (status["phase"], status["activity"], status["kind"]) == ("starting", "needs_input", "trust")
+    assert status["options"] == ["No, exit", "Yes, I trust this folder"]
     fleet.press("web", "Up")  # to Yes
     fleet.press("web", "Enter")
     fleet.wait("web", phase="running", activity="ready", kind=None)
@@ -309,12 +308,13 @@ def test_two_agents_in_one_folder_are_two(fleet: Claude) -> None:
     first = fleet.wait("web", activity="ready", last_assistant_msg="ONE")
     second = fleet.wait("web-2", activity="ready", last_assistant_msg="TWO")
     assert first["session_id"] != second["session_id"]
+    told = fleet.activities("web-2")
     fleet.type("web", bash(GATED))
     fleet.wait("web", activity="working")
     assert fleet.status("web-2")["activity"] == "ready"
     fleet.open_gate()
     fleet.wait("web", activity="ready")
-    assert fleet.activities("web-2") == []
+    assert fleet.activities("web-2") == told, "what one does is not the other's"
     for name, status in (("web", first), ("web-2", second)):
         assert {e["payload"]["session_id"] for e in fleet.events(name, "hook")} == {status["session_id"]}
 
@@ -404,3 +404,77 @@ def test_a_ready_program_is_stopped_by_its_own_command(fleet: Claude) -> None:
 
 
 # -- what is told -----------------------------------------------------------------------------------------------------
+
+ONE_TURN_TELLS_NOT = {
+    # what does not apply to an agent that is ready
+    *("kind", "question", "reason", "message", "exit_status", "next_restart_at", "resets_at"),
+    *("current_tool", "current_tool_input", "stuck_prompt_text"),
+    # what this manifest does not say
+    *("description", "remote", "claude_md", "mcp_json"),
+    # what needs an account
+    *("quota_5h_used_pct", "quota_7d_used_pct", "quota_5h_reset_at", "quota_7d_reset_at", "quota_from_cache"),
+    *("quota_error", "account_email"),
+    # what needs a tool of an MCP server, or an action of an operator
+    *("hooks.last_mcp_tool_at", "hooks.last_mcp_tool_name", "last_action_elapsed_s", "p95_elapsed_s_by_action"),
+    # what fleet has nothing of
+    *("current_task", "listen", "extensions", "agent_meta", "snapshot"),
+}
+SEED_FIELDS = """
+    name config screen started_at status model runtime remote hooks_configured listen extensions context_management
+    agent_meta snapshot multiplexer pid ppid subagent_count subagents context_pct current_tool current_tool_input
+    current_task last_user_msg last_activity skills_loaded machine hostname_canonical workdir project version
+    quota_5h_used_pct quota_7d_used_pct quota_5h_reset_at quota_7d_reset_at quota_from_cache quota_error account_email
+    metrics pane_text pane_state stuck_prompt_text claude_md mcp_json recent_tools recent_prompts agent_calls
+    background_tasks tool_counts last_tool_at last_tool_name last_mcp_tool_at last_mcp_tool_name last_action_at
+    last_action_name last_action_outcome last_action_elapsed_s action_counts p95_elapsed_s_by_action model_transcript
+"""
+SEED_METRICS = """
+    cpu_count cpu_model cpu_used_percent load_avg_1m load_avg_5m load_avg_15m mem_used_percent mem_total_mb mem_free_mb
+    disk_used_percent
+"""
+
+
+def test_after_one_turn_every_field_is_told_or_says_why_not(fleet: Claude) -> None:
+    fleet.ready("web", workdir=".", **ASKS_NOTHING)
+    fleet.type("web", bash("echo hi"))
+    assert fleet.answer("web") == "TOOL-DONE hi"
+    fleet.wait("web", activity="ready", last_assistant_msg="TOOL-DONE hi")
+
+    def settled() -> dict[str, Any] | None:
+        status = fleet.status("web")
+        return status if status["process"] and status["context_pct"] else None
+
+    status = until(settled, "its processes are measured and its status line has told")
+    assert set(status["missing"]) == ONE_TURN_TELLS_NOT
+    nulls = {key for key, value in status.items() if value is None}
+    assert nulls == {key for key in ONE_TURN_TELLS_NOT if "." not in key}
+    assert all(status["missing"].values())
+
+    assert status["last_user_msg"] == bash("echo hi")
+    assert status["model"] == status["model_transcript"]
+    assert status["context_pct"] == round(100 * status["context_tokens"] / status["context_size"], 1)
+    assert status["hooks"]["tool_counts"] == {"Bash": 1}
+    assert status["hooks"]["recent_tools"][0]["input"] == "echo hi"
+    assert status["process"]["rss_mb"] > 50
+    assert (status["permission_mode"], status["workdir"]) == ("bypassPermissions", str(fleet.home.work))
+
+    seed = json.loads(fleet.run("status", "web", "--format", "seed"))
+    assert sorted(seed) == sorted(SEED_FIELDS.split())
+    assert sorted(seed["metrics"]) == sorted(SEED_METRICS.split())
+    assert (seed["pid"], seed["pane_state"], seed["last_tool_name"]) == (status["pid"], "idle_prompt", "Bash")
+
+
+def test_explain_says_what_each_source_says(fleet: Claude) -> None:
+    fleet.ready("web", prompt="Repeat HELLO")
+    fleet.answer("web")
+    fleet.wait("web", activity="ready", last_assistant_msg="HELLO")
+    told = fleet.json("explain", "web")
+    said = {e["source"]: e for e in told["evidence"]}
+    assert {source: said[source]["activity"] for source in ("hook", "state_file", "screen")} == {
+        "hook": "ready",
+        "state_file": "ready",
+        "screen": "ready",
+    }
+    assert (said["hook"]["rule"], said["hook"]["evidence"]) == ("Stop", "HELLO")
+    assert told["state"]["proof"]["source"] in said
+    assert told["state"]["dissent"] == []
