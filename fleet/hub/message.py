@@ -231,8 +231,8 @@ class Message:
 
     @property
     def broadcast(self) -> bool:
-        """Whether it goes to whoever listens, rather than to somebody."""
-        return bool(self.channels)
+        """Whether it is for whoever listens: it goes to a channel, or to several without asking anything of them."""
+        return bool(self.channels) or (len(self.to) > 1 and self.intent not in (Intent.ASK, Intent.TASK))
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

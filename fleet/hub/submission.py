@@ -20,7 +20,7 @@ class Submission:
     """What somebody asks the hub to send: read and found valid, not yet allowed. Who sends it is the token's word."""
 
     to: tuple[str, ...]
-    """Names and `#channels`."""
+    """Names and `#channels`; none: whoever wrote what it replies to."""
     text: str
     intent: Intent = Intent.INFORM
     wake: bool = False
@@ -81,13 +81,14 @@ def _submission(body: object, limits: Limits) -> Submission:
     text = _text(body.get("text", "" if attachments else None), "text", limits.text)
     if not text.strip() and not attachments:
         raise _Unfit(Code.EMPTY, "There is nothing in the message.", field="text")
+    reply_to = _pattern(body, "reply_to", ID)
     return Submission(
-        to=_address(body.get("to"), limits),
+        to=() if reply_to and body.get("to") is None else _address(body.get("to"), limits),
         text=text,
         intent=_intent(body.get("intent")),
         wake=_typed(body, "wake", bool, "true or false") or False,
         thread=_pattern(body, "thread", ID),
-        reply_to=_pattern(body, "reply_to", ID),
+        reply_to=reply_to,
         attachments=attachments,
         max_hops=_positive(body, "max_hops", whole=True),
         expires_in=_positive(body, "expires_in", whole=False),
