@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import shutil
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -39,6 +40,8 @@ from fleet.terms import Activity, HookEvent, Look, Phase, Screen, Verdict
 log = logging.getLogger(__name__)
 
 DOWN = "down"
+STARTS = "starts"
+"""The note of those whose start waits for others, or is waited for, with whether it is to be a fresh one."""
 MEASURE_EVERY = 5.0
 RULES_FOR = 1.0
 """Seconds for which a person's screen rules are taken as they were read."""
@@ -78,6 +81,9 @@ class Supervisor:
         self._followers: set[asyncio.Queue[Mapping[str, Any]]] = set()
         self._tasks: list[asyncio.Task[Any]] = []
         self._starts: set[asyncio.Task[Any]] = set()
+        self._noted: dict[str, bool] = {}
+        """What the note of the starts says."""
+        self._noting = asyncio.Lock()
 
     # -- life of the daemon ----------------------------------------------------------------------------------------
 
@@ -95,6 +101,17 @@ class Supervisor:
         await asyncio.gather(*(runner.adopt(self._replay) for runner in self.runners.values()))
         for name in self.runners:
             self._watch_spool(name)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """What a person asked of an earlier daemon, and it had not finished."""
+        self._noted = json.loads(self.ledger.note(STARTS) or "{}")
+        left = [runner for runner in self.runners.values() if runner.life.wanted]
+        if self.ledger.note(DOWN) and left:
+            self._beside(self.stop(left, event=lifecycle.Shutdown()))
+        for name, fresh in self._noted.items():
+            if name in self.runners:
+                self._begin_start(self.runners[name], fresh)
 
     async def close(self) -> None:
         """Leave: agents stay as they are."""
@@ -154,11 +171,35 @@ class Supervisor:
         """Want them up, in the order of what they depend on; those that wait for others are started in time."""
         await self.ledger.set_note(DOWN, "")
         self._ramp = self._ramp.lifted()
+        if any(runner.spec.depends_on for runner in runners):
+            await self._note_starts(dict.fromkeys((r.name for r in runners), fresh))
         for runner in runners:
-            task = asyncio.create_task(self._start_in_order(runner, fresh), name=f"start {runner.name}")
-            self._starts.add(task)
-            task.add_done_callback(self._starts.discard)
-            task.add_done_callback(self._report_fault)
+            self._begin_start(runner, fresh)
+
+    def _begin_start(self, runner: Runner, fresh: bool) -> None:
+        task = asyncio.create_task(self._start_in_order(runner, fresh), name=f"start {runner.name}")
+        self._starts.add(task)
+        task.add_done_callback(self._starts.discard)
+        task.add_done_callback(self._report_fault)
+
+    async def _note_starts(self, begun: Mapping[str, bool]) -> None:
+        """Write it down before it is done: the next daemon goes on with it."""
+        async with self._noting:
+            noted = {**self._noted, **begun}
+            await self.ledger.set_note(STARTS, json.dumps(noted))
+            self._noted = noted
+
+    async def _forget_starts(self, names: Collection[str]) -> None:
+        """They are started, held or stopped: nobody goes on with their start."""
+        async with self._noting:
+            while not self._noted.keys().isdisjoint(names):
+                noted = {name: fresh for name, fresh in self._noted.items() if name not in names}
+                try:
+                    await self.ledger.set_note(STARTS, json.dumps(noted))
+                    self._noted = noted
+                except StorageError as error:
+                    self._on_storage(error)
+                    await self.clock.sleep(STORAGE_RETRY)
 
     async def _start_in_order(self, runner: Runner, fresh: bool) -> None:
         runner.held = False
@@ -170,11 +211,13 @@ class Supervisor:
                     if found.hopeless and need.agent not in self._starting():
                         self.record_event(runner.name, "phase", "held", {"message": found.message})
                         runner.held = True
+                        await self._forget_starts([runner.name])
                         return
                     await self._change.wait()
             runner.waits_for = None
             runner.post(lifecycle.Start(fresh=fresh))
             await runner.handled()
+            await self._forget_starts([runner.name])
         finally:
             self._wake()
 
@@ -197,6 +240,7 @@ class Supervisor:
             task.cancel()
         for runner in runners:
             runner.waits_for, runner.held = None, False
+        await self._forget_starts([runner.name for runner in runners])
         specs = {r.name: r.spec for r in runners}
         for group in dependencies.stop_order({name: _needs(spec) for name, spec in specs.items()}):
             members = [self.runners[name] for name in group if name in specs]

@@ -662,3 +662,134 @@ async def test_removing_one_ends_it_and_forgets_it(world: World, daemon: Daemon)
     with pytest.raises(UnknownAgent):
         await daemon.verb("stop", targets=["web"])
     assert phases(daemon) == {"web-2": Phase.RUNNING}
+
+
+async def test_who_waits_for_another_is_started_by_the_next_daemon(world: World) -> None:
+    daemon = await world.daemon()
+    await daemon.start(world.shell("web", depends_on=needs("db", "ready")), world.claude_code("db"))
+    assert phases(daemon) == {"db": Phase.STARTING, "web": Phase.STOPPED}
+    daemon.kill()
+    daemon = await world.daemon()
+    await world.clock.turn(10)
+    assert daemon["web"].waits_for == "db is starting, not ready"
+    draw(world.host.pane("db"), "idle-manual")
+    await world.clock.turn(5)
+    assert phases(daemon) == {"db": Phase.RUNNING, "web": Phase.RUNNING}
+    await daemon.supervisor.stop([daemon["web"]])
+    daemon.kill()
+    daemon = await world.daemon()
+    await world.clock.turn(10)
+    assert phases(daemon) == {"db": Phase.RUNNING, "web": Phase.STOPPED}
+
+
+async def test_a_stop_of_one_that_waits_is_kept_by_the_next_daemon(world: World) -> None:
+    daemon = await world.daemon()
+    await daemon.start(world.shell("web", depends_on=needs("db", "ready")), world.claude_code("db"))
+    await daemon.supervisor.stop([daemon["web"]])
+    daemon.kill()
+    daemon = await world.daemon()
+    draw(world.host.pane("db"), "idle-manual")
+    await world.clock.turn(10)
+    assert phases(daemon) == {"db": Phase.RUNNING, "web": Phase.STOPPED}
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+async def test_a_daemon_killed_while_it_starts_a_team_is_followed_by_one_that_goes_on(
+    tmp_path: Path, after: bool
+) -> None:
+    """From the first start that was written down on: before that the person has no answer, and nothing happens."""
+    last, killed, begun = 0, True, []
+    while killed:
+        last += 1
+        folder = tmp_path / str(last)
+        folder.mkdir()
+        world = World(folder)
+        daemon = await world.daemon(last, after=after)
+        team = [world.shell("a", depends_on=needs("b", "started")), world.shell("b")]
+        starting = asyncio.ensure_future(daemon.start(*team))
+        await world.clock.turn(4)
+        killed = daemon.hands.dead
+        daemon = await world.daemon() if killed else daemon
+        await world.clock.turn(4)
+        begun.append(set(phases(daemon).values()))
+        assert begun[-1] in ({Phase.RUNNING}, {Phase.STOPPED}, set()), f"killed at touch {last}"
+        starting.cancel()
+        await world.close()
+    assert begun == sorted(begun, key=lambda seen: (Phase.RUNNING in seen, len(seen)))
+    assert begun.count({Phase.RUNNING}) > 8
+
+
+async def test_a_shutdown_that_was_cut_short_is_finished_by_the_next_daemon(world: World) -> None:
+    daemon = await world.daemon()
+    await daemon.start(world.shell("web", depends_on=needs("db", "started")), world.shell("db"))
+    await world.clock.turn(3)
+    world.host.pane("web").ignores_term = True
+    going = asyncio.ensure_future(daemon.supervisor.shutdown())
+    await world.clock.turn(1)
+    assert phases(daemon) == {"db": Phase.RUNNING, "web": Phase.STOPPING}
+    daemon.kill()
+    daemon = await world.daemon()
+    await world.clock.turn(30)
+    assert (phases(daemon), world.host.living("db")) == ({"db": Phase.STOPPED, "web": Phase.STOPPED}, [])
+    assert {runner.name for runner in daemon.supervisor.was_up()} == {"db", "web"}
+    going.cancel()
+
+
+@pytest.mark.parametrize("act", [crash, restart, stop])
+async def test_a_daemon_that_is_killed_while_it_puts_things_right_does_no_harm_either(tmp_path: Path, act: Act) -> None:
+    for first in range(1, 10):
+        for second in range(1, 10):
+            folder = tmp_path / f"{first}-{second}"
+            folder.mkdir()
+            world = World(folder, backoff_jitter=0.0)
+            daemon = await world.daemon()
+            await start(world, daemon)
+            await world.clock.turn(2)
+            daemon.kill()
+            daemon = await world.daemon(first, after=True)
+            acting = asyncio.ensure_future(act(world, daemon))
+            await world.clock.turn(1)
+            daemon.kill()
+            daemon = await world.daemon(second, after=True)
+            await world.clock.turn(1)
+            daemon.kill()
+            daemon = await world.daemon()
+            await world.clock.turn(3)
+            living = [pane.handle for pane in world.host.living("web")]
+            expected = (Phase.STOPPED, []) if act is stop else (Phase.RUNNING, [daemon["web"].handle])
+            assert (phases(daemon)["web"], living) == expected, (first, second)
+            assert len(daemon["web"].life.budget.deaths) == (act is crash), (first, second)
+            acting.cancel()
+            await world.close()
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+async def test_a_conversation_is_never_lost_or_doubled_wherever_the_daemon_is_killed(
+    tmp_path: Path, after: bool
+) -> None:
+    last, killed = 0, True
+    while killed:
+        last += 1
+        folder = tmp_path / str(last)
+        folder.mkdir()
+        world = World(folder, backoff_jitter=0.0)
+        daemon = await world.daemon()
+        await daemon.start(world.claude_code(prompt="go on"))
+        await daemon.hook("UserPromptSubmit")
+        conversation = daemon["web"].record.session_id
+        world.host.files[f"/home/u/.claude/projects/-work/{conversation}.jsonl"] = b'{"type":"user"}\n'
+        daemon.kill()
+        daemon = await world.daemon(last, after=after)
+        world.host.pane("web").kill()
+        await world.clock.turn(3)
+        killed = daemon.hands.dead
+        daemon = await world.daemon() if killed else daemon
+        await world.clock.turn(3)
+        where = f"killed at touch {last}"
+        assert [daemon["web"].handle] == [pane.handle for pane in world.host.living("web")], where
+        argv = world.host.pane("web").plan.argv
+        assert argv[argv.index("--resume") + 1] == conversation == daemon["web"].record.session_id, where
+        assert "go on" not in argv, where
+        assert len(world.host.launches) == 2, where
+        await world.close()
+    assert last > 5
