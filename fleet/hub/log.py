@@ -1,0 +1,883 @@
+"""The hub's append-only log: what is in it is on the disk, in one order, for everybody the same.
+
+Two parts, with the seam between them:
+
+- The *authority* decides order, durability and ownership, in three verbs: append, tail, lease (`Authority`). Here it is
+  SQLite (`SqliteLog`); a replicated log can take its place without a caller noticing.
+- *Projections* answer every question (`projection.py`, `mailbox.py`). They are tables that follow from the events
+  alone. Here they are written in the transaction that stores the event, so that nothing is ever shown that a reader
+  could not find; with another authority, whoever follows its tail writes them before it shows anything.
+
+What holds:
+
+- `append` returns after the commit. A key is good for one append per sender for ever, also when retention has taken
+  the event itself: the repeat changes nothing and is told where the first one is.
+- `seq` rises by one from event to event and never twice; `at` never falls. `epoch` says which log it is: a new one is
+  minted when the log is made, and when an older state of it has been put in its place.
+- Every event carries the hash of all before it. Those on a kept stream (audit, cost) are chained a second time among
+  themselves, so that they can be checked after retention has taken the rest.
+- A full disk is an answer (`NotStored`), not an accident. Until there is space again only kept streams are written,
+  from a reserve.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import hashlib
+import json
+import logging
+import os
+import secrets
+import shutil
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from fleet.clock import Clock
+from fleet.db import Database, Migrations
+from fleet.errors import NotAllowed, StorageError, StorageFull
+from fleet.hub.message import Position
+
+_log = logging.getLogger(__name__)
+
+KEPT = frozenset({"!audit", "!cost"})
+"""Streams that retention never touches, in every workspace."""
+
+PAGE = 500
+"""Events in one read of a catch-up."""
+
+TRIM = 200
+"""Events that retention looks at in one write."""
+
+ROW = 160
+"""What an event takes on the disk beside its body, in bytes, about."""
+
+RESERVE = 16 * 1024 * 1024
+"""Bytes set aside for a full disk, so that the audit goes on and retention can make space."""
+
+SAFE_SQLITE = (3, 51, 3)
+"""The first one in which two connections cannot damage a WAL database by writing and checkpointing at one moment."""
+
+
+class NotStored(StorageError):
+    """The hub could not store it. Nothing of it is kept; send it again, with the same key, once there is space."""
+
+
+class New(NamedTuple):
+    """What is to be appended."""
+
+    stream: str
+    """Where it belongs: `WORKSPACE/#channel`, `WORKSPACE/@name`, `WORKSPACE/!audit`."""
+    kind: str
+    sender: str
+    body: bytes
+    """JSON."""
+    key: str | None = None
+    """Good once per sender."""
+
+    @classmethod
+    def of(cls, stream: str, kind: str, sender: str, data: Any, key: str | None = None) -> New:
+        """The same from a JSON value."""
+        return cls(stream, kind, sender, json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode(), key)
+
+
+@dataclass(frozen=True)
+class Event:
+    """What is in the log."""
+
+    seq: int
+    at: float
+    stream: str
+    kind: str
+    sender: str
+    body: bytes
+    key: str | None = None
+
+    @functools.cached_property
+    def data(self) -> Any:
+        """The body's JSON, read once."""
+        return json.loads(self.body)
+
+
+class Stored(NamedTuple):
+    """Where an appended event is."""
+
+    seq: int
+    duplicate: bool
+    """It was there before: its key is known."""
+
+
+class Lease(NamedTuple):
+    """Something owned for a time."""
+
+    key: str
+    owner: str
+    token: int
+    """Higher than any that was given before: whoever comes with a lower one is late."""
+    until: float
+
+
+OnEvents = Callable[[Sequence[Event]], None]
+
+
+class Authority(Protocol):
+    """Order, durability, ownership. Nothing else is asked of a log."""
+
+    @property
+    def epoch(self) -> str:
+        """Which log this is."""
+
+    async def append(self, batch: Sequence[New]) -> list[Stored]:
+        """Store all or nothing, one after the other; return once that is durable. Only the first may have a key: it
+        stands for all of them. Raise `NotStored`; the log is then as it was, or, where nobody can say, the key tells.
+        """
+
+    def tail(self, after: int, on_events: OnEvents) -> None:
+        """Hand over every event after `after`, once, in order, projected already. One tail per process."""
+
+    async def acquire(self, key: str, owner: str, ttl: float) -> Lease | None:
+        """Own `key` for `ttl` seconds; `None` where somebody else does. An owner who asks again gets a new token."""
+
+    async def renew(self, lease: Lease, ttl: float) -> bool:
+        """Own it for `ttl` seconds from now; false where it has been lost."""
+
+    async def release(self, lease: Lease) -> None:
+        """Give it back, if it is still owned."""
+
+
+Project = Callable[[sqlite3.Connection, Sequence[Event]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Projection:
+    """Tables that follow from the events alone."""
+
+    migrations: Migrations
+    project: Project
+    """Write what these events mean. In order, each event once. It fails for no event that is well-formed JSON."""
+    held: str | None = None
+    """A condition on the column `seq`: events that retention leaves where they are, because somebody waits for them."""
+    forget: Project | None = None
+    """Retention is about to take these events."""
+
+
+LOG_MIGRATIONS = Migrations(
+    "log",
+    (
+        """
+        CREATE TABLE log (
+            seq INTEGER PRIMARY KEY,
+            at REAL NOT NULL,
+            stream TEXT NOT NULL,
+            kind TEXT NOT NULL,
+            sender TEXT NOT NULL,
+            key TEXT,
+            body BLOB NOT NULL,
+            hash BLOB NOT NULL,
+            kept_hash BLOB
+        ) STRICT;
+        CREATE INDEX log_stream ON log (stream, seq);
+        CREATE TABLE log_keys (
+            sender TEXT NOT NULL,
+            key TEXT NOT NULL,
+            seq INTEGER NOT NULL,
+            PRIMARY KEY (sender, key)
+        ) STRICT, WITHOUT ROWID;
+        CREATE TABLE log_state (
+            one INTEGER PRIMARY KEY CHECK (one = 1),
+            epoch TEXT NOT NULL,
+            copied INTEGER NOT NULL DEFAULT 0,
+            head INTEGER NOT NULL DEFAULT 0,
+            at REAL NOT NULL DEFAULT 0,
+            hash BLOB NOT NULL,
+            kept_hash BLOB NOT NULL,
+            bytes INTEGER NOT NULL DEFAULT 0,
+            trimmed INTEGER NOT NULL DEFAULT 0,
+            trimmed_hash BLOB NOT NULL,
+            fence INTEGER NOT NULL DEFAULT 0
+        ) STRICT;
+        CREATE TABLE log_held (seq INTEGER PRIMARY KEY) STRICT;
+        CREATE TABLE log_projections (module TEXT PRIMARY KEY) STRICT, WITHOUT ROWID;
+        CREATE TABLE leases (
+            key TEXT PRIMARY KEY,
+            owner TEXT NOT NULL,
+            token INTEGER NOT NULL,
+            until REAL NOT NULL
+        ) STRICT, WITHOUT ROWID;
+        """,
+    ),
+)
+
+EVENT = "seq, at, stream, kind, sender, body, key"
+"""The columns of an `Event`, in its order."""
+
+NO_HASH = bytes(32)
+"""What stands before the first event."""
+
+
+class SqliteLog:
+    """The authority in one SQLite file. Made by `open`; `close` it."""
+
+    def __init__(self, database: Database, clock: Clock, projections: Sequence[Projection], reserve: _Reserve) -> None:
+        self.database = database
+        self.projections = tuple(projections)
+        self.epoch = ""
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._pending: list[_Waiting] = []
+        self._settling: set[asyncio.Task[None]] = set()
+        self._on_events: OnEvents | None = None
+        self._told = 0
+        self._catching_up: asyncio.Task[None] | None = None
+        self._head = 0
+        self._watermark = _Watermark(database.path)
+        self._reserve = reserve
+        self._closed = False
+
+    @classmethod
+    async def open(
+        cls,
+        path: Path,
+        clock: Clock,
+        projections: Sequence[Projection] = (),
+        *,
+        reserve: int = RESERVE,
+        free: Callable[[Path], int] = lambda folder: shutil.disk_usage(folder).free,
+    ) -> SqliteLog:
+        """Open or make the log, with the tables of its projections. One process at a time.
+
+        `reserve` is the space set aside for a full disk, `free` says what is left in a folder. Raise `StorageError`
+        (`NetworkFilesystem`, `SchemaTooNew`, `StorageFull`) where the log cannot be used.
+        """
+        database = await asyncio.to_thread(
+            Database.open, path, [LOG_MIGRATIONS, *(projection.migrations for projection in projections)]
+        )
+        log = cls(database, clock, projections, _Reserve(path.with_name(path.name + "-reserve"), reserve, free))
+        try:
+            await log._begin()
+        except BaseException:
+            await database.close()
+            raise
+        return log
+
+    async def _begin(self) -> None:
+        marked = self._watermark.read()
+        self.epoch, self._head, restored = await self.database.write(lambda c: _which_log(c, marked))
+        self._watermark.open(self.epoch, self._head)
+        for projection in self.projections:
+            await self._fill(projection)
+        self._reserve.set_aside()
+        if restored:
+            await self.append([New.of("!audit", "restored", "fleet", restored)])
+
+    async def _fill(self, projection: Projection) -> None:
+        """Bring a projection that is new to this log up to where it stands."""
+        module = projection.migrations.module
+
+        def fill(connection: sqlite3.Connection, after: int) -> int:
+            if connection.execute("SELECT 1 FROM log_projections WHERE module = ?", (module,)).fetchone():
+                return 0
+            events = events_after(connection, after, PAGE)
+            projection.project(connection, events)
+            if not events:
+                connection.execute("INSERT INTO log_projections VALUES (?)", (module,))
+                return 0
+            return events[-1].seq
+
+        after = 0
+        while after := await self.database.write(functools.partial(fill, after=after)):
+            pass
+
+    @property
+    def head(self) -> int:
+        """The newest event that is committed and known to be."""
+        return self._head
+
+    @property
+    def position(self) -> Position:
+        """The place after the newest event: where a late joiner begins."""
+        return Position(self.epoch, self._head)
+
+    @property
+    def read_only(self) -> bool:
+        """The disk is full: only kept streams are written."""
+        return self._reserve.spent
+
+    @property
+    def idle(self) -> bool:
+        """Nobody waits for an append."""
+        return not self._settling
+
+    async def append(self, batch: Sequence[New]) -> list[Stored]:
+        """See `Authority`. A caller that is cancelled leaves its events to be stored."""
+        if self._closed:
+            raise NotStored("The hub's log is closed.")
+        waiting = _Waiting(tuple(batch), asyncio.get_running_loop().create_future())
+        _check(waiting.batch)
+        if not waiting.batch:
+            return []
+        if self._reserve.spent and not self._writable(waiting.batch):
+            raise NotStored("The disk is full: the hub only reads until there is space again.", hint="Free some space.")
+        with self._lock:
+            self._pending.append(waiting)
+            first = len(self._pending) == 1
+        if first:
+            self._settle_soon(_Group())
+        return await waiting.future
+
+    def _writable(self, batch: Sequence[New]) -> bool:
+        """Whether a log that ran out of space takes this: there is space again, or it is of kept streams."""
+        return self._reserve.set_aside() or all(is_kept(new.stream) for new in batch)
+
+    def tail(self, after: int, on_events: OnEvents) -> None:
+        """See `Authority`. `on_events` is called on the loop and does not wait; what it raises is logged, and the next
+        events come."""
+        if self._on_events is not None:
+            raise RuntimeError("the log has its tail already")
+        self._on_events, self._told = on_events, after
+        if after < self._head:
+            self._catch_up()
+
+    async def acquire(self, key: str, owner: str, ttl: float) -> Lease | None:
+        """See `Authority`."""
+        return await self.database.write(lambda c: _acquire(c, key, owner, self._clock.now(), ttl))
+
+    async def renew(self, lease: Lease, ttl: float) -> bool:
+        """See `Authority`."""
+        now = self._clock.now()
+        renewed = await self.database.write(
+            lambda c: (
+                c.execute(
+                    "UPDATE leases SET until = ? WHERE key = ? AND owner = ? AND token = ? AND until > ?",
+                    (now + ttl, lease.key, lease.owner, lease.token, now),
+                ).rowcount
+            )
+        )
+        return renewed == 1
+
+    async def release(self, lease: Lease) -> None:
+        """See `Authority`."""
+        await self.database.write(
+            lambda c: c.execute("DELETE FROM leases WHERE key = ? AND token = ?", (lease.key, lease.token)).rowcount
+        )
+
+    async def trim(self, before: float, most: int) -> int:
+        """Take the oldest events: those from before that time, and those beyond so many bytes, in steps that hold
+        nobody up. Kept streams stay, and what a projection holds. How many went."""
+        steps: tuple[Callable[[sqlite3.Connection], tuple[int, int]], ...] = (
+            lambda c: _trim(c, before, most, self.projections),
+            lambda c: _let_go(c, self.projections),
+        )
+        gone = 0
+        for step in steps:
+            passed = 1
+            while passed:
+                passed, taken = await self.database.write(step)
+                gone += taken
+        return gone
+
+    async def back_up(self, target: Path) -> None:
+        """See `back_up`."""
+        await asyncio.to_thread(back_up, self.database.path, target)
+
+    async def verify(self) -> Verified:
+        """See `verify`."""
+        return await asyncio.to_thread(verify, self.database.path)
+
+    async def close(self) -> None:
+        """Store and tell what waits, then let go of the file."""
+        self._closed = True
+        while self._settling:
+            await asyncio.gather(*self._settling)
+        if self._catching_up:
+            await self._catching_up
+        await self.database.close()
+        self._watermark.close()
+
+    # -- one commit's worth ----------------------------------------------------------------------------------------
+
+    def _settle_soon(self, group: _Group) -> None:
+        task = asyncio.get_running_loop().create_task(self._settle(group))
+        self._settling.add(task)
+        task.add_done_callback(self._settling.discard)
+
+    async def _settle(self, group: _Group) -> None:
+        """Store what waits by the time the writer comes to it, show it, and answer those who wait."""
+
+        def store(connection: sqlite3.Connection) -> _Outcome:
+            if not group.taken:  # else its transaction was lost through another's fault
+                group.taken = self._take()
+            return _store(connection, group.taken, self._clock.now(), self.projections)
+
+        try:
+            outcome = await self.database.write(store)
+        except Exception as error:  # noqa: BLE001  it goes to whoever asked
+            await self._settle_failed(group.taken or self._take(), error)
+            return
+        self._committed(outcome.events)
+        for waiting, stored in zip(group.taken, outcome.stored, strict=True):
+            if not waiting.future.done():
+                waiting.future.set_result(stored)
+
+    def _take(self) -> list[_Waiting]:
+        with self._lock:
+            taken, self._pending = self._pending, []
+        return taken
+
+    async def _settle_failed(self, waiting: list[_Waiting], error: Exception) -> None:
+        if isinstance(error, StorageFull):
+            self._reserve.spend()
+        elif len(waiting) > 1:  # it may be one of them: each on its own
+            for one in waiting:
+                await self._settle(_Group([one]))
+            return
+        if isinstance(error, StorageError):
+            refused = NotStored(f"The hub could not store it. {error}", hint=error.hint)
+            refused.__cause__ = error
+            error = refused
+        for one in waiting:
+            if not one.future.done():
+                one.future.set_exception(error)
+
+    # -- the tail --------------------------------------------------------------------------------------------------
+
+    def _committed(self, events: Sequence[Event]) -> None:
+        if not events:
+            return
+        self._head = max(self._head, events[-1].seq)
+        self._watermark.write(self._head)
+        if self._on_events is None or self._catching_up or events[-1].seq <= self._told:
+            return  # a catch-up reads it, or has read it
+        if events[0].seq == self._told + 1:
+            self._show(events)
+        else:
+            self._catch_up()
+
+    def _show(self, events: Sequence[Event]) -> None:
+        assert self._on_events is not None
+        self._told = events[-1].seq
+        try:
+            self._on_events(events)
+        except Exception:  # noqa: BLE001  a reader's fault is not the log's
+            _log.exception("the tail's reader failed at events %d to %d", events[0].seq, events[-1].seq)
+
+    def _catch_up(self) -> None:
+        self._catching_up = asyncio.get_running_loop().create_task(self._read_up())
+
+    async def _read_up(self) -> None:
+        """Tell from the file until the head is reached, and then go on live, with no wait in between."""
+        try:
+            while self._told < self._head:
+                try:
+                    events = await self.database.read(lambda c: events_after(c, self._told, PAGE))
+                except StorageError:
+                    if self._closed:
+                        return
+                    _log.exception("the log could not be read from %d on; again in a second", self._told)
+                    await self._clock.sleep(1)
+                    continue
+                if not events:  # retention has taken all up to the head
+                    self._told = self._head
+                    return
+                self._show(events)
+        finally:
+            self._catching_up = None
+
+
+def is_kept(stream: str) -> bool:
+    """Whether retention leaves the stream alone."""
+    return stream.rpartition("/")[2] in KEPT
+
+
+def events_after(connection: sqlite3.Connection, after: int, limit: int) -> list[Event]:
+    """The next events of the whole log."""
+    rows = connection.execute(f"SELECT {EVENT} FROM log WHERE seq > ? ORDER BY seq LIMIT ?", (after, limit))
+    return [Event(*row) for row in rows]
+
+
+def wal_reset_bug(version: tuple[int, ...] = sqlite3.sqlite_version_info) -> str | None:
+    """What there is to know about this SQLite: `None`, or the bug by its name, for whoever looks after the machine."""
+    if version >= SAFE_SQLITE or version < (3, 7, 0):
+        return None
+    return (
+        f"SQLite {'.'.join(map(str, version))} has the WAL-reset bug (fixed in {'.'.join(map(str, SAFE_SQLITE))}): a "
+        "database can be damaged when two connections write and checkpoint at one moment. fleet writes through one "
+        "connection and is safe; no other program may write to its files, continuous replication tools included."
+    )
+
+
+# -- storing -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """An append that waits."""
+
+    batch: tuple[New, ...]
+    future: asyncio.Future[list[Stored]]
+
+
+@dataclass(slots=True)
+class _Group:
+    """The appends of one write."""
+
+    taken: list[_Waiting] = field(default_factory=list)
+
+
+class _Outcome(NamedTuple):
+    stored: list[list[Stored]]
+    events: list[Event]
+
+
+def _check(batch: Sequence[New]) -> None:
+    """Raise `ValueError` for what no caller may ask."""
+    for number, new in enumerate(batch):
+        if new.key is not None and (number or not new.key):
+            raise ValueError("only the first event of an append has a key, and it is not empty")
+        names = f"{new.stream}{new.kind}{new.sender}{new.key or ''}"
+        if "\0" in names:
+            raise ValueError("a name in the log holds no NUL")
+        names.encode()  # half a character raises here, not in the middle of others' events
+
+
+def _store(
+    connection: sqlite3.Connection, group: Sequence[_Waiting], now: float, projections: Sequence[Projection]
+) -> _Outcome:
+    """Append all that is new, and write down what it means."""
+    state = connection.execute("SELECT head, at, hash, kept_hash, bytes FROM log_state").fetchone()
+    seq, last_at, chain, kept_chain, size = state
+    at = max(last_at, now)
+    stored: list[list[Stored]] = []
+    events: list[Event] = []
+    rows: list[tuple[object, ...]] = []
+    for waiting in group:
+        first = waiting.batch[0]
+        if first.key is not None and (known := _known(connection, first.sender, first.key, seq + 1)):
+            stored.append([Stored(known + number, True) for number in range(len(waiting.batch))])
+            continue
+        places = []
+        for new in waiting.batch:
+            seq += 1
+            event = Event(seq, at, new.stream, new.kind, new.sender, new.body, new.key)
+            chain = chained(chain, event)
+            kept = None
+            if is_kept(new.stream):
+                kept = kept_chain = kept_chained(kept_chain, chain)
+            else:
+                size += ROW + len(new.body)
+            rows.append((seq, at, new.stream, new.kind, new.sender, new.key, new.body, chain, kept))
+            events.append(event)
+            places.append(Stored(seq, False))
+        stored.append(places)
+    if events:
+        connection.executemany("INSERT INTO log VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+        connection.execute(
+            "UPDATE log_state SET head = ?, at = ?, hash = ?, kept_hash = ?, bytes = ?",
+            (seq, at, chain, kept_chain, size),
+        )
+        for projection in projections:
+            projection.project(connection, events)
+    return _Outcome(stored, events)
+
+
+def _known(connection: sqlite3.Connection, sender: str, key: str, seq: int) -> int | None:
+    """Where the sender's key was used before; else it is noted for `seq`."""
+    noted = connection.execute(
+        "INSERT INTO log_keys VALUES (?, ?, ?) ON CONFLICT DO NOTHING", (sender, key, seq)
+    ).rowcount
+    if noted:
+        return None
+    row = connection.execute("SELECT seq FROM log_keys WHERE sender = ? AND key = ?", (sender, key)).fetchone()
+    return int(row[0])
+
+
+def chained(before: bytes, event: Event) -> bytes:
+    """The hash of an event and of all before it."""
+    head = f"{event.seq}\0{event.at!r}\0{event.stream}\0{event.kind}\0{event.sender}\0{event.key or ''}\0"
+    return hashlib.sha256(before + head.encode() + event.body).digest()
+
+
+def kept_chained(before: bytes, hash: bytes) -> bytes:
+    """The second hash of an event on a kept stream: of its first, and of all kept ones before it."""
+    return hashlib.sha256(before + hash).digest()
+
+
+def _acquire(connection: sqlite3.Connection, key: str, owner: str, now: float, ttl: float) -> Lease | None:
+    token = connection.execute("SELECT fence + 1 FROM log_state").fetchone()[0]
+    taken = connection.execute(
+        "INSERT INTO leases (key, owner, token, until) VALUES (?, ?, ?, ?) ON CONFLICT (key) DO UPDATE"
+        " SET owner = excluded.owner, token = excluded.token, until = excluded.until"
+        " WHERE leases.until <= ? OR leases.owner = excluded.owner",
+        (key, owner, token, now + ttl, now),
+    ).rowcount
+    if not taken:
+        return None
+    connection.execute("UPDATE log_state SET fence = ?", (token,))
+    return Lease(key, owner, token, now + ttl)
+
+
+# -- retention -----------------------------------------------------------------------------------------------------
+
+
+def _trim(
+    connection: sqlite3.Connection, before: float, most: int, projections: Sequence[Projection]
+) -> tuple[int, int]:
+    """Go past some of the oldest events that are from before that time, or more than so many bytes, and take what is
+    neither kept nor held. How many it went past, and how many it took."""
+    trimmed, size = connection.execute("SELECT trimmed, bytes FROM log_state").fetchone()
+    passed = []
+    for row in connection.execute(
+        f"SELECT {EVENT}, hash, kept_hash FROM log WHERE seq > ? ORDER BY seq LIMIT ?", (trimmed, TRIM)
+    ):
+        if row["at"] >= before and size <= most:
+            break
+        passed.append(row)
+        if row["kept_hash"] is None:
+            size -= ROW + len(row["body"])
+    if passed:
+        last = passed[-1]
+        connection.execute(
+            "UPDATE log_state SET trimmed = ?, trimmed_hash = ?, bytes = ?", (last["seq"], last["hash"], size)
+        )
+        for projection in projections:
+            if projection.held:
+                connection.execute(
+                    "INSERT OR IGNORE INTO log_held SELECT seq FROM log"
+                    f" WHERE seq > ? AND seq <= ? AND kept_hash IS NULL AND ({projection.held})",
+                    (trimmed, last["seq"]),
+                )
+        held = {row[0] for row in connection.execute("SELECT seq FROM log_held WHERE seq > ?", (trimmed,))}
+        over = [Event(*row[:7]) for row in passed if row["kept_hash"] is None and row["seq"] not in held]
+        return len(passed), _take_away(connection, over, projections)
+    return 0, 0
+
+
+def _let_go(connection: sqlite3.Connection, projections: Sequence[Projection]) -> tuple[int, int]:
+    """Take some of the events that were held and are no longer. How many, twice."""
+    held = " OR ".join(f"({projection.held})" for projection in projections if projection.held) or "0"
+    rows = connection.execute(
+        f"SELECT {EVENT} FROM log WHERE seq IN (SELECT seq FROM log_held) AND NOT ({held}) LIMIT ?", (TRIM,)
+    ).fetchall()
+    connection.executemany("DELETE FROM log_held WHERE seq = ?", [(row["seq"],) for row in rows])
+    return len(rows), _take_away(connection, [Event(*row) for row in rows], projections)
+
+
+def _take_away(connection: sqlite3.Connection, events: Sequence[Event], projections: Sequence[Projection]) -> int:
+    for projection in projections:
+        if projection.forget:
+            projection.forget(connection, events)
+    connection.executemany("DELETE FROM log WHERE seq = ?", [(event.seq,) for event in events])
+    return len(events)
+
+
+# -- copies and proofs ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """What a look at the whole log has found."""
+
+    epoch: str
+    head: int
+    trimmed: int
+    """Retention has taken what is not kept up to here."""
+    events: int
+    problems: tuple[str, ...] = ()
+    """At most `PROBLEMS` of them."""
+
+    @property
+    def ok(self) -> bool:
+        return not self.problems
+
+
+PROBLEMS = 20
+
+
+def verify(path: Path) -> Verified:
+    """Look at the whole file: SQLite's own integrity, that no event is missing, that each one's hash is that of it
+    and all before it, and that every key is known. A copy can be verified as well. It takes seconds per million.
+    """
+    with _reading(path) as connection:
+        connection.execute("BEGIN")  # all of one moment
+        problems = [str(row[0]) for row in connection.execute(f"PRAGMA integrity_check({PROBLEMS})")]
+        if problems == ["ok"]:
+            problems = []
+        state = connection.execute("SELECT * FROM log_state").fetchone()
+        events = 0
+        for found in _looked_through(connection, state):
+            events += 1
+            if found and len(problems) < PROBLEMS:
+                problems.append(found)
+        return Verified(state["epoch"], state["head"], state["trimmed"], events, tuple(problems[:PROBLEMS]))
+
+
+def _looked_through(connection: sqlite3.Connection, state: sqlite3.Row) -> Iterator[str | None]:
+    """For each event what is wrong with it; at the end once more for what the log's end should be."""
+    before, chain, kept_chain, last_at = state["trimmed"], state["trimmed_hash"], NO_HASH, 0.0
+    rows = connection.execute(
+        f"SELECT {EVENT}, hash, kept_hash,"
+        " (SELECT k.seq FROM log_keys k WHERE k.sender = log.sender AND k.key = log.key) AS noted FROM log ORDER BY seq"
+    )
+    for row in rows:
+        event = Event(*row[:7])
+        wrong = None
+        if event.at < last_at:
+            wrong = f"event {event.seq} is earlier than the one before it"
+        if event.key is not None and row["noted"] != event.seq:
+            wrong = f"event {event.seq}: its key is not noted"
+        if event.seq > state["trimmed"]:
+            if event.seq != before + 1:
+                wrong = f"events {before + 1} to {event.seq - 1} are missing"
+            elif row["hash"] != chained(chain, event):
+                wrong = f"event {event.seq} is not what was stored, or one before it is not"
+            before, chain = event.seq, row["hash"]
+        if is_kept(event.stream):
+            if row["kept_hash"] != kept_chained(kept_chain, row["hash"]):
+                wrong = f"event {event.seq} of {event.stream}: one before it is missing or was changed"
+            kept_chain = row["kept_hash"] or b""
+        last_at = event.at
+        yield wrong
+    if (before, chain, kept_chain) != (state["head"], state["hash"], state["kept_hash"]):
+        yield f"the log ends at {before}, not as its state says, at {state['head']}"
+
+
+def back_up(path: Path, target: Path) -> None:
+    """A whole, compact copy of the log as it is now, while others write. Put in the log's place it is a new epoch.
+
+    Raise `NotAllowed` where there is something already.
+    """
+    if target.exists():
+        raise NotAllowed(f"{target} is there already.", hint="Name a file that does not exist.")
+    part = target.with_name(target.name + ".part")
+    part.unlink(missing_ok=True)
+    try:
+        os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
+        with _reading(path) as connection:
+            connection.execute("VACUUM INTO ?", (str(part),))
+        with contextlib.closing(sqlite3.connect(part)) as copy, copy:
+            copy.execute("UPDATE log_state SET copied = 1")
+        _to_the_disk(part)
+        part.rename(target)
+        _to_the_disk(target.parent)
+    except (OSError, sqlite3.Error) as error:
+        raise StorageError(f"No copy at {target}: {error}.") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[sqlite3.Connection]:
+    """A connection of its own to read with."""
+    try:
+        with contextlib.closing(
+            sqlite3.connect(path.absolute().as_uri() + "?mode=ro", uri=True, isolation_level=None)
+        ) as connection:
+            connection.row_factory = sqlite3.Row
+            yield connection
+    except sqlite3.Error as error:
+        raise StorageError(f"{path}: {error}") from error
+
+
+def _to_the_disk(path: Path) -> None:
+    opened = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
+
+
+# -- which log this is ---------------------------------------------------------------------------------------------
+
+
+def _which_log(
+    connection: sqlite3.Connection, marked: tuple[str, int] | None
+) -> tuple[str, int, dict[str, Any] | None]:
+    """The epoch and the head. A new epoch where the log is new, or is an older state of the one that was here: then
+    also what is to be told of that."""
+    state = connection.execute("SELECT epoch, copied, head FROM log_state").fetchone()
+    minted = secrets.token_hex(8)
+    if state is None:
+        connection.execute(
+            "INSERT INTO log_state (one, epoch, hash, kept_hash, trimmed_hash) VALUES (1, ?, ?, ?, ?)",
+            (minted, NO_HASH, NO_HASH, NO_HASH),
+        )
+        return minted, 0, None
+    epoch, copied, head = state
+    was_at = marked[1] if marked and marked[0] == epoch else head
+    if not copied and was_at <= head:
+        return epoch, head, None
+    connection.execute("UPDATE log_state SET epoch = ?, copied = 0", (minted,))
+    connection.execute("DELETE FROM leases")
+    return minted, head, {"epoch": minted, "was": epoch, "head": head, "was_at": max(was_at, head)}
+
+
+class _Watermark:
+    """How far the log had come, beside it: it tells when an older state of the log has been put in its place.
+
+    Written after each commit and never waited for, so it may lag behind the log and is never ahead of it.
+    """
+
+    def __init__(self, database: Path) -> None:
+        self._path = database.with_name(database.name + "-head")
+        self._file: int | None = None
+        self._epoch = ""
+
+    def read(self) -> tuple[str, int] | None:
+        try:
+            epoch, _, head = self._path.read_text().strip().partition(":")
+            return epoch, int(head)
+        except (OSError, ValueError):
+            return None
+
+    def open(self, epoch: str, head: int) -> None:
+        self._epoch = epoch
+        with contextlib.suppress(OSError):  # it is a help, not a need
+            self._file = os.open(self._path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+        self.write(head)
+
+    def write(self, head: int) -> None:
+        if self._file is not None:
+            with contextlib.suppress(OSError):
+                os.pwrite(self._file, f"{self._epoch}:{head:020}\n".encode(), 0)
+
+    def close(self) -> None:
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+
+class _Reserve:
+    """Space that is set aside while there is plenty, and given up when there is none."""
+
+    def __init__(self, path: Path, size: int, free: Callable[[Path], int]) -> None:
+        self._path = path
+        self._size = size
+        self._free = free
+        self.spent = False
+        """The disk ran full, and has not had room since."""
+
+    def set_aside(self) -> bool:
+        """Take the space where there is more than enough. Whether the disk has room."""
+        try:
+            if not self._path.exists() or self.spent:
+                if self._free(self._path.parent) < 2 * self._size:
+                    return not self.spent
+                self._fill()
+        except OSError:
+            return not self.spent
+        self.spent = False
+        return True
+
+    def _fill(self) -> None:
+        with open(os.open(self._path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600), "wb") as out:
+            out.write(bytes(self._size))  # real blocks, on every file system
+
+    def spend(self) -> None:
+        self.spent = True
+        with contextlib.suppress(OSError):
+            self._path.unlink(missing_ok=True)
