@@ -120,7 +120,7 @@ class OurFleet:
     def processes(self) -> list[psutil.Process]:
         """Everything that lives in this home."""
         mark, found = str(self.path), []
-        for process in psutil.process_iter():
+        for process in psutil.process_iter(["name"]):
             try:
                 told = [*process.cmdline(), process.cwd(), *process.environ().values()]
             except psutil.Error:
@@ -131,7 +131,7 @@ class OurFleet:
 
     def tmux_servers(self) -> list[psutil.Process]:
         """The multiplexer's servers."""
-        return [p for p in self.processes() if p.name().startswith("tmux: server")]
+        return [p for p in self.processes() if p.info["name"].startswith("tmux: server")]
 
     def kill_daemon(self) -> float:
         """`kill -9` of the daemon; the seconds until it answers again."""
