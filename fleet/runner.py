@@ -7,11 +7,12 @@ comes back as an event; a new action first ends the one before it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import random
 import uuid
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import PurePosixPath
@@ -68,6 +69,8 @@ DRAWN_WITHIN = 5.0
 """Seconds until what was typed must stand in the composer: a busy program draws late."""
 HALF_DRAWN = 1.0
 """Seconds that a dialog at the start must stand before a person is told of it: it is drawn piece by piece."""
+FAULT_RETRY = 5.0
+"""Seconds until a stop, or a wait, that failed by a fault of ours is tried again."""
 GOES_AWAY = 5.0
 """Seconds that a settled dialog has to go away before it is taken for still open."""
 
@@ -361,6 +364,27 @@ class Runner:
         self.parts.record_event(self.name, "fault", task.get_name(), {"error": redact(repr(error))})
         if self.life.phase is Phase.STARTING and task in (self._acting, self._clock):
             self.post(lifecycle.LaunchRefused("InternalError", f"{type(error).__name__}: {error}", retry=True))
+        elif task is self._acting:
+            self.beside(self._act_again(task))
+
+    async def _act_again(self, failed: asyncio.Task[Any]) -> None:
+        """A stop that failed must not stand still, nor a wait: there is nobody else to go on with it."""
+        await self.parts.clock.sleep(FAULT_RETRY)
+        if self._acting is not failed:
+            return
+        if self.life.phase is Phase.STOPPING:
+            self._perform(lifecycle.End())
+        elif self.life.phase is Phase.BACKOFF:
+            self._perform(lifecycle.Wait(self.life.due or self.parts.clock.now()))
+
+    @contextlib.contextmanager
+    def guarded(self, doing: str) -> Iterator[None]:
+        """A fault of one agent must not stop what is done for others as well: it is told whole, and that is all."""
+        try:
+            yield
+        except Exception as error:
+            log.exception("agent %s: %s failed", self.name, doing)
+            self.parts.record_event(self.name, "fault", doing, {"error": redact(repr(error))})
 
     def beside(self, doing: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Do something beside the events; a fault in it is reported."""
@@ -700,8 +724,11 @@ class Runner:
 
     def on_look(self, handle: Handle, look: Look) -> None:
         """What the runtime saw. Of an older launch it says nothing about this one."""
-        if handle != self.handle:
-            return
+        if handle == self.handle:
+            with self.guarded("look"):
+                self._take_in(handle, look)
+
+    def _take_in(self, handle: Handle, look: Look) -> None:
         if look.pane:
             self.facts.pane = look.pane
         if look.program and look.program != self.facts.program:
@@ -743,7 +770,9 @@ class Runner:
         unexplained = look.exit_status is None and not look.multiplexer_lost
         if unexplained and not await self.parts.believe_death(self.name, look):
             return
-        cause, words = await self._cause(handle, look)
+        cause, words = restart.Cause.CRASH, None
+        with self.guarded("cause"):  # whatever its last words are, it is dead
+            cause, words = await self._cause(handle, look)
         up = self.life.phase in (*UP, Phase.UNVERIFIABLE)
         if handle != self.handle or not up or self.facts.over:
             return

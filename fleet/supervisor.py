@@ -474,11 +474,8 @@ class Supervisor:
             self._announce({"at": event.at, "agent": event.agent, "type": "hook", "name": event.name})
             runner = self.runners.get(event.agent)
             if runner is not None:
-                try:
+                with runner.guarded(event.name):
                     await runner.on_hook(event)
-                except Exception as error:  # one agent's fault must not keep the others' events from them
-                    log.exception("agent %s: %s", runner.name, event.key)
-                    self.record_event(runner.name, "fault", event.name, {"error": redact(repr(error))})
 
     async def _replay(self, generation: str) -> list[HookEvent]:
         return await self.events.of_generation(generation)
@@ -554,7 +551,8 @@ class Supervisor:
         await self._collect(None)
         for runner in self.runners.values():
             if runner.life.phase in UP and runner.handle is not None:
-                runner.confirm(self.runtime.seen_at(runner.handle))
+                with runner.guarded("confirm"):
+                    runner.confirm(self.runtime.seen_at(runner.handle))
             elif runner.life.phase is Phase.UNVERIFIABLE and self.unreachable is None:
                 runner.beside(runner.host_back(self._replay))  # one call failed, and nobody else will tell it
 
@@ -565,7 +563,8 @@ class Supervisor:
         figures = await asyncio.to_thread(self._meter.read, roots, self.clock.now())
         for name, found in figures.items():
             if name in self.runners:
-                self.runners[name].measured(found)
+                with self.runners[name].guarded("figures"):
+                    self.runners[name].measured(found)
         self.host = await asyncio.to_thread(host_figures, str(self.places.state))
 
 

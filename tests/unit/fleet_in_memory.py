@@ -357,6 +357,18 @@ class World:
         return AgentSpec(**{"name": name, "command": (str(self.claude),), "workdir": "/work", **fields})
 
 
+class Faulty:
+    """A harness with a fault of ours in some of its methods."""
+
+    def __init__(self, harness: Any, *methods: str) -> None:
+        self._harness, self._methods = harness, methods
+
+    def __getattr__(self, name: str) -> Any:
+        if name in self._methods:
+            raise ZeroDivisionError("a fault of ours")
+        return getattr(self._harness, name)
+
+
 async def stay(pane: Pane) -> int:
     """A program that goes on until it is ended."""
     await asyncio.get_running_loop().create_future()

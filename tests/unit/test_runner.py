@@ -6,15 +6,16 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fleet import lifecycle
 from fleet.errors import StorageFull
 from fleet.lifecycle import Then
-from fleet.terms import Activity, Kind, Look, Phase
+from fleet.terms import Activity, File, Kind, Look, Phase, Ran
 from fleet.testing import Pane, settle
-from tests.unit.fleet_in_memory import Daemon, World, draw
+from tests.unit.fleet_in_memory import Daemon, Faulty, World, draw
 
 
 @pytest.fixture
@@ -733,3 +734,106 @@ async def test_what_is_heard_while_a_stop_is_written_down_does_not_undo_it(world
     assert written is not None
     assert not written.life.wanted
     assert (daemon["web"].record.session_used, written.session_used) == (True, True)
+
+
+async def test_a_cut_in_the_middle_of_a_launch_ends_with_one_alive(tmp_path: Path) -> None:
+    """Wherever in the launch the host goes, and however soon it is back."""
+    for moment in range(0, 40, 3):
+        for away in (0.0, 1.0, 30.0):
+            folder = tmp_path / f"{moment}-{away}"
+            folder.mkdir()
+            world = World(folder)
+            daemon = await world.daemon()
+            await daemon.supervisor.start([await daemon.supervisor.declare(world.shell(), None)])
+            for _ in range(moment):
+                await asyncio.sleep(0)
+            world.host.cut()
+            await world.clock.turn(away)
+            world.host.heal()
+            await world.clock.turn(15)
+            living = [pane.handle for pane in world.host.living("web")]
+            assert (phase(daemon), living) == (Phase.RUNNING, [daemon["web"].handle]), (moment, away)
+            assert daemon["web"].life.budget.start_failures == 0, (moment, away)
+            await world.close()
+
+
+async def test_a_stop_that_fails_by_a_fault_of_ours_is_tried_again(world: World, daemon: Daemon) -> None:
+    await daemon.start(world.shell())
+    await world.clock.turn(2)
+    end, faults = world.host.end, [ZeroDivisionError("a fault of ours")]
+
+    async def faulty(*args: Any, **kwargs: Any) -> Any:
+        if faults:
+            raise faults.pop()
+        return await end(*args, **kwargs)
+
+    world.host.end = faulty  # type: ignore[method-assign]
+    daemon["web"].post(lifecycle.Stop())
+    await world.clock.turn(10)
+    assert (phase(daemon), world.host.living("web"), daemon.supervisor.faults) == (Phase.STOPPED, [], 1)
+
+
+async def test_an_exit_command_is_typed_only_where_it_would_be_read(world: World, daemon: Daemon) -> None:
+    for screen, typed in (("idle-manual", ["/exit", "Enter"]), ("compose-unsent", []), ("perm-bash", [])):
+        await daemon.start(world.claude_code())
+        pane = world.host.pane("web")
+        draw(pane, "idle-manual")
+        await world.clock.turn(2)
+        draw(pane, screen)
+        await world.clock.turn(1)
+        stopping = asyncio.ensure_future(daemon.supervisor.stop([daemon["web"]]))
+        await world.clock.turn(20)
+        assert stopping.done()
+        assert (pane.typed, pane.alive) == (typed, False), screen
+
+
+async def test_hooks_of_the_manifest_run_in_their_order_and_a_failing_one_refuses_the_launch(
+    world: World, daemon: Daemon
+) -> None:
+    hooks = {name: [[f"do-{name}"]] for name in ("pre_start", "post_start", "pre_stop", "post_stop")}
+    await daemon.start(world.shell(hooks=hooks))
+    await world.clock.turn(2)
+    await daemon.supervisor.stop([daemon["web"]])
+    assert [argv[0] for argv in world.host.ran if argv[0].startswith("do-")] == [
+        "do-pre_start",
+        "do-post_start",
+        "do-pre_stop",
+        "do-post_stop",
+    ]
+    world.host.commands["do-pre_start"] = Ran(1, b"", b"not today")
+    await daemon.start(world.shell(hooks=hooks))
+    await world.clock.turn(2)
+    assert (phase(daemon), len(world.host.launches)) == (Phase.FAILED, 1)
+    assert "not today" in (daemon["web"].life.message or "")
+
+
+async def test_a_wrong_word_about_an_older_launch_moves_nothing(world: World, daemon: Daemon) -> None:
+    await daemon.start(world.shell())
+    await world.clock.turn(2)
+    old = daemon["web"].handle
+    assert old is not None
+    world.host.pane("web").kill()
+    await world.clock.turn(2)
+    before = daemon["web"].record
+    daemon["web"].on_look(old, Look(at=world.clock.now(), alive=False, exit_status=1))
+    await world.clock.turn(2)
+    assert daemon["web"].record == before
+
+
+async def test_a_death_counts_though_a_fault_of_ours_keeps_its_last_words_from_us(world: World, daemon: Daemon) -> None:
+    await daemon.start(world.claude_code())
+    daemon["web"].harness = Faulty(daemon["web"].harness, "start_failure")  # type: ignore[assignment]
+    world.host.pane("web").exit(1)
+    await settle()
+    assert (phase(daemon), daemon.supervisor.faults) == (Phase.BACKOFF, 1)
+    await world.clock.turn(6)
+    assert len(world.host.living("web")) == 1
+
+
+async def test_a_fault_beside_a_start_does_not_end_it(world: World, daemon: Daemon) -> None:
+    await daemon.start(world.claude_code())
+    daemon["web"].harness = Faulty(daemon["web"].harness, "read_status_line")  # type: ignore[assignment]
+    pane = world.host.pane("web")
+    await world.host.put([File(f"{pane.handle.folder}/statusline", b"{}")])
+    await world.clock.turn(2)
+    assert (phase(daemon), pane.alive, daemon.supervisor.faults) == (Phase.STARTING, True, 1)

@@ -14,7 +14,7 @@ from fleet.errors import CannotYet, FleetError, InvalidManifest, LaunchError, St
 from fleet.supervisor import DOWN
 from fleet.terms import Activity, Look, Phase
 from fleet.testing import settle
-from tests.unit.fleet_in_memory import Daemon, World, draw
+from tests.unit.fleet_in_memory import Daemon, Faulty, World, draw
 
 Act = Callable[[World, Daemon], Awaitable[None]]
 
@@ -354,23 +354,24 @@ async def test_a_host_that_is_cut_off_with_many_agents_restarts_none_of_them(wor
 # -- faults ---------------------------------------------------------------------------------------------------------
 
 
-async def test_a_fault_in_one_agent_is_counted_and_stops_no_other(world: World, daemon: Daemon) -> None:
+@pytest.mark.parametrize("method", ["read_hook", "read_title", "read_process"])
+async def test_a_fault_in_one_agent_is_counted_and_stops_no_other(world: World, daemon: Daemon, method: str) -> None:
     await daemon.start(world.claude_code("a"), world.claude_code("b"))
-
-    def broken(*_: Any) -> None:
-        raise ZeroDivisionError("a fault of ours")
-
-    daemon["a"].harness = type("Broken", (), {"__getattr__": lambda self, name: broken})()  # type: ignore[assignment]
-    folder = world.places.spool
+    daemon["a"].harness = Faulty(daemon["a"].harness, method)  # type: ignore[assignment]
     for name in "ab":
         pane = world.host.pane(name)
         payload = f'{{"hook_event_name": "SessionStart", "session_id": "{daemon[name].record.session_id}"}}'
-        (folder / name / f"{pane.handle.generation},{pane.pid},100.01,77").write_text(payload)
-    await world.clock.turn(3)
-    assert daemon["b"].life.phase is Phase.RUNNING
+        (world.places.spool / name / f"{pane.handle.generation},{pane.pid},100.01,77").write_text(payload)
+        draw(pane, "idle-manual")
+    await world.clock.turn(5)
+    assert (daemon["b"].life.phase, daemon["b"].state.activity) == (Phase.RUNNING, Activity.READY)
+    assert world.clock.now() - (daemon["b"].state.seen or 0) <= world.settings.spool_check
+    assert world.host.pane("a").alive
     assert daemon.supervisor.faults >= 1
     assert world.disk.events("a", "fault")
-    assert any("internal faults" in warning for warning in daemon.operator._warnings())
+    assert not world.disk.events("b", "fault")
+    warnings = (await daemon.verb("status", brief=True)).warnings
+    assert any("internal faults" in warning for warning in warnings)
 
 
 async def test_no_event_is_lost_while_the_disk_is_full(world: World, daemon: Daemon) -> None:
@@ -793,3 +794,56 @@ async def test_a_conversation_is_never_lost_or_doubled_wherever_the_daemon_is_ki
         assert len(world.host.launches) == 2, where
         await world.close()
     assert last > 5
+
+
+async def test_a_persons_stop_holds_while_many_come_back(world: World, daemon: Daemon) -> None:
+    names = [f"a{n}" for n in range(10)]
+    await daemon.start(*(world.shell(name) for name in names))
+    await world.clock.turn(2)
+    world.host.lose_multiplexer()
+    await world.clock.turn(0.5)
+    await daemon.supervisor.stop([daemon[name] for name in names[::2]])
+    await world.clock.turn(60)
+    assert phases(daemon) == {name: Phase.STOPPED if n % 2 == 0 else Phase.RUNNING for n, name in enumerate(names)}
+    assert [name for name in names[::2] if world.host.living(name)] == []
+
+
+async def test_a_host_that_is_cut_off_while_many_come_back_only_delays_them(world: World, daemon: Daemon) -> None:
+    names = [f"a{n}" for n in range(10)]
+    await daemon.start(*(world.shell(name) for name in names))
+    await world.clock.turn(2)
+    world.host.lose_multiplexer()
+    await world.clock.turn(1.3)
+    for _ in range(3):
+        world.host.cut()
+        await world.clock.turn(20)
+        world.host.heal()
+        await world.clock.turn(0.4)
+    await world.clock.turn(20)
+    assert all_in(daemon, Phase.RUNNING)
+    assert [len(world.host.living(name)) for name in names] == [1] * 10
+    assert {runner.life.budget.deaths for runner in daemon.supervisor.runners.values()} == {()}
+    assert daemon.supervisor.ramp_note is None
+
+
+async def test_a_daemon_killed_while_many_come_back_brings_back_the_rest_as_gently(world: World) -> None:
+    daemon = await world.daemon()
+    names = [f"a{n}" for n in range(10)]
+    await daemon.start(*(world.shell(name) for name in names))
+    await world.clock.turn(2)
+    world.host.lose_multiplexer()
+    await world.clock.turn(0.5)
+    assert len(world.host.launches) == 14
+    daemon.kill()
+    daemon = await world.daemon()
+    assert sum(phase is Phase.STARTING for phase in phases(daemon).values()) <= 8
+    await world.clock.turn(20)
+    assert (all_in(daemon, Phase.RUNNING), len(world.host.launches)) == (True, 20)
+    assert {runner.life.budget.deaths for runner in daemon.supervisor.runners.values()} == {()}
+
+
+async def test_starts_of_the_same_agent_at_once_are_one(world: World, daemon: Daemon) -> None:
+    path = manifest(world, "web")
+    await asyncio.gather(*(daemon.verb("start", targets=[path], env={}) for _ in range(3)))
+    await world.clock.turn(3)
+    assert (phases(daemon), len(world.host.launches)) == ({"web": Phase.RUNNING}, 1)
