@@ -176,7 +176,7 @@ def _choose(book: Book, before: State, now: float, agree: float) -> tuple[Claim 
     activity = base.evidence.activity
     if activity in QUIET:
         return _quiet(book, base, screen), False
-    if base is file:
+    if file is not None:
         return base, False
     # Only hooks speak, and they are silent about interrupts and refused dialogs: the eye may correct them.
     for eye in (title, screen):

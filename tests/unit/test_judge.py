@@ -114,6 +114,18 @@ def test_a_stop_hook_is_no_proof_of_ready_while_the_state_file_says_busy() -> No
     assert case.hear(Source.STATE_FILE, A.READY).activity is A.READY
 
 
+def test_an_idle_screen_does_not_hide_the_sub_agents_that_the_state_file_tells_of() -> None:
+    case = Case()
+    case.hear(Source.STATE_FILE, A.WORKING)
+    case.after(1)
+    case.hear(Source.HOOK, A.WORKING)
+    case.after(1)
+    case.hear(Source.SCREEN, A.READY)
+    state = case.after(60, Source.SCREEN, Source.STATE_FILE)
+    assert state.activity is A.WORKING
+    assert [e.source for e in state.dissent] == [Source.SCREEN]
+
+
 def test_a_hook_leads_the_state_file_for_a_moment_only() -> None:
     case = Case()
     case.hear(Source.STATE_FILE, A.READY)
