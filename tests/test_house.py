@@ -61,6 +61,7 @@ PURE = (
     "health/restart.py",
     "health/progress.py",
     "hub/message.py",
+    "hub/submission.py",
     "hub/guardrails.py",
     "hub/routing.py",
     "hub/delivery.py",
