@@ -410,12 +410,7 @@ class Operator:
     def _at(self, target: str, cwd: str) -> list[Runner]:
         if _is_path(target):
             path = Path(cwd, target)
-            inside = [
-                r
-                for r in self.fleet.runners.values()
-                if r.spec.source
-                and (Path(r.spec.source) == path.resolve() or path.resolve() in Path(r.spec.source).parents)
-            ]
+            inside = [r for r in self.fleet.runners.values() if r.spec.source and _holds(path.resolve(), r.spec)]
             if inside:
                 return inside
             loaded = manifests.load(path)
@@ -615,6 +610,12 @@ class Operator:
 def _refuse_what_cannot_be(spec: AgentSpec) -> None:
     if why := manifests.cannot_yet(spec):
         raise CannotYet(why, hint="It validates; this version cannot start it.")
+
+
+def _holds(path: Path, spec: AgentSpec) -> bool:
+    """Whether a path means this agent: its manifest, or the fleet folder that holds NAME.yaml or NAME/NAME.yaml."""
+    source = Path(spec.source)
+    return path in (source, source.parent) or (path == source.parent.parent and source.stem == source.parent.name)
 
 
 def _is_path(target: str) -> bool:

@@ -15,6 +15,7 @@ from fleet.errors import FleetError
 def main() -> int:
     """Run the command line; the exit code."""
     words = sys.argv[1:]
+    _write_any_text()
     try:
         code = _run(words)
         sys.stdout.flush()
@@ -29,6 +30,13 @@ def main() -> int:
         return 141
     except KeyboardInterrupt:
         return 130
+
+
+def _write_any_text() -> None:
+    """What a terminal's own character set lacks is written as an escape, not refused half-way through an answer."""
+    reconfigure = getattr(sys.stdout, "reconfigure", None)  # a caller may have put something of its own there
+    if reconfigure is not None:
+        reconfigure(errors="backslashreplace")
 
 
 def _run(words: list[str]) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from fleet.harnesses import claude_code
 from fleet.harnesses.base import Launch, LaunchAsk, Remedy, StartProblem, StateFile, TranscriptTail
 from fleet.manifests.model import AgentSpec
 from fleet.terms import Activity, Evidence, HookEvent, Source
@@ -22,7 +23,8 @@ class Shell:
     program = "sh"
     has_sessions = False
     env_names: tuple[str, ...] = ()
-    env_dropped: tuple[str, ...] = ()
+    env_dropped: tuple[str, ...] = claude_code.ENV_DROPPED
+    """A line of shell may start that program, and it must not take itself for a part of its starter's session."""
 
     def version_argv(self, spec: AgentSpec) -> tuple[str, ...] | None:
         return None
