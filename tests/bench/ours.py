@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -48,7 +49,8 @@ class OurFleet:
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         subprocess.run([BIN / "fleet", "shutdown"], env=self.env, capture_output=True, check=False, timeout=300)
         for process in self.processes():
-            process.kill()
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
         shutil.rmtree(self.path, ignore_errors=True)
 
     def program(self, name: str, text: str) -> Path:
