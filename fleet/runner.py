@@ -679,28 +679,31 @@ class Runner:
         if not self.harness.has_sessions:
             await runtime.type(handle, ["Enter"], literal=False)
             return
-        for wait in SUBMIT_AGAIN:
-            if not await self._holds_our_text(handle):
+        for again, wait in enumerate(SUBMIT_AGAIN):
+            held = await self._holds_our_text(handle)
+            if again and held is False:
+                await self.learn(session_used=True)  # it was taken, and no hook has told so
+            if not held:
                 return
             await runtime.type(handle, ["Enter"], literal=False)
             await clock.sleep(wait)
 
-    async def _holds_our_text(self, handle: Handle) -> bool:
-        """Whether the text stands in the composer, unsent. It may take a moment until it is drawn; a dialog that came
-        in between, or a turn that began, says no."""
+    async def _holds_our_text(self, handle: Handle) -> bool | None:
+        """Whether the text stands in the composer, unsent. It may take a moment until it is drawn; `None` where a
+        dialog came in between, or a turn began that was told."""
         clock = self.parts.clock
         until = clock.now() + DRAWN_WITHIN
         while self._is_up(handle) and not self.record.session_used:
             screen = (await self.parts.runtime.look(handle)).screen
             if screen is None:
-                return False
+                return None
             verdict = self.parts.classify(self.spec.harness, screen, self.record.version)
             if verdict.activity is Activity.NEEDS_INPUT:
-                return False
+                return None
             if verdict.draft or clock.now() > until:
                 return verdict.draft is True
             await clock.sleep(0.1)
-        return False
+        return None
 
     def _can_type(self) -> bool:
         s = self.state

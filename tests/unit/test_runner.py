@@ -266,7 +266,7 @@ async def test_the_clock_of_a_start_stands_still_while_a_dialog_waits(world: Wor
     pane = world.host.pane("web")
     await world.clock.turn(20)
     draw(pane, "trust-dialog")
-    await world.clock.turn(3600)
+    await world.clock.turn(900)
     assert (phase(daemon), daemon["web"].state.kind) == (Phase.STARTING, Kind.TRUST)
     assert pane.typed == []
     pane.show("")  # answered, and nothing follows
@@ -402,6 +402,22 @@ async def test_a_prompt_that_is_drawn_late_is_submitted_once_it_stands_there(wor
     assert pane.typed == ["say hello"]
     draw(pane, "compose-unsent")
     await world.clock.turn(1)
+    assert pane.typed == ["say hello", "Enter"]
+
+
+async def test_a_prompt_that_was_taken_is_never_typed_again_though_no_hook_tells_of_it(world: World) -> None:
+    daemon = await world.daemon()
+    pane = await _with_prompt(world, daemon)
+    draw(pane, "idle-manual")
+    await _until_typed(world, pane)
+    draw(pane, "compose-unsent")
+    await world.clock.turn(1)
+    assert pane.typed == ["say hello", "Enter"]
+    draw(pane, "idle-manual")
+    await world.clock.turn(20)
+    daemon.kill()
+    await world.daemon()
+    await world.clock.turn(60)
     assert pane.typed == ["say hello", "Enter"]
 
 

@@ -739,7 +739,7 @@ async def test_a_shutdown_that_was_cut_short_is_finished_by_the_next_daemon(worl
 @pytest.mark.parametrize("act", [crash, restart, stop])
 async def test_a_daemon_that_is_killed_while_it_puts_things_right_does_no_harm_either(tmp_path: Path, act: Act) -> None:
     for first in range(1, 10):
-        for second in range(1, 10):
+        for second in range(1, 10, 3):
             folder = tmp_path / f"{first}-{second}"
             folder.mkdir()
             world = World(folder, backoff_jitter=0.0)
