@@ -119,7 +119,7 @@ def judge(book: Book, before: State, now: float, *, started: bool, agree: float 
     which what nothing confirms any more is unknown.
     """
     chosen, pending = _choose(book, before, now, agree)
-    state = _settled(book, before, chosen) if chosen else _unsettled(book, before, now, started, stale)
+    state = _settled(book, before, chosen) if chosen else _unsettled(book, before, now, started, agree, stale)
     screen, file, hook = (book.claims.get(s) for s in (Source.SCREEN, Source.STATE_FILE, Source.HOOK))
     return replace(
         state,
@@ -149,15 +149,25 @@ def _settled(book: Book, before: State, chosen: Claim) -> State:
     )
 
 
-def _unsettled(book: Book, before: State, now: float, started: bool, stale: float) -> State:
-    """Nobody says anything: what was known ages, and is unknown at last."""
+def _unsettled(book: Book, before: State, now: float, started: bool, agree: float, stale: float) -> State:
+    """Nobody says anything: what was known ages, and is unknown at last. A dialog that is not on the screen any more
+    is over, whatever comes next."""
     known = before.activity not in (Activity.UNKNOWN, Activity.BOOTING)
-    if known and before.seen is not None and now - before.seen <= stale:
+    if known and not _dialog_went(book, before, agree) and before.seen is not None and now - before.seen <= stale:
         return before
     activity = Activity.UNKNOWN if started else Activity.BOOTING
     screen = book.claims.get(Source.SCREEN)
     since = before.since if before.activity is activity and before.since else now
     return State(activity, since, screen.evidence if screen else None, screen.seen if screen else None)
+
+
+def _dialog_went(book: Book, before: State, agree: float) -> bool:
+    """Whether the screen that alone knew of a dialog has shown something else for a while."""
+    screen = book.claims.get(Source.SCREEN)
+    seen_there = before.activity is Activity.NEEDS_INPUT and before.proof and before.proof.source is Source.SCREEN
+    if not seen_there or screen is None or screen.evidence.activity is Activity.NEEDS_INPUT:
+        return False
+    return _apart(screen.since, screen.seen, agree)
 
 
 def _choose(book: Book, before: State, now: float, agree: float) -> tuple[Claim | None, bool]:

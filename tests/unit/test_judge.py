@@ -179,6 +179,16 @@ def test_an_unknown_screen_changes_nothing_that_is_freshly_known() -> None:
     assert (state.activity, state.seen) == (A.WORKING, 1000.0)
 
 
+def test_a_dialog_is_over_once_the_screen_shows_something_else_whatever_that_is() -> None:
+    case = Case(started=False)
+    case.hear(Source.SCREEN, A.NEEDS_INPUT, kind=Kind.TRUST)
+    case.after(5, Source.SCREEN)
+    assert case.hear(Source.SCREEN, A.UNKNOWN).activity is A.NEEDS_INPUT, "a torn frame"
+    assert case.after(0.5, Source.SCREEN).activity is A.BOOTING
+    case.started = True
+    assert case.after(1, Source.SCREEN).activity is A.UNKNOWN
+
+
 def test_what_nobody_confirms_any_more_is_unknown_at_last_and_never_idle() -> None:
     case = Case()
     case.hear(Source.SCREEN, A.WORKING)

@@ -272,7 +272,7 @@ async def test_the_clock_of_a_start_stands_still_while_a_dialog_waits(world: Wor
     pane.show("")  # answered, and nothing follows
     await world.clock.turn(9)
     assert phase(daemon) is Phase.STARTING
-    await world.clock.turn(world.settings.stale + 4)
+    await world.clock.turn(3)
     assert phase(daemon) is Phase.BACKOFF
 
 
