@@ -612,11 +612,14 @@ def _looking_like(word: str) -> str:
 _MARKER_LIKE = re.compile(
     rf"[<＜‹〈⟨《«﹤&](?=[\W_]{{0,8}}{_looking_like('fleet')}[\W_]{{0,6}}{_looking_like('message')})", re.IGNORECASE
 )
+_ROLES = "system|user|human|assistant|developer|tool|function|command|invoke|result|thinking|instructions?"
 _TAG_LIKE = re.compile(
-    r"[<＜](?=[\s/／]*(?:system|user|human|assistant|developer|tool|function|pasted|antml|command|local-command"
-    r"|task-notification|invoke|result|thinking|instructions?)[\w:-]*)",
+    rf"[<＜](?=[\s/／]*(?:(?:{_ROLES}|pasted|local|task|antml)[-_:][\w:-]+|(?-i:system|human|assistant))(?:[\s/>＞]|\Z))"
+    rf"|[<＜](?=\s*[/／]\s*(?:{_ROLES})(?:[\s/>＞]|\Z))"
+    rf"|(?<!\w)[<＜](?=\s*(?:{_ROLES})(?:[\s/>＞]|\Z))",
     re.IGNORECASE,
 )
+"""The last alternative leaves alone what stands right after a letter: a type in a program, `List<User>`."""
 _ROLE_LIKE = re.compile(r"^([ \t]*)(system|human|user|assistant)(?=[ \t]*[:：])", re.IGNORECASE | re.MULTILINE)
 _JOINED = re.compile(r"(?<=[^\x00-\x7f])[\u200c\u200d](?=[^\x00-\x7f])")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
