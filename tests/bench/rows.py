@@ -211,7 +211,7 @@ def many_panes(fleet: OurFleet, peer: Peer, sizes: Sizes) -> Iterator[Row]:
     daemon = fleet.daemon.memory_info().rss / 2**20
     yield Row(f"daemon's memory with {many} agents", "≤ 120 MB", f"{daemon:.0f} MB (RSS)", daemon <= 120)
     yield adoption(fleet, many)
-    fleet.must("stop", "--all")
+    fleet.must("stop", "--all", "--timeout", "300")
     printing = fleet.program("printing", PRINTING)
     loud = [f"loud-{i}" for i in range(crowd)]
     folder = fleet.manifests(loud[:many], printing)
