@@ -847,3 +847,16 @@ async def test_starts_of_the_same_agent_at_once_are_one(world: World, daemon: Da
     await asyncio.gather(*(daemon.verb("start", targets=[path], env={}) for _ in range(3)))
     await world.clock.turn(3)
     assert (phases(daemon), len(world.host.launches)) == ({"web": Phase.RUNNING}, 1)
+
+
+async def test_one_that_is_stopped_while_the_brake_holds_it_draws_nothing_from_it(world: World, daemon: Daemon) -> None:
+    names = [f"a{n}" for n in range(8)]
+    await daemon.start(*(world.shell(name) for name in names))
+    await world.clock.turn(2)
+    for name in names:
+        world.host.pane(name).kill()
+    await settle()
+    first, *others = [name for name, phase in phases(daemon).items() if phase is Phase.BACKOFF]
+    await daemon.supervisor.stop([daemon[first]])
+    await world.clock.turn(10.1)
+    assert [daemon[name].life.phase for name in (first, *others)] == [Phase.STOPPED, Phase.RUNNING, Phase.STARTING]
