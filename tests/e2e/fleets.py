@@ -149,6 +149,19 @@ class Claude(Fleet):
         self.run("start", self.claude(name, **spec))
         return self.wait(name, phase="running", activity="ready")
 
+    def type(self, name: str, text: str) -> None:
+        """Type a line, see it stand there, submit it, and see it taken."""
+        end = "".join(text.split())[-20:]
+
+        def stands() -> bool:
+            return end in "".join(self.screen(name).rpartition("❯")[2].split())
+
+        self.tmux(name, "send-keys", "-l", text)
+        until(stands, f"{text!r} stands in the composer")
+        time.sleep(0.2)
+        self.tmux(name, "send-keys", "Enter")
+        until(lambda: not stands(), f"{text!r} is taken")
+
     def press(self, name: str, key: str) -> None:
         """A key, as a person presses it who has read what is asked: a dialog just drawn drops keys."""
         time.sleep(0.5)
