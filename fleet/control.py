@@ -213,8 +213,8 @@ class Operator:
         return {
             "name": runner.name,
             "source": source,
-            "lines": [redact(line) for line in lines[max(0, len(lines) - count) :]],
-            "screen": redact(screen) if screen else None,
+            "lines": [redact(line, runner.secrets) for line in lines[max(0, len(lines) - count) :]],
+            "screen": redact(screen, runner.secrets) if screen else None,
         }
 
     async def verb_pane(self, args: Args, progress: Progress) -> Answer:

@@ -16,7 +16,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -110,8 +110,12 @@ class Daemon:
         own_folder(places.run)
         file = place(places.database, settings.database_folder)
         database = Database.open(file, [EVENTS_MIGRATIONS, LEDGER_MIGRATIONS])
-        events = Events(database, lambda agent: StartEnvironment.load(places.agent(agent)).secrets.values())
-        runtime = LocalRuntime(places, settings, clock)
+
+        def secrets(agent: str) -> Collection[str]:
+            return StartEnvironment.load(places.agent(agent)).secrets.values()
+
+        events = Events(database, secrets)
+        runtime = LocalRuntime(places, settings, clock, secrets)
         supervisor = Supervisor(settings, places, clock, Ledger(database), events, runtime)
         server = Server(Operator(supervisor, self.leave))
         cleaning = asyncio.create_task(keep_clean(events, settings, places, clock), name="clean")

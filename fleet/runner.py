@@ -168,6 +168,12 @@ class Runner:
         return self.record.spec
 
     @property
+    def secrets(self) -> tuple[str, ...]:
+        """The values that its launch was given as secrets: they are shown nowhere."""
+        env = self.facts.env
+        return tuple(env[name] for name, value in self.spec.env.items() if not isinstance(value, str) and name in env)
+
+    @property
     def life(self) -> Life:
         return self.record.life
 

@@ -14,8 +14,14 @@
 
 PATH=/usr/local/bin:/usr/bin:/bin
 
+mask=$(umask) # the program's; what is noted here is nobody else's to read
+
 note() {
+    umask 077
     printf '%s\n' "$2" >"$folder/$1.new" && mv -f "$folder/$1.new" "$folder/$1"
+    noted=$?
+    umask "$mask"
+    return "$noted"
 }
 
 identity() {
@@ -42,9 +48,11 @@ fi
 folder=$1
 # Handlers, for what is ignored would be inherited: the program gets every signal, and its status is noted still.
 trap : INT QUIT TSTP HUP TERM
+umask 077
 set -C
 : >"$folder/claim" || exit 73
 set +C
+umask "$mask"
 note launcher "$(identity)" || exit 73
 exec 3>&2 2>/dev/null # the shell's own word on how its child died is no line of the program's
 /bin/sh "$0" --program "$@" 2>&3 3>&-

@@ -51,7 +51,11 @@ class LocalRuntime:
 
     name = "local"
 
-    def __init__(self, places: Places, settings: Settings, clock: Clock) -> None:
+    def __init__(
+        self, places: Places, settings: Settings, clock: Clock, secrets: Callable[[str], Collection[str]] = lambda _: ()
+    ) -> None:
+        """`secrets` tells what an agent was given as such: it goes from what is kept of its pane."""
+        self._secrets = secrets
         self._places = places
         self._settings = settings
         self._clock = clock
@@ -455,10 +459,13 @@ class LocalRuntime:
                 kept.add(lines + [line.rstrip() for line in text.splitlines()])
                 if before is not None and before.alternate and not last.screen.alternate:
                     text = before.text.rstrip() + "\n\n" + text  # what was up, then what it said on leaving
-                await self.put([_redacted(path, text)])
+                await self.put([self._redacted(handle, path, text)])
             elif before is not None and not path.with_name("screen-before").exists():
-                await self.put([_redacted(path.with_name("screen-before"), before.text.rstrip())])
+                await self.put([self._redacted(handle, path.with_name("screen-before"), before.text.rstrip())])
                 kept.add([line.rstrip() for line in before.text.rstrip().splitlines()])
+
+    def _redacted(self, handle: Handle, path: Path, text: str) -> File:
+        return File(str(path), redact(text + "\n", self._secrets(handle.agent)).encode(errors="surrogateescape"))
 
     async def _final(self, handle: Handle) -> Seen | None:
         """The pane once its multiplexer knows that it is dead: it may not have read the last output before."""
@@ -491,7 +498,7 @@ class LocalRuntime:
                 seen = await self._of(handle).last(handle.generation)
                 if seen is not None:
                     self._saw(watched, seen)
-            showing = redact(watched.screen.text.rstrip()).splitlines()
+            showing = redact(watched.screen.text.rstrip(), self._secrets(handle.agent)).splitlines()
         kept = self._log(handle.agent)
         await kept.flush()
         return (await asyncio.to_thread(kept.last, count) + showing)[-count:]
@@ -499,7 +506,9 @@ class LocalRuntime:
     def _log(self, agent: str) -> AgentLog:
         if agent not in self._logs:
             limit = int(self._settings.log_kept_mb * 2**20)
-            self._logs[agent] = AgentLog(self._places.agent(agent) / "log", limit)
+            self._logs[agent] = AgentLog(
+                self._places.agent(agent) / "log", limit, functools.partial(self._secrets, agent)
+            )
         return self._logs[agent]
 
     # -- the host itself -------------------------------------------------------------------------------------------
@@ -663,8 +672,6 @@ def _strays_now(agents: Path, keep: frozenset[str]) -> set[Process]:
     return set(launches.strays(agents, keep))
 
 
-def _redacted(path: Path, text: str) -> File:
-    return File(str(path), redact(text + "\n").encode(errors="surrogateescape"))
 
 
 def _after(kept: list[str], lines: list[str]) -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -29,7 +30,8 @@ log = logging.getLogger(__name__)
 class AgentLog:
     """One agent's log."""
 
-    def __init__(self, path: Path, limit: int) -> None:
+    def __init__(self, path: Path, limit: int, secrets: Callable[[], Collection[str]] = tuple) -> None:
+        self._secrets = secrets
         self._path = path
         self._limit = limit
         self._lines: list[str] = []
@@ -75,7 +77,7 @@ class AgentLog:
 
     def _append(self, text: str) -> None:
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        data = redact(text).encode(errors="surrogateescape")
+        data = redact(text, self._secrets()).encode(errors="surrogateescape")
         fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
             before = os.fstat(fd).st_size
