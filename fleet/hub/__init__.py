@@ -1,1 +1,1 @@
-"""The hub: reserved for agents that talk to each other. Nothing is here yet."""
+"""The hub: agents that talk to each other. What it decides is pure; what it keeps is one append-only log."""
