@@ -368,7 +368,8 @@ class SqliteLog:
 
     async def trim(self, before: float, most: int) -> int:
         """Take the oldest events: those from before that time, and those beyond so many bytes, in steps that hold
-        nobody up. Kept streams stay, and what a projection holds. How many went."""
+        nobody up. Kept streams stay, and what a projection holds. How many went. The space is the log's to use again.
+        """
         steps: tuple[Callable[[sqlite3.Connection], tuple[int, int]], ...] = (
             lambda c: _trim(c, before, most, self.projections),
             lambda c: _let_go(c, self.projections),
@@ -379,6 +380,8 @@ class SqliteLog:
             while passed:
                 passed, taken = await self.database.write(step)
                 gone += taken
+        if self._reserve.spent and await self.database.read(_free_inside) >= 2 * self._reserve.size:
+            self._reserve.spent = False
         return gone
 
     async def back_up(self, target: Path) -> None:
@@ -657,6 +660,13 @@ def _trim(
     return 0, 0
 
 
+def _free_inside(connection: sqlite3.Connection) -> int:
+    """Bytes within the file that nothing uses: appends fit there, also where the disk is full."""
+    pages: int = connection.execute("PRAGMA freelist_count").fetchone()[0]
+    size: int = connection.execute("PRAGMA page_size").fetchone()[0]
+    return pages * size
+
+
 def _let_go(connection: sqlite3.Connection, projections: Sequence[Projection]) -> tuple[int, int]:
     """Take some of the events that were held and are no longer. How many, twice."""
     held = " OR ".join(f"({projection.held})" for projection in projections if projection.held) or "0"
@@ -856,7 +866,7 @@ class _Reserve:
 
     def __init__(self, path: Path, size: int, free: Callable[[Path], int]) -> None:
         self._path = path
-        self._size = size
+        self.size = size
         self._free = free
         self.spent = False
         """The disk ran full, and has not had room since."""
@@ -865,7 +875,7 @@ class _Reserve:
         """Take the space where there is more than enough. Whether the disk has room."""
         try:
             if not self._path.exists() or self.spent:
-                if self._free(self._path.parent) < 2 * self._size:
+                if self._free(self._path.parent) < 2 * self.size:
                     return not self.spent
                 self._fill()
         except OSError:
@@ -875,7 +885,7 @@ class _Reserve:
 
     def _fill(self) -> None:
         with open(os.open(self._path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600), "wb") as out:
-            out.write(bytes(self._size))  # real blocks, on every file system
+            out.write(bytes(self.size))  # real blocks, on every file system
 
     def spend(self) -> None:
         self.spent = True

@@ -442,6 +442,19 @@ async def test_while_the_disk_is_full_only_the_audit_is_written(logs):
     assert reserve.stat().st_size == 4096
 
 
+async def test_retention_makes_room_on_a_full_disk(logs):
+    log = await logs.open(reserve=100_000, free=lambda folder: 0)
+    await log.append([said("x" * 1000) for _ in range(500)])
+    await pages(log, 1)
+    with pytest.raises(NotStored):
+        await log.append([said("x" * 100_000)])
+    await pages(log, 1_000_000)
+    with pytest.raises(NotStored, match="only reads"):
+        await log.append([said("small")])
+    await log.trim(0, 50_000)
+    assert await log.append([said("small")]) == [(501, False)]
+
+
 async def test_a_closed_log_refuses(logs):
     log = await logs.open()
     waiting = asyncio.gather(*(log.append([said(str(n))]) for n in range(10)))
