@@ -155,9 +155,12 @@ class Mail:
 
     message: Message
     recipient: Recipient
-    wakes: bool = True
-    """It may cause a turn."""
     thread: ThreadState = ThreadState.ACTIVE
+
+    @property
+    def wakes(self) -> bool:
+        """Whether it may cause a turn."""
+        return not self.recipient.quiet
 
 
 # -- what is handed over, and what waits -----------------------------------------------------------------------

@@ -295,12 +295,14 @@ class Recipient:
     """Hand-overs that were begun."""
     answer: str | None = None
     """The id of the message that answers it."""
+    quiet: bool = False
+    """It may cause no turn: it comes with the next one, or is read in the inbox."""
     pending: State | None = None
     """While handed over or unconfirmed: what it becomes, expired or cancelled, should it prove not to have arrived."""
 
     def to_json(self) -> dict[str, Any]:
         """Without what there is nothing to say about."""
-        return {name: value for name, value in asdict(self).items() if value not in (None, 0) or name == "since"}
+        return {name: value for name, value in asdict(self).items() if value or name == "since"}
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Recipient:

@@ -76,7 +76,6 @@ class Entry:
 
     message: Message
     position: Position
-    wakes: frozenset[str]
 
 
 @dataclass
@@ -175,12 +174,12 @@ class Hub:
         self.tallies[message.thread] = accounts.thread
         self.pairs.update({(sender, to): window for to, window in accounts.pairs.items()})
         self.threads[message.thread] = thread
-        self.entries[message.id] = Entry(message, Position("e", len(self.entries) + 1), frozenset(where.wakes))
+        self.entries[message.id] = Entry(message, Position("e", len(self.entries) + 1))
         self.log.append(("message", sender, message.id))
         if message.idempotency_key:
             self.keys[sender, message.idempotency_key] = message.id
         for hearer in where.hearers:
-            self.standing[message.id, hearer.name] = Recipient(name=hearer.name, since=self.now)
+            self.standing[message.id, hearer.name] = Recipient(name=hearer.name, since=self.now, quiet=not hearer.wakes)
         if asked := self._answered(message):
             self.hear(asked.id, sender, Answer(message.id))
         return self.receipt(message.id)
@@ -236,7 +235,6 @@ class Hub:
             Mail(
                 message=entry.message,
                 recipient=self.standing[key, name],
-                wakes=name in entry.wakes,
                 thread=self.threads[entry.message.thread].state,
             )
             for key, entry in self.entries.items()
@@ -307,9 +305,8 @@ class Hub:
     @property
     def pending(self) -> list[tuple[str, str]]:
         """What waits for a turn."""
-        waking = {(key, name) for key, entry in self.entries.items() for name in entry.wakes}
         states = ("accepted", "queued", "injecting")
-        return [key for key, r in self.standing.items() if r.state in states and key in waking]
+        return [key for key, r in self.standing.items() if r.state in states and not r.quiet]
 
     def states(self, message: str) -> Mapping[str, tuple[str, str | None]]:
         return {n: (r.state.value, r.reason) for (key, n), r in self.standing.items() if key == message}

@@ -88,8 +88,8 @@ def mail(key: str = "m-1", *, state: State = State.ACCEPTED, wakes: bool = True,
     way = None if state in WAITING else fields.pop("way", Way.DOORBELL)
     thread = fields.pop("moves", ThreadState.ACTIVE)
     attempts = fields.pop("attempts", 0)
-    recipient = Recipient(name="bob", state=state, since=NOW, way=way, attempts=attempts)
-    return Mail(message=message(id=key, **fields), recipient=recipient, wakes=wakes, thread=thread)
+    recipient = Recipient(name="bob", state=state, since=NOW, way=way, attempts=attempts, quiet=not wakes)
+    return Mail(message=message(id=key, **fields), recipient=recipient, thread=thread)
 
 
 def prompt(key: str = "m-1", **fields: Any) -> Mail:
