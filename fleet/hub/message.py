@@ -234,6 +234,11 @@ class Message:
         """Whether it is for whoever listens: it goes to a channel, or to several without asking anything of them."""
         return bool(self.channels) or (len(self.to) > 1 and self.intent not in (Intent.ASK, Intent.TASK))
 
+    def answers(self, asked: Message) -> bool:
+        """Whether it ends an ask or a task. An ack does not, and neither does a question in return."""
+        wanted = asked.intent in (Intent.ASK, Intent.TASK) and self.intent in (Intent.INFORM, Intent.RESULT)
+        return wanted and self.reply_to == asked.id
+
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 

@@ -187,7 +187,7 @@ class Hub:
     def _answered(self, message: Message) -> Message | None:
         """The ask or task that the message answers, where it is still open."""
         entry = self.entries.get(message.reply_to or "")
-        if entry is None or entry.message.intent not in (Intent.ASK, Intent.TASK):
+        if entry is None or not message.answers(entry.message):
             return None
         standing = self.standing.get((entry.message.id, message.sender))
         return entry.message if standing and standing.answer is None else None

@@ -376,6 +376,19 @@ def test_a_slow_conversation_does_not_hold_up_another() -> None:
     assert hub.handed_over(slow, "bob") == 0
 
 
+def test_neither_an_ack_nor_a_question_in_return_ends_an_ask() -> None:
+    hub = hub_of("alice", "bob")
+    asked = hub.ask("alice", "bob", "Which field?")
+    hub.run()
+    heard = sent(hub.say("bob", None, "Heard", reply_to=asked, intent="ack"))
+    hub.say("bob", None, "Of which table?", reply_to=asked, intent="ask")
+    hub.run()
+    assert hub.outcome(asked).outcome is None
+    assert hub.states(heard)["alice"] == ("queued", "not_pushed")
+    answer = sent(hub.say("bob", None, "order_id", reply_to=asked))
+    assert (hub.outcome(asked).outcome, hub.outcome(asked).answer) == (Outcome.ANSWERED, answer)
+
+
 # -- any story -------------------------------------------------------------------------------------------------
 
 NAMES = ("alice", "bob", "carol")
