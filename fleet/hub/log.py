@@ -57,6 +57,9 @@ TRIM = 200
 ROW = 160
 """What an event takes on the disk beside its body, in bytes, about."""
 
+CACHE = 8 * 1024
+"""KiB of the file that the writer keeps in memory: the index of keys is written to all over."""
+
 RESERVE = 16 * 1024 * 1024
 """Bytes set aside for a full disk, so that the audit goes on and retention can make space."""
 
@@ -159,7 +162,8 @@ class Projection:
 
     migrations: Migrations
     project: Project
-    """Write what these events mean. In order, each event once. It fails for no event that is well-formed JSON."""
+    """Write what these events mean. They come in order, each once. What it raises, the append of that event raises, and
+    nothing of it is stored."""
     held: str | None = None
     """A condition on the column `seq`: events that retention leaves where they are, because somebody waits for them."""
     forget: Project | None = None
@@ -202,7 +206,11 @@ LOG_MIGRATIONS = Migrations(
             fence INTEGER NOT NULL DEFAULT 0
         ) STRICT;
         CREATE TABLE log_held (seq INTEGER PRIMARY KEY) STRICT;
-        CREATE TABLE log_projections (module TEXT PRIMARY KEY) STRICT, WITHOUT ROWID;
+        CREATE TABLE log_projections (
+            module TEXT PRIMARY KEY,
+            seq INTEGER NOT NULL,
+            whole INTEGER NOT NULL
+        ) STRICT, WITHOUT ROWID;
         CREATE TABLE leases (
             key TEXT PRIMARY KEY,
             owner TEXT NOT NULL,
@@ -261,11 +269,12 @@ class SqliteLog:
         try:
             await log._begin()
         except BaseException:
-            await database.close()
+            await log.close()
             raise
         return log
 
     async def _begin(self) -> None:
+        await self.database.write(lambda c: c.execute(f"PRAGMA cache_size = -{CACHE}").rowcount)
         marked = self._watermark.read()
         self.epoch, self._head, restored = await self.database.write(lambda c: _which_log(c, marked))
         self._watermark.open(self.epoch, self._head)
@@ -276,21 +285,8 @@ class SqliteLog:
             await self.append([New.of("!audit", "restored", "fleet", restored)])
 
     async def _fill(self, projection: Projection) -> None:
-        """Bring a projection that is new to this log up to where it stands."""
-        module = projection.migrations.module
-
-        def fill(connection: sqlite3.Connection, after: int) -> int:
-            if connection.execute("SELECT 1 FROM log_projections WHERE module = ?", (module,)).fetchone():
-                return 0
-            events = events_after(connection, after, PAGE)
-            projection.project(connection, events)
-            if not events:
-                connection.execute("INSERT INTO log_projections VALUES (?)", (module,))
-                return 0
-            return events[-1].seq
-
-        after = 0
-        while after := await self.database.write(functools.partial(fill, after=after)):
+        """Bring a projection that is new to this log up to where it stands; a kill in between does no harm."""
+        while await self.database.write(lambda c: _fill(c, projection)):
             pass
 
     @property
@@ -799,6 +795,26 @@ def _to_the_disk(path: Path) -> None:
         os.fsync(opened)
     finally:
         os.close(opened)
+
+
+# -- projections ---------------------------------------------------------------------------------------------------
+
+
+def _fill(connection: sqlite3.Connection, projection: Projection) -> bool:
+    """Hand some more of the log to a projection that has not had all of it. Whether there is more to come; once it is
+    whole, every append keeps it so."""
+    module = projection.migrations.module
+    row = connection.execute("SELECT seq, whole FROM log_projections WHERE module = ?", (module,)).fetchone()
+    seq, whole = row or (0, False)
+    if whole:
+        return False
+    events = events_after(connection, seq, PAGE)
+    projection.project(connection, events)
+    connection.execute(
+        "INSERT OR REPLACE INTO log_projections VALUES (?, ?, ?)",
+        (module, events[-1].seq if events else seq, not events),
+    )
+    return bool(events)
 
 
 # -- which log this is ---------------------------------------------------------------------------------------------

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import json
 import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
 
 from fleet.clock import Clock
@@ -303,11 +304,23 @@ class _Standing(NamedTuple):
     recipient: Recipient
 
 
+_MESSAGE = tuple(f.name for f in dataclasses.fields(Message) if f.name != "attachments")
+_RECIPIENT = tuple(f.name for f in dataclasses.fields(Recipient))
+
+
 def _as_events(message: Message, recipients: Sequence[Recipient], streams: Sequence[str]) -> list[New]:
-    stored = {**message.to_json(), "recipients": [recipient.to_json() for recipient in recipients]}
+    """The message and its copies. Their bodies are what `from_json` reads; copying deeply, as `to_json` does, would
+    cost more than storing them."""
+    stored = {name: getattr(message, name) for name in _MESSAGE}
+    stored["attachments"] = [dataclasses.asdict(attachment) for attachment in message.attachments]
+    stored["recipients"] = [_plain(recipient) for recipient in recipients]
     sender = f"{message.workspace}/{message.sender}"
     first = New.of(streams[0], MESSAGE, sender, stored, message.idempotency_key)
     return [first, *(first._replace(stream=stream, kind=COPY, key=None) for stream in streams[1:])]
+
+
+def _plain(recipient: Recipient) -> dict[str, Any]:
+    return {name: value for name in _RECIPIENT if (value := getattr(recipient, name)) is not None}
 
 
 def _standing(connection: sqlite3.Connection, changes: Sequence[Change]) -> list[_Standing | None]:
@@ -344,7 +357,7 @@ def _stepped(
                 "seq": found.seq,
                 "box": change.box,
                 "was": before.state,
-                "recipient": after.to_json(),
+                "recipient": _plain(after),
             }
             facts.append(New.of(found.stream, RECEIPT, HUB, fact))
     return facts, [latest.get((change.message, change.box)) for change in changes]

@@ -247,6 +247,17 @@ async def test_a_projection_that_is_new_to_a_log_is_filled_from_it_once(logs, mo
         await log.close()
 
 
+async def test_a_projection_whose_filling_was_cut_off_goes_on_where_it_was(logs, monkeypatch):
+    monkeypatch.setattr(log_module, "PAGE", 3)
+    first = await logs.open()
+    await first.append([said(str(n)) for n in range(10)])
+    await first.close()
+    with pytest.raises(KeyError):
+        await logs.open(counted(poison="7"))
+    log = await logs.open(counted())
+    assert [seq for seq, _ in await rows(log)] == list(range(1, 11))
+
+
 # -- retention -----------------------------------------------------------------------------------------------------
 
 

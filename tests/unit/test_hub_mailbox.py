@@ -10,10 +10,13 @@ from fleet.hub.log import New, SqliteLog, verify
 from fleet.hub.mailbox import PROJECTIONS, RECEIPT, Change, Mailboxes, box, channel, receipts
 from fleet.hub.message import (
     Answer,
+    Attachment,
     Expire,
     HandOver,
+    Intent,
     Limits,
     Message,
+    Nature,
     Proven,
     Recipient,
     State,
@@ -86,6 +89,24 @@ async def test_an_accepted_message_waits_in_each_recipients_box(hub):
     assert (mail.seq, mail.message, mail.recipient) == (1, message, Recipient(name="bob", since=NOW))
     assert [r.name for r in await hub.boxes.receipt("m-1")] == ["bob", "carol"]
     assert await hub.boxes.receipt("m-9") is None
+
+
+async def test_all_that_a_message_says_comes_back(hub):
+    message, _ = await hub.send(
+        "hi",
+        reply_to="m-0",
+        cause="m-0",
+        hops=3,
+        expires_at=NOW + 9,
+        mentions=("carol",),
+        attachments=(Attachment("a" * 64, "ü.png", 7, "image/png"),),
+        metadata={"a": [1, {"b": None}]},
+        idempotency_key="k",
+        intent=Intent.ASK,
+        nature=Nature.PROMPT,
+    )
+    [mail] = await hub.boxes.inbox(BOB)
+    assert mail.message == message
 
 
 async def test_a_message_to_a_channel_has_a_receipt_too_without_recipients(hub):
