@@ -340,6 +340,13 @@ def test_thanks_leave_where_they_are_wanted() -> None:
     assert code(thanks(message=message("Thanks!", hops=2, attachments=(photo,)))) is None
 
 
+@pytest.mark.parametrize("question", ["Shall I delete it?", "削除しますか？"])
+def test_consent_to_a_question_leaves_however_it_thanks(question: str) -> None:
+    asked = message(question, sender="bob", to=("alice",))
+    assert code(thanks(replied=asked, message=message("ok, thanks", hops=2))) is None
+    assert code(thanks(replied=asked, message=message("Thanks a lot!", hops=2))) is Code.ONLY_THANKS
+
+
 @given(st.text(max_size=400))
 def test_looking_for_thanks_never_fails(text: str) -> None:
     assert only_thanks(text) in (True, False)
