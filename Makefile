@@ -17,7 +17,7 @@ check: $(MADE)  ## format, lint, check types and run the unit tests (what `make`
 	@$(BIN)/ruff format --quiet
 	@$(BIN)/ruff check --quiet
 	@$(BIN)/mypy
-	@$(BIN)/pytest -q tests/unit tests/test_house.py
+	@$(BIN)/pytest -q -n 2 --dist worksteal tests/unit tests/test_house.py
 
 test: lint programs claude  ## set everything up, then run the whole suite on the real programs
 	$(BIN)/pytest -n 2 --dist worksteal --timeout 300
