@@ -557,15 +557,13 @@ def _typed(handed: HandedOver, seen: Seen, agent: Agent, ways: Ways, now: float,
     if agent.asks:
         return Await()
     end = max(handed.at + rules.typed_proof, handed.acted_at + rules.note_within)
-    if now >= end and not _holds_ours(handed, agent):
-        return Unproven()
     if handed.enters >= len(rules.enters):
         return Unproven() if now >= end else Await(end)
     due = handed.at + rules.enters[handed.enters]
     if now < due:
         return Await(due)
     taken = seen.signs & {Sign.HOOK, Sign.BUSY, Sign.NOTED}
-    if not taken and may_submit(handed, agent) and _holds_ours(handed, agent):
+    if not taken and agent.composer is True and agent.draft is True and may_submit(handed, agent):
         return PressEnter()
     return Unproven() if now >= end else Await(end)
 
@@ -574,12 +572,6 @@ def may_submit(handed: HandedOver, agent: Agent) -> bool:
     """Whether Enter may be pressed on what was typed: no dialog is open, and no person has touched it since."""
     touched = agent.key_at is not None and agent.key_at >= handed.at
     return agent.phase is Phase.RUNNING and not agent.asks and not touched
-
-
-def _holds_ours(handed: HandedOver, agent: Agent) -> bool:
-    """Whether what stands in the composer is what was typed, and nothing else."""
-    touched = agent.key_at is not None and agent.key_at >= handed.at
-    return agent.composer is True and agent.draft is True and not touched
 
 
 def _turn(handed: HandedOver, seen: Seen, agent: Agent, ways: Ways, now: float, rules: Rules) -> Step:

@@ -267,6 +267,8 @@ def test_a_paused_conversation_waits_and_a_terminated_one_is_cancelled() -> None
     assert decided(IDLE, CLAUDE, mail(moves=ThreadState.REVIVED)).gives
     going = mail(moves=ThreadState.TERMINATED, state=State.INJECTING)
     assert decided(IDLE, CLAUDE, going).ends == {"m-1": Cancel("terminated")}
+    told = replace(going, recipient=step(going.recipient, Cancel("terminated"), NOW))
+    assert decided(IDLE, CLAUDE, told).ends == {}
 
 
 def test_mail_expires_only_where_its_sender_says_so() -> None:
