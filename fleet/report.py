@@ -261,6 +261,7 @@ def state_json(state: State, now: float) -> dict[str, Any]:
         "draft": state.draft,
         "background": state.background,
         "resets_at": state.resets_at,
+        "continues": state.continues,
         "proof": evidence_json(state.proof, now, state.seen) if state.proof else None,
         "dissent": [evidence_json(e, now) for e in state.dissent],
     }

@@ -454,7 +454,7 @@ class Runner:
         if ended.killed:
             self.parts.record_event(self.name, "killed", handle.generation, {"pids": list(ended.killed)})
         await self._run_hooks("post_stop", required=False)
-        self.post(lifecycle.Ended())
+        self.post(lifecycle.Ended(ended.exit_status))
 
     async def _bury(self, handle: Handle) -> None:
         """It died by itself: what is left of the launch goes, its last screen is kept."""
@@ -1061,6 +1061,8 @@ class Runner:
         path = self._transcript_path(self.facts.env, cwd, session_id)
         while path and (tail := await self.parts.runtime.read(path, tail=length)) is not None:
             self.facts.transcript = self.harness.read_transcript(tail, self.parts.clock.now())
+            if told := self.facts.transcript.evidence:
+                self.hear(told, judge_now=False)
             if self.facts.transcript.lines or len(tail) < length or length >= TRANSCRIPT_MOST:
                 return
             length *= 8  # the program's own snapshots fill tens of kilobytes

@@ -54,8 +54,6 @@ class Settings:
     # the daemon
     daemon_start_timeout: float = 20.0  # until its socket answers
     request_timeout: float = places.REQUEST_TIMEOUT  # the CLI's wait for an answer that is not meant to take long
-    keeper_delay: float = 0.2  # the keeper's pause before it starts a daemon again
-    keeper_delay_max: float = 30.0  # where the daemon keeps ending
 
 
 @dataclass(frozen=True, slots=True)
