@@ -464,6 +464,13 @@ def test_no_enter_is_pressed_on_a_dialog_and_nothing_is_given_up_behind_it() -> 
     assert isinstance(then(handed(Way.TYPED), Seen(), 3600, OURS), PressEnter)
 
 
+def test_an_enter_that_came_late_has_its_time_for_a_proof() -> None:
+    late = handed(Way.TYPED, enters=1, acted_at=NOW + 3600)
+    taken = Seen(signs=frozenset({Sign.BUSY}))
+    assert then(late, taken, 3601, BUSY) == Await(NOW + 3610)
+    assert then(late, taken, 3610, BUSY) == Unproven()
+
+
 @pytest.mark.parametrize("sign", [Sign.HOOK, Sign.BUSY, Sign.NOTED])
 def test_no_enter_is_pressed_on_what_was_taken(sign: Sign) -> None:
     assert pressed(OURS, sign) == ([], 60.0)
