@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fleet.hub.delivery import (
@@ -312,6 +312,7 @@ mailboxes = st.lists(mails, max_size=6).map(
 )
 
 
+@settings(max_examples=50)
 @given(mailboxes, agents, every_way)
 def test_whatever_waits_is_given_once_or_held_with_a_reason_or_ended(box: list[Mail], agent: Agent, ways: Ways) -> None:
     found = look(box, agent, ways, NOW, RULES)
@@ -321,6 +322,7 @@ def test_whatever_waits_is_given_once_or_held_with_a_reason_or_ended(box: list[M
     assert sorted([*given_ids, *found.holds, *(k for k in found.ends if k in waiting)]) == sorted(waiting)
 
 
+@settings(max_examples=50)
 @given(mailboxes, agents, every_way)
 def test_nothing_is_given_that_must_not_be(box: list[Mail], agent: Agent, ways: Ways) -> None:
     by_id = {m.message.id: m for m in box}
@@ -356,6 +358,7 @@ def test_every_way_is_followed_and_says_what_proves_it() -> None:
     assert set(FOLLOWING) == set(PROOFS) == set(Way)
 
 
+@settings(max_examples=50)
 @given(st.sampled_from(list(Way)), st.frozensets(st.sampled_from(list(Sign))))
 def test_only_a_proof_proves(way: Way, signs: frozenset[Sign]) -> None:
     found = proof(way, signs, CLAUDE)
@@ -605,6 +608,7 @@ pieces = st.lists(
 ).map("".join)
 
 
+@settings(max_examples=50)
 @given(pieces)
 def test_no_text_holds_a_marker_once_it_is_defused(text: str) -> None:
     found = defused(text, NONCE)
