@@ -672,8 +672,6 @@ def _strays_now(agents: Path, keep: frozenset[str]) -> set[Process]:
     return set(launches.strays(agents, keep))
 
 
-
-
 def _after(kept: list[str], lines: list[str]) -> list[str]:
     """Of `lines`, those after what the log ends with already."""
     if not kept:
