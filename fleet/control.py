@@ -633,7 +633,9 @@ def _reached(runner: Runner, word: str) -> bool:
     match word:
         case "started":
             return life.phase is Phase.RUNNING
-        case "ready" | "working" | "needs_input" | "limited" | "error":
+        case "needs_input":
+            return doing == word and life.phase in UP and not runner.settling
+        case "ready" | "working" | "limited" | "error":
             return doing == word and life.phase in UP
         case "stopped" | "finished" | "failed" | "backoff" | "running":
             return life.phase == word

@@ -17,7 +17,7 @@ from types import FrameType
 
 from fleet.errors import DaemonBusy
 
-DELAY, DELAY_MAX, SETTLED = 0.2, 30.0, 60.0
+DELAY, DELAY_MAX, SETTLED = 0.05, 30.0, 60.0
 """Seconds before the next attempt: doubled while the daemon keeps dying within `SETTLED`."""
 CAME_UP = 10.0
 """A daemon that lived for so many seconds had come up."""

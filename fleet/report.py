@@ -352,6 +352,8 @@ def health(runner: Runner, now: float, settings: Settings) -> dict[str, Any]:
     healthy: bool | None
     if life.phase is Phase.UNVERIFIABLE:
         healthy = None
+    elif life.phase is Phase.FINISHED:
+        healthy = life.exit_status in runner.spec.restart.success_exit_codes
     elif life.wanted:
         healthy = life.phase in UP and runner.state.activity not in (Activity.ERROR, Activity.LIMITED)
     else:

@@ -55,6 +55,8 @@ log = logging.getLogger(__name__)
 UP = (Phase.STARTING, Phase.RUNNING)
 STANDING = frozenset({Source.SCREEN, Source.TITLE, Source.STATE_FILE})
 """Sources whose word stands until they are seen to say otherwise."""
+PROCESS = frozenset({Source.PROCESS})
+LASTING = STANDING | PROCESS
 TRANSCRIPT_TAIL = 65_536
 """How much of a conversation's end is read for its facts, in bytes, however long it is."""
 TRANSCRIPT_MOST = 2_000_000
@@ -760,7 +762,12 @@ class Runner:
         figures, now = self.facts.figures, self.parts.clock.now()
         cpu = figures.cpu_percent / 100 if figures and figures.cpu_percent is not None else None
         told = self.harness.read_process(self.facts.moved_at, cpu, now)
-        if told is not None:
+        if told is None:
+            return
+        claim = self.book.claims.get(Source.PROCESS)
+        if claim and (claim.evidence.activity, claim.evidence.rule) == (told.activity, told.rule):
+            self.book = self.book.confirmed(PROCESS, now)
+        else:
             self.hear(replace(told, observed_at=now), judge_now=False)
 
     def confirm(self, seen: float | None) -> None:
@@ -770,7 +777,7 @@ class Runner:
             self.book = self.book.confirmed(STANDING, seen)
             self._hear_process()
             claim = self.book.claims.get(state.proof.source) if state.proof else None
-            if claim and claim.evidence is state.proof and state.proof.source in STANDING and not state.pending:
+            if claim and claim.evidence is state.proof and state.proof.source in LASTING and not state.pending:
                 self.state = replace(state, seen=max(state.seen or 0.0, seen))
                 return  # who said it says it still: there is nothing to judge anew
         self._judge()

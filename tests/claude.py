@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -197,8 +198,11 @@ class Program:
         self.keys("Enter")
 
     def answer(self, key: str) -> None:
-        """Answer the dialog that is up. One that was just drawn drops keys, so look again."""
+        """Answer the dialog that is up. It is announced before it is drawn, and not drawn while somebody types; one
+        that was just drawn drops keys, so look again."""
         self.reaches(Activity.NEEDS_INPUT)
+        if key.isdigit():
+            until(lambda: re.search(r"❯ +\d\. ", self.screen), f"the dialog is drawn:\n{self.screen}")
 
         def answered() -> bool:
             self.keys(key)

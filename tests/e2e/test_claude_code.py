@@ -272,7 +272,7 @@ def test_a_crash_is_followed_by_the_same_conversation_and_the_prompt_is_not_give
     after = fleet.wait("web", phase="running", activity="ready", restarts=1)
     assert after["pid"] != before["pid"]
     assert after["session_id"] == before["session_id"]
-    assert "bypass permissions on" in fleet.screen("web")
+    until(lambda: "bypass permissions on" in fleet.screen("web"), "its mode is kept")
     fleet.run("restart", "web")
     fleet.wait("web", phase="running", activity="ready", session_id=before["session_id"])
     fleet.type("web", "Repeat AGAIN")
