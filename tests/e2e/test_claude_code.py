@@ -125,8 +125,7 @@ def test_a_long_turn_is_seen_as_working_throughout(fleet: Claude, prompt: str) -
 def test_a_permission_waits_for_a_person_and_is_over_as_soon_as_it_is_answered(fleet: Claude) -> None:
     fleet.ready("web", workdir=".")
     fleet.type("web", bash(f"touch made; {GATED}"))
-    status = fleet.wait("web", activity="needs_input", kind="permission")
-    assert status["question"] == f"Bash: touch made; {GATED}"
+    status = fleet.wait("web", activity="needs_input", kind="permission", question=f"Bash: touch made; {GATED}")
     assert status["pane_state"] == "y_n_prompt"
     status = until(lambda: s if len((s := fleet.status("web"))["options"]) > 1 else None, "its options are seen")
     assert status["options"][0].startswith("Yes")
