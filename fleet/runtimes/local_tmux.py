@@ -22,6 +22,9 @@ UMASK = 0o022
 """The agents', whatever the daemon's own is."""
 
 
+START_TRIES = 10
+
+
 class LocalTmux(tmux.Tmux):
     """One tmux server on this machine."""
 
@@ -82,7 +85,18 @@ class LocalTmux(tmux.Tmux):
             return process
 
     async def _start(self) -> None:
+        """Start the server. While an older one is still going away, or was killed just now, a start can fail though
+        nothing is wrong: it is tried again for a while."""
         await asyncio.to_thread(files.make_folder, self._socket.parent)
+        for _ in range(START_TRIES):
+            said = await self._try_to_start()
+            if said is None:
+                return
+            await asyncio.sleep(0.15)
+        raise LaunchError(f"tmux could not start: {said}")
+
+    async def _try_to_start(self) -> str | None:
+        """One attempt; what tmux says where it fails."""
         argv = tmux.start_argv(str(self._socket), self._settings)
         try:
             process = await asyncio.create_subprocess_exec(
@@ -103,8 +117,7 @@ class LocalTmux(tmux.Tmux):
             process.kill()
             await process.wait()
             raise HostUnreachable("tmux did not start in time") from None
-        if process.returncode:
-            raise LaunchError(f"tmux could not start: {said.decode(errors='replace').strip()}")
+        return said.decode(errors="replace").strip() if process.returncode else None
 
     async def _connect_here(self, on_lost: Callable[[], None]) -> tmux.Control:
         """Open our client. A server that lives without its socket is asked to make it again."""
