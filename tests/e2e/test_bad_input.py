@@ -367,7 +367,7 @@ def small_disk(folder: Path, size: str = "4m", options: str = "") -> Iterator[No
     libc = ctypes.CDLL(None, use_errno=True)
     folder.mkdir()
     if libc.mount(b"none", bytes(folder), b"tmpfs", 0, f"size={size}{options}".encode()) != 0:
-        pytest.skip("no disk of its own can be mounted here")
+        pytest.skip("a disk of its own cannot be mounted here: it needs root and CAP_SYS_ADMIN (run the tests as root)")
     try:
         yield
     finally:
