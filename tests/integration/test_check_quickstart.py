@@ -8,26 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Home, Stub
+from tests.legacy import QUICKSTART
 
-MANIFEST = """\
-apiVersion: scitex-agent-container/v2
-kind: Agent
-metadata:
-  name: my-agent
-  labels: {role: worker, machine: local}
-spec:
-  runtime: claude-code
-  model: sonnet
-  multiplexer: tmux
-  claude:
-    flags:
-      - --dangerously-skip-permissions
-    session: continue-or-new
-  skills:
-    required: [scitex]
-  health: {enabled: true, interval: 60, method: multiplexer-alive}
-  restart: {policy: on-failure, max_retries: 3}
-"""
 MCP = """\
 {"mcpServers": {"notes": {"type": "stdio", "command": "~/bin/notes", "args": ["${metadata.name}"],
                           "env": {"NOTES_TOKEN": "${NOTES_TOKEN}"}}}}
@@ -44,7 +26,7 @@ def test_the_quickstart_of_v2_starts_unchanged(fleet_home: Home, stub: Stub, cla
     (bin_ / "notes").write_text("#!/bin/sh\nexec sleep 600\n")
     (bin_ / "notes").chmod(0o755)
     home.env["PATH"] = f"{bin_}:{home.env['PATH']}"
-    home.write("my-agent/my-agent.yaml", MANIFEST)
+    home.write("my-agent/my-agent.yaml", QUICKSTART)
     home.write("my-agent/src_CLAUDE.md", "You are ${metadata.name}.\n")
     home.write("my-agent/src_mcp.json", MCP)
     home.write("my-agent/src_env", "TOKEN=${NOTES_TOKEN}\n")

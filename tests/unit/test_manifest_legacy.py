@@ -12,26 +12,7 @@ from fleet.errors import InvalidManifest
 from fleet.manifests import AgentSpec, Loaded, load, load_text
 from fleet.manifests.legacy import CLD, V2, V3, VERSIONS, To, Without, tables
 from fleet.manifests.model import Command, Remote, Slurm
-
-QUICKSTART = """\
-apiVersion: scitex-agent-container/v2
-kind: Agent
-metadata:
-  name: my-agent
-  labels: {role: worker, machine: local}
-spec:
-  runtime: claude-code
-  model: sonnet
-  multiplexer: tmux
-  claude:
-    flags:
-      - --dangerously-skip-permissions
-    session: continue-or-new
-  skills:
-    required: [scitex]
-  health: {enabled: true, interval: 60, method: multiplexer-alive}
-  restart: {policy: on-failure, max_retries: 3}
-"""
+from tests.legacy import QUICKSTART
 
 KEYS = re.findall(
     r"\S+",
