@@ -2,7 +2,7 @@
 # `make` alone is for whoever changes the code: format, lint, types, unit tests.
 
 .DEFAULT_GOAL := check
-.PHONY: check test lint setup programs claude demo demo-stop bench accuracy docs picture clean help
+.PHONY: check test lint setup programs welcome claude demo demo-stop bench accuracy docs picture clean help
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -19,7 +19,7 @@ check: $(MADE)  ## format, lint, check types and run the unit tests (what `make`
 	@$(BIN)/mypy
 	@$(BIN)/pytest -q -n 2 --dist worksteal tests/unit tests/test_house.py
 
-test: lint programs claude  ## set everything up, then run the whole suite on the real programs
+test: lint programs welcome claude  ## set everything up, then run the whole suite on the real programs
 	$(BIN)/pytest -n 2 --dist worksteal --timeout 300
 
 lint: $(MADE)
@@ -38,6 +38,9 @@ $(MADE): pyproject.toml tools/constraints.txt tools/python tools/need
 
 programs:  # the multiplexers
 	@tools/need tmux screen
+
+welcome:  # what one test needs, which is passed over without it
+	@tools/need --welcome systemd-analyze=systemd
 
 claude: $(FLEET_TEST_CLAUDE)  ## fetch the Claude Code program that the tests run, from the npm registry
 

@@ -266,7 +266,10 @@ def test_the_unit_leaves_agents_alone_and_watches_the_daemon() -> None:
         assert f"\n{line}\n" in text
 
 
-@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze: apt-get install systemd")
+@pytest.mark.skipif(
+    shutil.which("systemd-analyze") is None,
+    reason="needs systemd-analyze, which `make test` installs where it may (apt-get install systemd)",
+)
 def test_systemd_reads_the_unit_without_a_complaint(home: Home) -> None:
     text = (templates.FOLDER / "fleet.service").read_text()
     unit = home.write("fleet.service", text.replace("%h/.local/bin/fleet", shutil.which("true") or "/bin/true"))

@@ -76,6 +76,24 @@ def test_an_installation_that_fails_is_told_in_its_own_words(place: Path) -> Non
     assert "E: no such mirror" in done.stderr
 
 
+def test_what_is_welcome_is_installed_by_root(place: Path) -> None:
+    program(place, "id", "echo 0")
+    program(place, "apt-get", f'echo "$@" >>{place}/asked')
+    done = run("need", place, "--welcome", "systemd-analyze=systemd")
+    assert done.returncode == 0, done.stderr
+    assert (place / "asked").read_text().split()[-1] == "systemd"
+
+
+@pytest.mark.parametrize("user", ["0", "1000"])
+def test_what_is_only_welcome_and_cannot_be_had_is_told_and_fails_nothing(place: Path, user: str) -> None:
+    program(place, "id", f"echo {user}")
+    program(place, "apt-get", "echo 'E: no such mirror' >&2; exit 100")
+    done = run("need", place, "--welcome", "systemd-analyze=systemd")
+    assert done.returncode == 0
+    assert "Missing: systemd-analyze." in done.stderr
+    assert "It goes on without." in done.stderr
+
+
 def test_a_python_that_is_too_old_is_passed_over(place: Path) -> None:
     program(place, "python3", "exit 1")
     program(place, "python3.12", "exit 0")
