@@ -12,7 +12,7 @@ LIMIT = re.compile(r"you['’]ve (?:hit|reached) your [\w .-]*limit|usage limit 
 _ENDS = re.compile(r"\bresets (?:at )?", re.IGNORECASE)
 _TIME = re.compile(
     r"(?:(?P<month>[a-z]{3})[a-z]* (?P<day>\d{1,2}),? (?:at )?)?"
-    r"(?P<hour>\d{1,2})(?::(?P<minute>[0-5]\d))? ?(?P<half>am|pm)?\b\s*(?:\((?P<zone>[\w/+-]+)\))?",
+    r"(?P<hour>\d{1,2})(?::(?P<minute>[0-5]\d))? ?(?P<half>am|pm)?(?![:\w])\s*(?:\((?P<zone>[\w/+-]+)\))?",
     re.IGNORECASE,
 )
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")

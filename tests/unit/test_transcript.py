@@ -188,6 +188,7 @@ NOON = at(2026, 11, 21, 12)
         ("limit resets Nov 24", None),
         ("limit resets 25pm tomorrow", None),
         ("limit resets 24:10 (UTC)", None),
+        ("limit resets 9:61pm (UTC)", None),
         ("resets 9:51pm (Nowhere/City)", None),
         ("resets Feb 31, 9am (UTC)", None),
         ("no limit here", None),
