@@ -257,13 +257,18 @@ class Operator:
                 renewed.append((spec, await self.fleet.environment(spec, env) if env is not None else None))
         for spec, environment in renewed:
             await self.fleet.declare(spec, environment)
-        await self.fleet.ledger.set_note(DOWN, "")
-        launches = {r.name: r.record.launches for r in chosen}
-        for runner in chosen:
-            runner.post(lifecycle.Restart(fresh=bool(args.get("fresh"))))
-        timeout = float(args.get("timeout") or 60)
-        await self.fleet.until(lambda: all(r.record.launches > launches[r.name] for r in chosen), timeout)
+        await self._restart(chosen, args)
         return await self._await_starts(chosen, set(), args, progress, warnings)
+
+    async def _restart(self, runners: Sequence[Runner], args: Args) -> None:
+        """Ask for it and, where somebody waits, see each of them launched again."""
+        launches = {r.name: r.record.launches for r in runners}
+        await self.fleet.restart(runners, fresh=bool(args.get("fresh")))
+        if args.get("wait", True):
+            timeout = float(args.get("timeout") or 60)
+            await self.fleet.until(
+                lambda: all(r.held or r.record.launches > launches[r.name] for r in runners), timeout
+            )
 
     async def verb_stop(self, args: Args, progress: Progress) -> Answer:
         chosen = self._select(args)
@@ -336,9 +341,7 @@ class Operator:
             else:
                 change["outcome"] = "taken over" if kind == "changed" else "same"
         await self.fleet.start(started)
-        for runner in restarted:
-            runner.post(lifecycle.Restart())
-            await runner.handled()
+        await self._restart(restarted, args)
         started += restarted
         answer = await self._await_starts(started, set(), args, progress, warnings)
         return Answer(
@@ -657,6 +660,8 @@ def _settled(runner: Runner) -> bool:
     life = runner.life
     if life.phase is Phase.STARTING:
         return runner.asks_a_person
+    if runner.held:
+        return True
     return (
         life.wanted
         and life.phase

@@ -42,6 +42,8 @@ log = logging.getLogger(__name__)
 DOWN = "down"
 STARTS = "starts"
 """The note of those whose start waits for others, or is waited for, with whether it is to be a fresh one."""
+STOPS = "stops"
+"""The note of those that a person stops in an order, while that is under way."""
 MEASURE_EVERY = 5.0
 RULES_FOR = 1.0
 """Seconds for which a person's screen rules are taken as they were read."""
@@ -83,6 +85,8 @@ class Supervisor:
         self._starts: set[asyncio.Task[Any]] = set()
         self._noted: dict[str, bool] = {}
         """What the note of the starts says."""
+        self._stops: frozenset[str] = frozenset()
+        """What the note of the stops says."""
         self._noting = asyncio.Lock()
 
     # -- life of the daemon ----------------------------------------------------------------------------------------
@@ -109,8 +113,11 @@ class Supervisor:
         left = [runner for runner in self.runners.values() if runner.life.wanted]
         if self.ledger.note(DOWN) and left:
             self._beside(self.stop(left, event=lifecycle.Shutdown()))
+        self._stops = frozenset(json.loads(self.ledger.note(STOPS) or "[]"))
+        if self._stops:
+            self._beside(self._down_then_up([r for r in self.runners.values() if r.name in self._stops]))
         for name, fresh in self._noted.items():
-            if name in self.runners:
+            if name in self.runners and name not in self._stops:
                 self._begin_start(self.runners[name], fresh)
 
     async def close(self) -> None:
@@ -171,12 +178,14 @@ class Supervisor:
         """Want them up, in the order of what they depend on; those that wait for others are started in time."""
         await self.ledger.set_note(DOWN, "")
         self._ramp = self._ramp.lifted()
+        await self._forget_stops([runner.name for runner in runners])
         if any(runner.spec.depends_on for runner in runners):
             await self._note_starts(dict.fromkeys((r.name for r in runners), fresh))
         for runner in runners:
             self._begin_start(runner, fresh)
 
     def _begin_start(self, runner: Runner, fresh: bool) -> None:
+        runner.held = False
         task = asyncio.create_task(self._start_in_order(runner, fresh), name=f"start {runner.name}")
         self._starts.add(task)
         task.add_done_callback(self._starts.discard)
@@ -202,7 +211,6 @@ class Supervisor:
                     await self.clock.sleep(STORAGE_RETRY)
 
     async def _start_in_order(self, runner: Runner, fresh: bool) -> None:
-        runner.held = False
         try:
             for need in runner.spec.depends_on:
                 while (found := self._obstacle(need.agent, need.condition)) is not None:
@@ -236,17 +244,64 @@ class Supervisor:
 
     async def stop(self, runners: Sequence[Runner], *, event: lifecycle.Event | None = None) -> None:
         """Want them down, those that depend on others first, and wait until nothing of them lives."""
+        self._end_waiting(runners)
+        await self._forget_starts([runner.name for runner in runners])
+        await self._stop_in_order(runners, event or lifecycle.Stop())
+
+    async def restart(self, runners: Sequence[Runner], *, fresh: bool = False) -> None:
+        """End them and start them again. Those that depend on each other go down and come up in their order."""
+        await self.ledger.set_note(DOWN, "")
+        chosen = {runner.name for runner in runners}
+        pairs = [(r.name, need) for r in runners for need in _needs(r.spec) if need in chosen]
+        tied = {name for pair in pairs for name in pair}
+        if tied:
+            ordered = [runner for runner in runners if runner.name in tied]
+            self._end_waiting(ordered)
+            await self._note_starts(dict.fromkeys(sorted(tied), fresh))
+            self._beside(self._down_then_up(ordered))
+        for runner in runners:
+            if runner.name not in tied:
+                runner.post(lifecycle.Restart(fresh=fresh))
+
+    async def _down_then_up(self, runners: Sequence[Runner]) -> None:
+        """Stop them in their order, then start those that are to start; who is stopped meanwhile is not."""
+        await self._stop_in_order(runners, lifecycle.Stop())
+        for runner in runners:
+            if runner.name in self._noted:
+                self._begin_start(runner, self._noted[runner.name])
+
+    def _end_waiting(self, runners: Sequence[Runner]) -> None:
+        """Their start does not wait for others any more."""
         for task in [t for t in self._starts if any(t.get_name() == f"start {r.name}" for r in runners)]:
             task.cancel()
         for runner in runners:
             runner.waits_for, runner.held = None, False
-        await self._forget_starts([runner.name for runner in runners])
+
+    async def _stop_in_order(self, runners: Sequence[Runner], event: lifecycle.Event) -> None:
         specs = {r.name: r.spec for r in runners}
-        for group in dependencies.stop_order({name: _needs(spec) for name, spec in specs.items()}):
-            members = [self.runners[name] for name in group if name in specs]
+        groups = dependencies.stop_order({name: _needs(spec) for name, spec in specs.items()})
+        if len(groups) > 1 and isinstance(event, lifecycle.Stop):
+            await self._note_stops(self._stops | specs.keys())
+        for group in groups:
+            members = [self.runners[name] for name in group if name in self.runners]
             for runner in members:
-                runner.post(event or lifecycle.Stop())
+                runner.post(event)
             await self._until(partial(_all_down, members), None)
+        await self._forget_stops(specs)
+
+    async def _note_stops(self, names: frozenset[str]) -> None:
+        """Write it down before it is done. A full disk keeps nobody from stopping: then it is kept in mind only."""
+        async with self._noting:
+            self._stops = names
+            try:
+                await self.ledger.set_note(STOPS, json.dumps(sorted(names)))
+            except StorageError as error:
+                self._on_storage(error)
+
+    async def _forget_stops(self, names: Iterable[str]) -> None:
+        """They are down, or wanted again."""
+        if not self._stops.isdisjoint(left := frozenset(names)):
+            await self._note_stops(self._stops - left)
 
     async def shutdown(self) -> list[str]:
         """Stop everything and mark the fleet as down: nothing comes back by itself. Who was up."""

@@ -11,6 +11,7 @@ import pytest
 
 from fleet import lifecycle
 from fleet.errors import CannotYet, FleetError, InvalidManifest, LaunchError, StorageFull, UnknownAgent
+from fleet.manifests.model import AgentSpec
 from fleet.supervisor import DOWN
 from fleet.terms import Activity, Look, Phase
 from fleet.testing import settle
@@ -466,6 +467,96 @@ async def test_a_chain_is_started_from_its_end_and_stopped_from_its_beginning(wo
         )
     ]
     assert ends == ["a", "b", "c"]
+
+
+def team(world: World) -> list[AgentSpec]:
+    return [
+        world.shell("a", depends_on=needs("b", "started")),
+        world.shell("b", depends_on=needs("c", "started")),
+        world.shell("c"),
+        world.shell("d"),
+    ]
+
+
+def told_phases(world: World, *names: str) -> list[tuple[str, str]]:
+    """Agent and phase, in the order in which the phases were reached."""
+    marks = ", ".join("?" * len(names))
+    rows = world.disk.connection.execute(
+        f"SELECT agent, name FROM events WHERE type = 'phase' AND name IN ({marks}) ORDER BY id", names
+    )
+    return [(row["agent"], row["name"]) for row in rows]
+
+
+async def test_a_restart_of_a_chain_stops_it_from_its_beginning_and_starts_it_from_its_end(
+    world: World, daemon: Daemon
+) -> None:
+    await daemon.start(*team(world))
+    await world.clock.turn(6)
+    before = len(told_phases(world, "stopped", "starting"))
+    await daemon.verb("restart", targets=["c", "a", "b", "d"])
+    await world.clock.turn(10)
+    told = [each for each in told_phases(world, "stopped", "starting")[before:] if each[0] != "d"]
+    assert told == [
+        ("a", "stopped"), ("b", "stopped"), ("c", "stopped"), ("c", "starting"), ("b", "starting"), ("a", "starting")
+    ]  # fmt: skip
+    assert all_in(daemon, Phase.RUNNING)
+    assert [daemon[name].record.launches for name in "abcd"] == [2, 2, 2, 2]
+
+
+async def test_one_that_is_stopped_while_it_is_restarted_in_an_order_stays_stopped(
+    world: World, daemon: Daemon
+) -> None:
+    await daemon.start(*team(world))
+    await world.clock.turn(6)
+    world.host.pane("c").ignores_term = True
+    await daemon.verb("restart", all=True)
+    await world.clock.turn(1)
+    stopping = asyncio.ensure_future(daemon.supervisor.stop([daemon["a"]]))
+    await world.clock.turn(60)
+    assert stopping.done()
+    assert phases(daemon) == dict.fromkeys("bcd", Phase.RUNNING) | {"a": Phase.STOPPED}
+
+
+@pytest.mark.parametrize("verb", ["stop", "restart"])
+async def test_an_order_that_was_cut_short_by_the_daemons_death_is_gone_on_with_by_the_next(
+    tmp_path: Path, verb: str
+) -> None:
+    """From the first touch on that wrote it down; before that the person has no answer, and nothing happens."""
+    last, killed, ended = 0, True, []
+    while killed:
+        last += 1
+        folder = tmp_path / str(last)
+        folder.mkdir()
+        world = World(folder, backoff_jitter=0.0)
+        first = await world.daemon()
+        await first.start(*team(world))
+        await world.clock.turn(6)
+        first.kill()
+        daemon = await world.daemon(last, after=True)
+        asking = asyncio.ensure_future(daemon.verb(verb, all=True)) if not daemon.hands.dead else None
+        await world.clock.turn(12)
+        killed = daemon.hands.dead
+        daemon = await world.daemon() if killed else daemon
+        await world.clock.turn(12)
+        ended.append(set(phases(daemon).values()))
+        wanted = {Phase.STOPPED} if verb == "stop" else {Phase.RUNNING}
+        assert ended[-1] in (wanted, {Phase.RUNNING}), (last, phases(daemon), daemon.hands.touches)
+        assert len(world.host.living("a")) == (ended[-1] == {Phase.RUNNING})
+        if asking is not None:
+            asking.cancel()
+        await world.close()
+    assert ended.count(wanted) > 6
+
+
+async def test_a_start_that_no_wait_can_bring_about_is_answered_at_once(world: World, daemon: Daemon) -> None:
+    world.host.refusals["db"] = "no such program"
+    manifest(world, "db")
+    manifest(world, "web", depends_on="[{agent: db}]")
+    starting = asyncio.ensure_future(daemon.verb("start", wait=True, timeout=600, env={"HOME": "/home/u"}))
+    await world.clock.turn(30)
+    answer = await asyncio.wait_for(starting, 30)
+    outcomes = {agent["name"]: (agent["outcome"], agent["message"]) for agent in answer.data["agents"]}
+    assert outcomes["web"] == ("held", "db is failed, not started")
 
 
 async def test_a_stop_ends_the_waiting_of_one_that_has_not_been_launched_yet(world: World, daemon: Daemon) -> None:
