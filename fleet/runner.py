@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import random
 import uuid
@@ -22,15 +21,15 @@ from fleet import lifecycle, plan
 from fleet.clock import Clock
 from fleet.errors import FleetError, HostUnreachable, LaunchError, StorageError, TimedOut
 from fleet.harnesses import harness as find_harness
-from fleet.harnesses.base import Conversation, Harness, LaunchAsk, Remedy
+from fleet.harnesses.base import Remedy
 from fleet.health import judge, restart
 from fleet.health.answers import SETTLE, Step
 from fleet.health.judge import Book
 from fleet.keys import BEFORE_ENTER, typed
 from fleet.ledger import Ledger, Record, StartEnvironment
 from fleet.lifecycle import Life
-from fleet.manifests import sources
 from fleet.manifests.model import AgentSpec, Command
+from fleet.preparing import FIRST_MESSAGE, TRANSCRIPT_TAIL, Preparing, Version, environment, transcript_path
 from fleet.processes import Figures
 from fleet.redact import redact
 from fleet.runtimes.base import Runtime
@@ -38,7 +37,6 @@ from fleet.settings import Places, Settings
 from fleet.terms import (
     Activity,
     Evidence,
-    File,
     Handle,
     HookEvent,
     LaunchPlan,
@@ -57,12 +55,8 @@ STANDING = frozenset({Source.SCREEN, Source.TITLE, Source.STATE_FILE})
 """Sources whose word stands until they are seen to say otherwise."""
 PROCESS = frozenset({Source.PROCESS})
 LASTING = STANDING | PROCESS
-TRANSCRIPT_TAIL = 65_536
-"""How much of a conversation's end is read for its facts, in bytes, however long it is."""
 TRANSCRIPT_MOST = 2_000_000
 """How much is read at most where the end holds nothing of the conversation."""
-FIRST_MESSAGE = "first-message"
-"""The file in a launch's folder that holds the message to be typed once the program is ready for it."""
 STORAGE_RETRY = 1.0
 """Seconds until what could not be written down is tried again: an event is never dropped."""
 SUBMIT_AGAIN = (2.0, 8.0, 20.0)
@@ -90,7 +84,7 @@ class Parts:
     """By harness name and program version."""
     startup_step: Callable[[str, Screen, frozenset[str], str | None], Step | None]
     """The next keys for a startup dialog that may be settled, by harness name and program version."""
-    version: Callable[[Harness, AgentSpec, Mapping[str, str], str], Awaitable[str | None]]
+    version: Version
     may_restart: Callable[[str, str | None], Awaitable[None]]
     """Waits until the fleet's brake lets one more automatic restart go; the second word is the restart's reason."""
     believe_death: Callable[[str, Look], Awaitable[bool]]
@@ -413,9 +407,9 @@ class Runner:
         runtime = self.parts.runtime
         try:
             await runtime.purge(self.name, keep=handle.generation, grace=self.parts.settings.kill_grace)
-            prepared = await self._prepare(handle)
+            planned = await self._prepare(handle)
             await self._run_hooks("pre_start", required=True)
-            await runtime.launch(prepared, handle)
+            await runtime.launch(planned, handle)
         except HostUnreachable as error:
             self.post(lifecycle.Lost(message=str(error)))
             return
@@ -423,17 +417,17 @@ class Runner:
             full = isinstance(error, StorageError)  # it goes on once there is space again
             self.post(lifecycle.LaunchRefused(type(error).__name__, error.with_hint(), retry=full))
             return
-        self.facts.argv, self.facts.resumed = prepared.argv, prepared.resumes
+        self.facts.argv, self.facts.resumed = planned.argv, planned.resumes
         self.parts.record_event(
             self.name,
             "launch",
             handle.generation,
             {
-                "argv": [redact(a) for a in prepared.argv],
-                "cwd": prepared.cwd,
-                "session_id": prepared.session_id,
-                "resumes": prepared.resumes,
-                "version": prepared.version,
+                "argv": [redact(a) for a in planned.argv],
+                "cwd": planned.cwd,
+                "session_id": planned.session_id,
+                "resumes": planned.resumes,
+                "version": planned.version,
             },
         )
         self.post(lifecycle.Launched())
@@ -500,125 +494,19 @@ class Runner:
             if failure and required:
                 raise LaunchError(f"hooks.{which} `{redact(shown)}`: {failure}", hint="Nothing was launched.")
 
-    # -- a launch --------------------------------------------------------------------------------------------------
-
     async def _prepare(self, handle: Handle) -> LaunchPlan:
-        spec, runtime, parts = self.spec, self.parts.runtime, self.parts
-        kept = StartEnvironment.load(parts.places.agent(self.name))
-        env = plan.inherited(
-            kept.environ, spec.env_inherit, keep=self.harness.env_names, dropped=self.harness.env_dropped
-        )
-        plain = {name: value for name, value in spec.env.items() if isinstance(value, str)}
-        env.update(plain, **kept.secrets)
-        cwd = await self._working_folder(env)
-        if venv := await self._venv(env):
-            env = plan.venv_environment(env, venv)
-        env.update(plan.derived(spec, handle, cwd))
-        self.facts.cwd, self.facts.env = cwd, env
-        version = await parts.version(self.harness, spec, env, cwd)
-        wanted = {path: await runtime.read(path) for path in self.harness.wants(spec, env, cwd)}
-        conversation = await self._conversation(env, cwd)
-        # A `${VAR}` in a src_ file is the starter's, also where the agent does not inherit it.
-        files = await self._workspace_files({**kept.environ, **env}, cwd)
-        launch = self.harness.launch(
-            LaunchAsk(
-                spec=spec,
-                conversation=conversation,
-                folder=handle.folder,
-                spool=str(parts.places.spool / self.name),
-                cwd=cwd,
-                env=env,
-                version=version,
-                user_files=wanted,
-                first_message=await self._first_message(env),
-                mcp_written=mcp_servers(files, cwd),
-            )
-        )
-        self.facts.warnings = (*self.facts.warnings, *launch.warnings)
-        await self.amend(version=version, cwd=cwd)
-        if launch.types_prompt is not None:
-            files += (File(f"{handle.folder}/{FIRST_MESSAGE}", launch.types_prompt.encode()),)
-        return plan.plan(
-            spec,
-            handle,
-            launch,
-            cwd=cwd,
-            env=env,
-            files=files,
-            session_id=conversation.session_id or None,
-            resumes=conversation.exists,
-            version=version,
-            size=(parts.settings.pane_width, parts.settings.pane_height),
-        )
+        """Everything decided about the launch, and what the record is to say of it written down."""
+        parts = self.parts
+        preparing = Preparing(self.record, self.harness, handle, parts.runtime, parts.places, parts.settings)
+        around = await preparing.surroundings()
+        self.facts.cwd, self.facts.env = around.cwd, around.env
+        prepared = await preparing.launch(around, parts.version, must_resume=self._must_resume)
+        self._must_resume = False
+        self.facts.warnings = (*self.facts.warnings, *prepared.warnings)
+        await self.amend(**prepared.notes)
+        return prepared.plan
 
-    async def _working_folder(self, env: Mapping[str, str]) -> str:
-        spec = self.spec
-        if spec.workdir is None:
-            cwd = str(self.parts.places.workspace(self.name))
-            await self.parts.runtime.run(["mkdir", "-p", "-m", "700", cwd], env={}, cwd="/", timeout=10)
-        else:
-            cwd = resolved(spec.workdir, spec.folder, env)
-        try:
-            ran = await self.parts.runtime.run(["pwd", "-P"], env={}, cwd=cwd, timeout=10)
-        except LaunchError as error:
-            raise LaunchError(f"workdir: {error}", hint="Make it, or name another in the manifest.") from error
-        return ran.stdout.decode(errors="surrogateescape").removesuffix("\n")
-
-    async def _venv(self, env: Mapping[str, str]) -> str | None:
-        choices = (self.spec.venv,) if isinstance(self.spec.venv, str) else self.spec.venv or ()
-        for choice in choices:
-            path = resolved(choice, self.spec.folder, env)
-            if await self.parts.runtime.list(f"{path}/bin"):
-                return path
-        if choices:
-            raise LaunchError(
-                f"venv: none of {', '.join(choices)} is there.", hint=f"Make it: python3 -m venv {choices[0]}"
-            )
-        return None
-
-    async def _conversation(self, env: Mapping[str, str], cwd: str) -> Conversation:
-        session_id = self.record.session_id
-        if session_id is None:
-            return Conversation("", exists=False, fresh=not self.record.session_used)
-        path = self._transcript_path(env, cwd, session_id)
-        tail = await self.parts.runtime.read(path, tail=TRANSCRIPT_TAIL) if path else None
-        if tail is not None and not self.harness.resumable(tail) and not self._must_resume:
-            # Its id is taken and nothing is in it: only a new one can be launched.
-            session_id, tail = str(uuid.uuid4()), None
-            await self.amend(session_id=session_id, session_used=False, transcript=None)
-        exists, self._must_resume = tail is not None or self._must_resume, False
-        if self.spec.session == "continue" and not exists:
-            raise LaunchError(
-                f"session: continue, but {self.name} has no recorded conversation to go on with.",
-                hint="Use session: continue-or-new, or start it once with `fleet start --fresh`.",
-            )
-        return Conversation(session_id, exists=exists, fresh=not exists and not self.record.session_used)
-
-    def _transcript_path(self, env: Mapping[str, str], cwd: str, session_id: str) -> str | None:
-        """Where the conversation is kept: as the program itself said, else where its folder's are."""
-        told = self.record.transcript
-        if told is not None and session_id in told:
-            return told
-        return self.harness.transcript_path(env, cwd, session_id)
-
-    async def _workspace_files(self, env: Mapping[str, str], cwd: str) -> tuple[File, ...]:
-        """What the manifest itself puts into the workspace, over nothing that fleet did not write."""
-        files, wrote, warnings = await sources.workspace_files(
-            self.spec, cwd, environ=env, read=self.parts.runtime.read, wrote=self.record.wrote
-        )
-        if wrote != self.record.wrote:
-            await self.amend(wrote=wrote)
-        self.facts.warnings = (*self.facts.warnings, *warnings)
-        return files
-
-    async def _first_message(self, env: Mapping[str, str]) -> str | None:
-        if self.spec.prompt_file is None:
-            return None
-        path = resolved(self.spec.prompt_file, self.spec.folder, env)
-        content = await self.parts.runtime.read(path)
-        if content is None:
-            raise LaunchError(f"prompt_file: {path} cannot be read.")
-        return content.decode(errors="replace")
+    # -- the start -------------------------------------------------------------------------------------------------
 
     def _begin_clock(self, handle: Handle) -> None:
         """See the launch through its start, and to its first message; one clock for each launch."""
@@ -1062,10 +950,8 @@ class Runner:
 
     async def read_transcript(self, length: int = TRANSCRIPT_TAIL) -> None:
         """The end of the conversation for those who look: so many bytes, or more where they hold nothing of it."""
-        session_id, cwd = self.record.session_id, self.facts.cwd
-        if session_id is None or cwd is None:
-            return
-        path = self._transcript_path(self.facts.env, cwd, session_id)
+        cwd = self.facts.cwd
+        path = None if cwd is None else transcript_path(self.record, self.harness, self.facts.env, cwd)
         while path and (tail := await self.parts.runtime.read(path, tail=length)) is not None:
             self.facts.transcript = self.harness.read_transcript(tail, self.parts.clock.now())
             if told := self.facts.transcript.evidence:
@@ -1106,10 +992,7 @@ class Runner:
     async def _recall(self, handle: Handle) -> None:
         """What a launch knew that the ledger does not hold: its environment and folder."""
         kept = StartEnvironment.load(self.parts.places.agent(self.name))
-        env = plan.inherited(
-            kept.environ, self.spec.env_inherit, keep=self.harness.env_names, dropped=self.harness.env_dropped
-        )
-        env.update({n: v for n, v in self.spec.env.items() if isinstance(v, str)}, **kept.secrets)
+        env = environment(self.spec, self.harness, kept)
         cwd = self.record.cwd or self.spec.folder
         env.update(plan.derived(self.spec, handle, cwd))
         self.facts.cwd, self.facts.env = cwd, env
@@ -1144,21 +1027,6 @@ class Runner:
         self.on_look(handle, look)
 
 
-def resolved(path: str, folder: str, env: Mapping[str, str]) -> str:
-    """A path of a manifest: `~` is the agent's home, a relative one starts from the manifest's folder."""
-    if path == "~" or path.startswith("~/"):
-        path = env.get("HOME", "~") + path[1:]
-    return str(PurePosixPath(folder) / path)
-
-
 def is_auth(rule: str) -> bool:
     """Whether a rule of a screen or an error of a hook speaks of credentials."""
     return any(word in rule for word in ("auth", "login", "oauth", "account"))
-
-
-def mcp_servers(files: tuple[File, ...], cwd: str) -> tuple[str, ...]:
-    """The servers of the `.mcp.json` among the files: the program need not ask a person about those."""
-    for file in files:
-        if file.path == f"{cwd}/.mcp.json":
-            return tuple(json.loads(file.content).get("mcpServers", {}))
-    return ()

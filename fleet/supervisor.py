@@ -29,9 +29,10 @@ from fleet.health.restart import NOBODYS_FAULT
 from fleet.ledger import Ledger, Record, StartEnvironment
 from fleet.lifecycle import Life
 from fleet.manifests.model import AgentSpec, Secret
+from fleet.preparing import resolved
 from fleet.processes import Meter, host_figures
 from fleet.redact import redact
-from fleet.runner import STORAGE_RETRY, UP, Parts, Runner, resolved
+from fleet.runner import STORAGE_RETRY, UP, Parts, Runner
 from fleet.runtimes.base import Runtime
 from fleet.settings import Places, Settings
 from fleet.spool import Drain

@@ -25,6 +25,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("plan", "health", "runtimes", "hub"),
     ("lifecycle",),
     ("ledger", "events"),
+    ("preparing",),
     ("runner",),
     ("supervisor", "schedule", "report"),
     ("control",),

@@ -1,0 +1,197 @@
+"""What a launch needs of its host and of the agent's past, gathered and decided: the way to a LaunchPlan.
+
+Everything here reads; nothing is launched or written into a workspace (only a folder of fleet's own is made). What
+the agent's record is to hold from then on comes back with the plan, so that it can be written down first.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+from fleet import plan
+from fleet.errors import LaunchError
+from fleet.harnesses.base import Conversation, Harness, LaunchAsk
+from fleet.ledger import Record, StartEnvironment
+from fleet.manifests import sources
+from fleet.manifests.model import AgentSpec
+from fleet.runtimes.base import Runtime
+from fleet.settings import Places, Settings
+from fleet.terms import File, Handle, LaunchPlan
+
+TRANSCRIPT_TAIL = 65_536
+"""How much of a conversation's end is read for its facts, in bytes, however long it is."""
+FIRST_MESSAGE = "first-message"
+"""The file in a launch's folder that holds the message to be typed once the program is ready for it."""
+
+Version = Callable[[Harness, AgentSpec, Mapping[str, str], str], Awaitable[str | None]]
+"""What the program says of its version, in this environment and folder."""
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """Where the program runs, and with what environment."""
+
+    cwd: str
+    env: Mapping[str, str]
+    starters: Mapping[str, str]
+    """The environment of whoever started it. A `${VAR}` in a `src_…` file is from there, inherited or not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A launch, ready to be written down and then done."""
+
+    plan: LaunchPlan
+    notes: Mapping[str, Any]
+    """The record's fields that it changes."""
+    warnings: tuple[str, ...]
+
+
+class Preparing:
+    """One launch of an agent, from its record and its handle."""
+
+    def __init__(
+        self, record: Record, harness: Harness, handle: Handle, runtime: Runtime, places: Places, settings: Settings
+    ) -> None:
+        self._record, self._spec, self._harness, self._handle = record, record.spec, harness, handle
+        self._runtime, self._places, self._settings = runtime, places, settings
+
+    async def surroundings(self) -> Surroundings:
+        """Raise `LaunchError` where the working folder or the virtual environment is not there."""
+        spec = self._spec
+        kept = StartEnvironment.load(self._places.agent(spec.name))
+        env = environment(spec, self._harness, kept)
+        cwd = await self._working_folder(env)
+        if venv := await self._venv(env):
+            env = plan.venv_environment(env, venv)
+        env.update(plan.derived(spec, self._handle, cwd))
+        return Surroundings(cwd, env, kept.environ)
+
+    async def launch(self, around: Surroundings, version: Version, *, must_resume: bool) -> Prepared:
+        """Everything decided. With `must_resume` the program itself has said that its conversation is there."""
+        spec, handle, cwd, env = self._spec, self._handle, around.cwd, around.env
+        told = await version(self._harness, spec, env, cwd)
+        wanted = {path: await self._runtime.read(path) for path in self._harness.wants(spec, env, cwd)}
+        conversation = await self._conversation(env, cwd, must_resume)
+        files, wrote, warnings = await sources.workspace_files(
+            spec, cwd, environ={**around.starters, **env}, read=self._runtime.read, wrote=self._record.wrote
+        )
+        launch = self._harness.launch(
+            LaunchAsk(
+                spec=spec,
+                conversation=conversation,
+                folder=handle.folder,
+                spool=str(self._places.spool / spec.name),
+                cwd=cwd,
+                env=env,
+                version=told,
+                user_files=wanted,
+                first_message=await self._first_message(env),
+                mcp_written=mcp_servers(files, cwd),
+            )
+        )
+        if launch.types_prompt is not None:
+            files += (File(f"{handle.folder}/{FIRST_MESSAGE}", launch.types_prompt.encode()),)
+        planned = plan.plan(
+            spec,
+            handle,
+            launch,
+            cwd=cwd,
+            env=env,
+            files=files,
+            session_id=conversation.session_id or None,
+            resumes=conversation.exists,
+            version=told,
+            size=(self._settings.pane_width, self._settings.pane_height),
+        )
+        notes: dict[str, Any] = {"version": told, "cwd": cwd, "wrote": wrote}
+        if conversation.session_id and conversation.session_id != self._record.session_id:
+            notes |= {"session_id": conversation.session_id, "session_used": False, "transcript": None}
+        return Prepared(planned, notes, (*warnings, *launch.warnings))
+
+    async def _working_folder(self, env: Mapping[str, str]) -> str:
+        spec = self._spec
+        if spec.workdir is None:
+            cwd = str(self._places.workspace(spec.name))
+            await self._runtime.run(["mkdir", "-p", "-m", "700", cwd], env={}, cwd="/", timeout=10)
+        else:
+            cwd = resolved(spec.workdir, spec.folder, env)
+        try:
+            ran = await self._runtime.run(["pwd", "-P"], env={}, cwd=cwd, timeout=10)
+        except LaunchError as error:
+            raise LaunchError(f"workdir: {error}", hint="Make it, or name another in the manifest.") from error
+        return ran.stdout.decode(errors="surrogateescape").removesuffix("\n")
+
+    async def _venv(self, env: Mapping[str, str]) -> str | None:
+        choices = (self._spec.venv,) if isinstance(self._spec.venv, str) else self._spec.venv or ()
+        for choice in choices:
+            path = resolved(choice, self._spec.folder, env)
+            if await self._runtime.list(f"{path}/bin"):
+                return path
+        if choices:
+            raise LaunchError(
+                f"venv: none of {', '.join(choices)} is there.", hint=f"Make it: python3 -m venv {choices[0]}"
+            )
+        return None
+
+    async def _conversation(self, env: Mapping[str, str], cwd: str, must_resume: bool) -> Conversation:
+        record, session_id = self._record, self._record.session_id
+        if session_id is None:
+            return Conversation("", exists=False, fresh=not record.session_used)
+        path = transcript_path(record, self._harness, env, cwd)
+        tail = await self._runtime.read(path, tail=TRANSCRIPT_TAIL) if path else None
+        used = record.session_used
+        if tail is not None and not self._harness.resumable(tail) and not must_resume:
+            # Its id is taken and nothing is in it: only a new one can be launched.
+            session_id, tail, used = str(uuid.uuid4()), None, False
+        exists = tail is not None or must_resume
+        if self._spec.session == "continue" and not exists:
+            raise LaunchError(
+                f"session: continue, but {record.name} has no recorded conversation to go on with.",
+                hint="Use session: continue-or-new, or start it once with `fleet start --fresh`.",
+            )
+        return Conversation(session_id, exists=exists, fresh=not exists and not used)
+
+    async def _first_message(self, env: Mapping[str, str]) -> str | None:
+        if self._spec.prompt_file is None:
+            return None
+        path = resolved(self._spec.prompt_file, self._spec.folder, env)
+        content = await self._runtime.read(path)
+        if content is None:
+            raise LaunchError(f"prompt_file: {path} cannot be read.")
+        return content.decode(errors="replace")
+
+
+def environment(spec: AgentSpec, harness: Harness, kept: StartEnvironment) -> dict[str, str]:
+    """What the agent gets of its start's environment, and its manifest's on top; what a launch adds is not in it."""
+    env = plan.inherited(kept.environ, spec.env_inherit, keep=harness.env_names, dropped=harness.env_dropped)
+    env.update({name: value for name, value in spec.env.items() if isinstance(value, str)}, **kept.secrets)
+    return env
+
+
+def transcript_path(record: Record, harness: Harness, env: Mapping[str, str], cwd: str) -> str | None:
+    """Where the conversation is kept: as the program itself said, else where its folder's are."""
+    session_id, told = record.session_id, record.transcript
+    if session_id is None:
+        return None
+    return told if told is not None and session_id in told else harness.transcript_path(env, cwd, session_id)
+
+
+def resolved(path: str, folder: str, env: Mapping[str, str]) -> str:
+    """A path of a manifest: `~` is the agent's home, a relative one starts from the manifest's folder."""
+    if path == "~" or path.startswith("~/"):
+        path = env.get("HOME", "~") + path[1:]
+    return str(PurePosixPath(folder) / path)
+
+
+def mcp_servers(files: tuple[File, ...], cwd: str) -> tuple[str, ...]:
+    """The servers of the `.mcp.json` among the files: the program need not ask a person about those."""
+    for file in files:
+        if file.path == f"{cwd}/.mcp.json":
+            return tuple(json.loads(file.content).get("mcpServers", {}))
+    return ()
