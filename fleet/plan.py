@@ -19,6 +19,9 @@ INHERITED = (
 DROPPED = ("TMUX", "TMUX_PANE", "STY", "WINDOW", "FLEET_*", "NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC")
 """What belongs to one running session and must not be inherited by another."""
 
+WHERE = "FLEET_HOME"
+"""Where the fleet lives: `fleet` reaches the agent's own daemon from its pane. A path, and no session's."""
+
 
 def generation(agent: str, count: int, lot: str) -> str:
     """The mark of one launch: readable, in order, and never used twice (`lot` is drawn by the caller)."""
@@ -29,11 +32,12 @@ def inherited(
     environ: Mapping[str, str], rule: str | Sequence[str], *, keep: Iterable[str], dropped: Iterable[str]
 ) -> dict[str, str]:
     """The part of the starter's environment that the agent gets: `rule` is `env_inherit` of its manifest."""
+    where = {WHERE: environ[WHERE]} if environ.get(WHERE) else {}
     if rule == "none":
-        return {}
+        return where
     allowed = ("*",) if rule == "all" else (*INHERITED, *keep) if rule == "default" else tuple(rule)
     never = (*DROPPED, *dropped)
-    return {
+    return where | {
         name: value
         for name, value in environ.items()
         if any(fnmatchcase(name, glob) for glob in allowed) and not any(fnmatchcase(name, glob) for glob in never)

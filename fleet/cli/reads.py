@@ -55,7 +55,7 @@ def ask(command: str, targets: Sequence[str] = (), **options: Any) -> Ask:
         return command, {**({"agent": targets[0]} if targets else {}), **given}
     if command == "diff":
         folder = {"folder": os.path.abspath(targets[0])} if targets else {}  # noqa: PTH100
-        return command, {**folder, "cwd": cwd, "env": dict(os.environ)}
+        return command, {**folder, "cwd": cwd, "env": environment()}
     return command, {"targets": list(targets), "labels": {}, "cwd": cwd, **given}
 
 
@@ -69,6 +69,14 @@ def here() -> str:
         return os.getcwd()  # noqa: PTH109 (pathlib would cost more than the request)
     except FileNotFoundError as error:
         raise Usage("The current folder no longer exists.", hint="`cd` to one that does.") from error
+
+
+def environment() -> dict[str, str]:
+    """The environment that agents are started from. FLEET_HOME is made to hold in every folder."""
+    given = dict(os.environ)
+    if given.get("FLEET_HOME"):
+        given["FLEET_HOME"] = places.folders()[0]
+    return given
 
 
 def understand(words: Sequence[str]) -> Ask | None:

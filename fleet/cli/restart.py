@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
-
 import click
 
-from fleet.cli import acts, call, ondemand
+from fleet.cli import acts, call, ondemand, reads
 
 
 @click.command()
@@ -26,6 +24,6 @@ def restart(
 ) -> int:
     """Stop and start agents, whatever their restart policy says; a stopped or failed one is started."""
     selected = call.selection(targets, labels, everything)
-    args = {**selected, "env": dict(os.environ), "fresh": fresh, "wait": True, "timeout": timeout}
+    args = {**selected, "env": reads.environment(), "fresh": fresh, "wait": True, "timeout": timeout}
     ondemand.ensure_daemon()
     return acts.act("restart", args, timeout=timeout, as_json=as_json)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import click
 
 from fleet.cli import acts, call, ondemand, reads
@@ -41,7 +39,7 @@ def start(
         "labels": dict(labels),
         "all": everything,
         "cwd": reads.here(),
-        "env": dict(os.environ),
+        "env": reads.environment(),
         "fresh": fresh,
         "wait": wait,
         "timeout": timeout,

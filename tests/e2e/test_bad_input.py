@@ -449,8 +449,7 @@ def test_whatever_an_agent_prints_is_shown_and_breaks_nothing(fleet: Fleet) -> N
 def test_an_agents_own_tmux_kill_server_reaches_nobody_and_its_marks_are_not_inherited(fleet: Fleet) -> None:
     work = fleet.home.work
     inner = fleet.shell("inner", f"env > {work}/env; {FOREVER}", env_inherit="all")
-    home = f"FLEET_HOME={fleet.home.env['FLEET_HOME']}"
-    script = f"tmux kill-server; tmux kill-session; {home} {fleet_argv()[0]} start {inner} >{work}/told 2>&1; {FOREVER}"
+    script = f"tmux kill-server; tmux kill-session; {fleet_argv()[0]} start {inner} >{work}/told 2>&1; {FOREVER}"
     outer = fleet.shell("outer", script, env={"CLAUDE_PID": "1"})
     fleet.run("start", fleet.shell("other", FOREVER))
     fleet.run("start", outer)
@@ -458,7 +457,7 @@ def test_an_agents_own_tmux_kill_server_reaches_nobody_and_its_marks_are_not_inh
         lambda: "inner" in fleet.all(), "it was started from inside"
     ) else None
     seen = dict(line.partition("=")[::2] for line in (work / "env").read_text().splitlines() if "=" in line)
-    assert seen["FLEET_AGENT"] == "inner"
+    assert (seen["FLEET_AGENT"], seen["FLEET_HOME"]) == ("inner", fleet.home.env["FLEET_HOME"])
     assert seen["FLEET_GENERATION"].startswith("inner.")
     assert "CLAUDE_PID" not in seen
     assert seen["TMUX"].split(",")[0] != fleet.status("other")["pane"]["socket"]
