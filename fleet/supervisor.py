@@ -45,6 +45,8 @@ STARTS = "starts"
 """The note of those whose start waits for others, or is waited for, with whether it is to be a fresh one."""
 STOPS = "stops"
 """The note of those that a person stops in an order, while that is under way."""
+OVER = (Phase.BACKOFF, Phase.FINISHED, Phase.FAILED)
+"""Where an end that nobody asked for leads to."""
 MEASURE_EVERY = 5.0
 RULES_FOR = 1.0
 """Seconds for which a person's screen rules are taken as they were read."""
@@ -435,10 +437,19 @@ class Supervisor:
 
     def record_event(self, agent: str, kind: str, name: str, payload: Mapping[str, Any]) -> None:
         """Into the event store, soon; followers hear it at once."""
+        if kind == "phase" and payload.get("because") == lifecycle.Seen.__name__:
+            self._tell_unseen_end(self.runners[agent], payload)
         self._waiting.append(Event(at=self.clock.now(), agent=agent, type=kind, name=name, payload=dict(payload)))
         if kind == "fault":
             self.faults += 1
         self._flush.set()
+
+    def _tell_unseen_end(self, runner: Runner, payload: Mapping[str, Any]) -> None:
+        """An end while nobody looked, the daemon being away or the host, is told as one that was seen."""
+        was_up = payload["from"] in (*UP, Phase.UNVERIFIABLE) and not runner.facts.over
+        if was_up and payload["to"] in OVER and runner.handle is not None:
+            told = {"exit_status": payload["exit_status"], "unseen": True}
+            self.record_event(runner.name, "exit", runner.handle.generation, told)
 
     def _on_storage(self, error: StorageError | None) -> None:
         problem = str(error) if error else None

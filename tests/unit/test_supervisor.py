@@ -163,6 +163,37 @@ async def test_a_death_while_no_daemon_was_there_counts_and_is_followed_by_a_lau
     assert [handle.agent for handle in world.host.launches] == ["a", "b", "c", "a"]
 
 
+async def test_an_end_while_no_daemon_was_there_is_told_once_with_its_status(world: World) -> None:
+    daemon = await world.daemon()
+    await daemon.start(world.shell("a"), world.shell("b"), world.shell("c", restart={"policy": "never"}))
+    await world.clock.turn(2)
+    daemon.kill()
+    world.host.pane("a").exit(3)
+    world.host.pane("c").exit(0)
+    await world.clock.turn(60)
+    for _ in range(2):  # the next daemon finds nothing to tell any more
+        daemon = await world.daemon()
+        await world.clock.turn(2)
+        daemon.kill()
+    told = {name: world.disk.events(name, "exit") for name in "abc"}
+    assert [payload["exit_status"] for _, payload in told["a"]] == [3]
+    assert [generation.split(".")[:2] for generation, _ in told["a"]] == [["a", "1"]]
+    assert told["b"] == []
+    assert [payload for _, payload in told["c"]] == [{"exit_status": 0, "unseen": True}]
+
+
+async def test_an_end_while_the_host_was_away_is_told_once(world: World, daemon: Daemon) -> None:
+    await daemon.start(world.shell("a"))
+    await world.clock.turn(2)
+    world.host.cut()
+    await world.clock.turn(2)
+    world.host.pane("a").exit(3)
+    await world.clock.turn(2)
+    world.host.heal()
+    await world.clock.turn(5)
+    assert [payload["exit_status"] for _, payload in world.disk.events("a", "exit")] == [3]
+
+
 async def test_a_multiplexer_that_was_lost_while_no_daemon_was_there_costs_nobody_anything(world: World) -> None:
     daemon = await world.daemon()
     await daemon.start(*(world.shell(name) for name in "abcdef"))
