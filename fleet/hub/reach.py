@@ -1,0 +1,82 @@
+"""How the hub reaches into agents: the verbs that the courier needs of whoever runs them, and their answers.
+
+The hub does not know the supervisor; `fleet/reach.py` keeps this contract over it. Signs come from the agent's side
+only: its box, its transcript, its hooks. A verb that acts raises nothing where the agent has gone meanwhile: what
+became of the act is seen afterwards, with `seen`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from fleet.hub.delivery import Agent, HandedOver, Seen, Ways
+from fleet.hub.message import Message, Way
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnEnd:
+    """How a headless agent's turn ended."""
+
+    ok: bool
+    text: str = ""
+    """What it says: the reply."""
+    reason: str | None = None
+    """Where it is not ok, or declined: why, in one word."""
+    declined: bool = False
+    """The agent will not answer; the turn itself is over."""
+
+
+class Reach(Protocol):
+    """What the courier asks of whoever runs the agents."""
+
+    def standing(self, name: str) -> Agent | None:
+        """How the agent stands now; `None`: it is no agent of this fleet."""
+        ...
+
+    def ways(self, name: str) -> Ways:
+        """The ways into it, as it runs now or would run."""
+        ...
+
+    def on_change(self, callback: Callable[[str], None]) -> None:
+        """From now on `callback(name)` whenever something about an agent may be different."""
+        ...
+
+    async def put(self, name: str, key: str, text: str, way: Way) -> None:
+        """Lay a text into the box of the agent's present launch, whole or not at all, for its doorbell or its next
+        boundary."""
+        ...
+
+    async def ring(self, name: str) -> None:
+        """Say that something lies in the box."""
+        ...
+
+    async def withdraw(self, name: str, key: str) -> bool:
+        """Take it out of the box, whichever launch's it is. False: it had been taken before."""
+        ...
+
+    async def clear(self, name: str, key: str) -> None:
+        """What became of it is written down: the box need not keep it."""
+        ...
+
+    async def type(self, name: str, text: str, may_submit: Callable[[Agent], bool]) -> bool:
+        """Type it and press Enter, unless the agent as it stands right before the Enter does not allow that. Whether
+        Enter was pressed."""
+        ...
+
+    async def enter(self, name: str, text: str) -> None:
+        """Press Enter, if the composer holds this text and nothing else."""
+        ...
+
+    async def seen(self, name: str, key: str, handed: HandedOver, message: Message) -> Seen:
+        """What is seen now of a message that was handed over under this key."""
+        ...
+
+    async def turn(self, name: str, message: Message, text: str) -> TurnEnd:
+        """Run a headless agent's turn on it to its end. Cancelled, its processes are ended."""
+        ...
+
+    async def stop_turn(self, name: str, thread: str) -> None:
+        """End the turn that runs in this conversation, if one does; it then ends as not ok."""
+        ...
