@@ -19,8 +19,8 @@ FLEET = ROOT / "fleet"
 
 ROWS: tuple[tuple[str, ...], ...] = (
     ("terms", "errors", "clock", "places", "keys"),
-    ("settings", "db", "processes", "redact", "spool", "brake", "dependencies"),
-    ("manifests", "templates", "client", "hook", "keeper"),
+    ("settings", "db", "processes", "redact", "spool", "brake", "dependencies", "verbs"),
+    ("manifests", "templates", "client", "hook", "keeper", "mcp_shim"),
     ("harnesses", "config"),
     ("plan", "health", "runtimes", "hub"),
     ("lifecycle",),
@@ -54,6 +54,7 @@ PURE = (
     "keys.py",
     "brake.py",
     "dependencies.py",
+    "verbs.py",
     "lifecycle.py",
     "plan.py",
     "health/classify.py",
