@@ -51,6 +51,22 @@ class Settings:
     spool_check: float = 2.0  # the net below the watch on the spool
     database_folder: str = ""  # a folder on a local disk for the database, where the state folder is on no local one
 
+    # the hub (SEMANTICS 5 and 6)
+    hub_operator: str = "operator"  # the name under which the person at the command line speaks
+    hub_channel: str = "#general"  # what every member hears that names no channels of its own
+    hub_max_hops: int = 8  # a message with fewer hops may cause a turn; one with as many is refused
+    hub_sender_rate: float = 20.0  # messages a second of one sender …
+    hub_sender_burst: int = 100  # … and at once
+    hub_pair: int = 12  # messages of one sender that cause one recipient a turn, a minute
+    hub_conversation: int = 30  # messages of one conversation that cause turns, a minute …
+    hub_conversation_total: int = 200  # … and in all
+    hub_message_kb: float = 64.0  # of one message's text
+    hub_waiting: int = 500  # messages that wait for one agent; the next is refused
+    hub_attachment_mb: float = 20.0  # of one attachment
+    hub_ask_timeout: float = 600.0  # how long an answer is waited for where the asker does not say
+    hub_kept_days: float = 90.0  # messages and events; the audit and what waits for its reader are always kept
+    hub_kept_mb: float = 4096.0  # of the log; beyond it the oldest go
+
     # the daemon
     daemon_start_timeout: float = 20.0  # until its socket answers
     request_timeout: float = places.REQUEST_TIMEOUT  # the CLI's wait for an answer that is not meant to take long
