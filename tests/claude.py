@@ -90,6 +90,7 @@ class Program:
     def start(self) -> Program:
         for file in self.launch.files:
             path = Path(file.path)
+            path.parent.mkdir(exist_ok=True, mode=0o700)
             path.write_bytes(file.content)
             path.chmod(file.mode)
         env = {**self.ask.env, **self.launch.env}

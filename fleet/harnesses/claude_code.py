@@ -49,6 +49,13 @@ LONGEST_FOLDER = 200
 HOOK_TIMEOUT = 10
 """Seconds that the program waits for an event hook where the host's disk hangs. It writes one small file."""
 
+MAIL_TIMEOUT = 30
+"""The same for the hook that hands over mail: a few files are copied."""
+DOORBELL_SINCE: Version = (2, 1, 210)
+"""From here on a watched file wakes it with words of fleet's own; before, mail goes in at a tool's end or is typed."""
+TOLD_AT = ("PostToolUse", "PostToolUseFailure")
+"""The events at which mail that is to cause no turn goes in, beside the tool's result."""
+
 PERMISSION_FLAGS = ("--permission-mode", "--dangerously-skip-permissions")
 CONVERSATION_FLAGS = ("--session-id", "--resume", "-r", "--continue", "-c", "--from-pr", "--teleport")
 
@@ -348,11 +355,14 @@ def _inline(value: str, ask: LaunchAsk, warnings: list[str]) -> Json:
 def _settings(ask: LaunchAsk, version: Version | None, mode: str | None, found: Sequence[Json]) -> dict[str, Any]:
     spec = ask.spec
     settings: dict[str, Any] = {
-        "hooks": {event: [{"hooks": [_hook(ask)]}] for event in heard(_or_supported(ask.version))},
+        "hooks": _with_mail(
+            ask, {event: [{"hooks": [_hook(ask, event)]}] for event in heard(_or_supported(ask.version))}
+        ),
         "statusLine": _status_line(ask, found),
-        # The program's own socket takes messages from every process of the user's, without a token.
-        "crossSessionInbound": "refuse",
     }
+    if not spec.hub.side_channels:
+        # The program's own socket takes messages from every process of the user's, without a token.
+        settings["crossSessionInbound"] = "refuse"
     if "bypass-permissions" in spec.auto_accept or _bypasses(spec, mode):
         settings["skipDangerousModePermissionPrompt"] = True
     if "mcp-servers" in spec.auto_accept:
@@ -373,13 +383,45 @@ def _bypasses(spec: AgentSpec, mode: str | None) -> bool:
     )
 
 
-def _hook(ask: LaunchAsk) -> dict[str, Any]:
-    script = f"{ask.folder}/hook.sh"
+def _hook(ask: LaunchAsk, event: str) -> dict[str, Any]:
+    told = [box(ask.folder), event] if event in TOLD_AT and ask.spec.hub.enabled else []
+    return {"type": "command", **_command(ask, "hook.sh", ask.spool, *told), "timeout": HOOK_TIMEOUT}
+
+
+def _command(ask: LaunchAsk, script: str, *args: str) -> dict[str, Any]:
+    path = f"{ask.folder}/{script}"
     if takes_args(_or_supported(ask.version)):  # spares a shell
-        command: dict[str, Any] = {"command": script, "args": [ask.spool]}
-    else:
-        command = {"command": shell_line([script, ask.spool])}
-    return {"type": "command", **command, "timeout": HOOK_TIMEOUT}
+        return {"command": path, "args": list(args)}
+    return {"command": shell_line([path, *args])}
+
+
+def box(folder: str) -> str:
+    """Where a launch's mail lies, for mail.sh."""
+    return f"{folder}/box"
+
+
+def has_doorbell(version: str | None) -> bool:
+    """Whether this version can be woken by a file that it watches. One that could not be asked counts as supported."""
+    return _knows(_version(version), DOORBELL_SINCE)
+
+
+def _with_mail(ask: LaunchAsk, hooks: dict[str, Any]) -> dict[str, Any]:
+    """The hooks, and those by which mail wakes the program, where it can be woken."""
+    if not ask.spec.hub.enabled or not has_doorbell(ask.version):
+        return hooks
+    mine: dict[str, dict[str, Any]] = {
+        event: {"type": "command", **_command(ask, "mail.sh", box(ask.folder), "watch", event), "timeout": HOOK_TIMEOUT}
+        for event in ("SessionStart", "CwdChanged")
+    }
+    mine["FileChanged"] = {
+        "type": "command",
+        **_command(ask, "mail.sh", box(ask.folder), "ring"),
+        "asyncRewake": True,
+        "timeout": MAIL_TIMEOUT,
+        "rewakeMessage": "Message from fleet:",
+        "rewakeSummary": "fleet: mail",
+    }
+    return {**hooks, **{event: [*hooks.get(event, []), {"hooks": [entry]}] for event, entry in mine.items()}}
 
 
 def _or_supported(version: str | None) -> str:
@@ -394,7 +436,8 @@ def _status_line(ask: LaunchAsk, found: Sequence[Json]) -> dict[str, Any]:
 
 
 def _scripts(ask: LaunchAsk) -> list[File]:
-    return [File(f"{ask.folder}/{name}", _shipped(name), 0o700) for name in ("hook.sh", "statusline.sh")]
+    scripts = [File(f"{ask.folder}/{name}", _shipped(name), 0o700) for name in ("hook.sh", "statusline.sh", "mail.sh")]
+    return [*scripts, File(f"{box(ask.folder)}/bell", b"")]
 
 
 def _shipped(name: str) -> bytes:

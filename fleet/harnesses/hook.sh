@@ -2,9 +2,10 @@
 # A hook of a coding-agent program: its event, the JSON on stdin, goes into the spool as one file, whole or not at all.
 #
 #     hook.sh FOLDER            for an agent that fleet launched: into its own folder of the spool
+#     hook.sh FOLDER BOX EVENT  the same; then mail.sh tells what waits in the agent's box for this moment, if anything does
 #     hook.sh --by-hand SPOOL   for a session started by hand: into the folder of its name; stands aside in fleet's own
 #
-# Always exits 0 and prints nothing: a hook never delays or alters a session. The file's name is
+# Always exits 0 and itself prints nothing: a hook never delays or alters a session. The file's name is
 #
 #     GENERATION,PROGRAM,CLOCK,PROCESS
 #
@@ -61,4 +62,9 @@ name_by_hand() {
         rm -f "$folder/.$file"
     fi
 } >/dev/null 2>&1
+if [ $# = 3 ]; then
+    for text in "$2"/b.*; do
+        [ ! -f "$text" ] || exec "${0%/*}/mail.sh" "$2" tell "$3"
+    done
+fi
 exit 0

@@ -153,7 +153,7 @@ def test_every_file_of_a_launch_lies_in_its_own_folder_and_is_private() -> None:
     launch = CLAUDE.launch(ask(mcp_servers={"s": {"command": "x"}}))
     assert all(f.path.startswith("/f/launch/web.1.a/") and not f.mode & 0o077 for f in launch.files)
     assert {f.path.rpartition("/")[2] for f in launch.files} == {
-        "settings.json", "mcp.json", "hook.sh", "statusline.sh"
+        "settings.json", "mcp.json", "hook.sh", "statusline.sh", "mail.sh", "bell"
     }  # fmt: skip
 
 
