@@ -317,22 +317,23 @@ class WorkspaceBody(Body):
     """A new workspace."""
 
     name: Name
+    description: str = ""
 
 
 class InviteBody(Body):
     """An invitation: whoever redeems it gets a token."""
 
     role: Literal["agent", "viewer", "operator"] = "agent"
-    name: Name | None = Field(default=None, description="Whom it is for; left out, whoever redeems it says.")
+    workspace: Name | None = Field(default=None, description="The caller's own, where none is named.")
     uses: int = Field(default=1, ge=1, le=1000)
     expires_in: float | None = Field(default=7 * 86_400.0, gt=0, le=10**9, description="Seconds.")
 
 
 class RedeemBody(Body):
-    """An invitation's code, against a token."""
+    """An invite, against a token."""
 
-    code: str = Field(min_length=1, max_length=200)
-    name: Name | None = None
+    invite: str = Field(min_length=1, max_length=200)
+    name: Name
 
 
 class TokenBody(Body):
@@ -626,10 +627,14 @@ class Subscribed(Answer):
     ref: str | None = None
 
 
-class Accepted(ReceiptAnswer):
+class Accepted(Answer):
     """The message of that `ref` is on the disk."""
 
     type: Literal["ack"] = "ack"
+    id: str
+    seq: int
+    epoch: str
+    duplicate: bool = Field(description="It was sent before, by its key; nothing is new.")
     ref: str | None = None
 
 
@@ -653,7 +658,13 @@ class Pong(Answer):
     ref: str | None = None
 
 
-HUB_FRAMES: tuple[type[Answer], ...] = (Welcome, Subscribed, Accepted, EventFrame, ErrorFrame, Pong)
+class GapFrame(GapAnswer):
+    """A reader that was far behind: retention has taken what comes next. The hub goes on from `oldest`."""
+
+    type: Literal["gap"] = "gap"
+
+
+HUB_FRAMES: tuple[type[Answer], ...] = (Welcome, Subscribed, Accepted, EventFrame, GapFrame, ErrorFrame, Pong)
 
 CLOSES: Mapping[int, str] = {
     1000: "done",
@@ -661,6 +672,7 @@ CLOSES: Mapping[int, str] = {
     1002: "what came is not the WebSocket protocol",
     1007: "what came as text is not UTF-8",
     1009: "a frame was too large",
+    1011: "something went wrong in the hub",
     4001: "no token, or one that is not valid any more",
     4002: "too many frames in a row that the hub could not take, or no `hello` in time",
     4003: "not allowed",

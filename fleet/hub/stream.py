@@ -1,0 +1,780 @@
+"""Events as they happen: over WebSocket and SSE, from a position on, in order, and none of it twice on a connection.
+
+The log's tail alone drives what is sent. What holds:
+
+- A frame is built once per event, and one write per connection and flush carries all of it, acks included. The next
+  flush begins no sooner after the last one than that one took: an idle hub sends at once, a busy one in batches that
+  grow by themselves, and sending never takes more than half of the loop.
+- A reader that is further behind than `Pace.behind` is not pushed to any more. It is served from the log, in pages,
+  as fast as it reads, and goes live again without a gap; without progress for `Pace.stalled` seconds it is cut off
+  (4008). Nobody waits for it.
+- Who comes without a position starts at now. Who comes with one gets everything after it, or is told the gap.
+- What a reader may see is asked of the exchange by its token, and again when memberships change. A token that has
+  ended ends its connections.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+from aiohttp import WSMsgType, web
+
+from fleet.errors import FleetError
+from fleet.hub import wire
+from fleet.hub.auth import Caller, Refused
+from fleet.hub.exchange import Exchange
+from fleet.hub.log import Event
+from fleet.hub.message import Code, Position
+from fleet.hub.projection import COPY, MOST, Gap
+from fleet.hub.routing import resume
+from fleet.hub.wire import Fault
+
+log = logging.getLogger(__name__)
+
+LOW = 64 * 1024
+"""Bytes that may be left of what was written before more is read from the log."""
+
+PAGE = 100
+"""Events of the first page of a catch-up; the next ones are about as large as what a reader may be behind."""
+
+FRAMES = 1024
+"""Frames that are kept for readers who are a little behind."""
+
+IN_FLIGHT = 256
+"""Messages of one connection that may be on their way into the log."""
+
+AT_A_TIME = 64
+"""Frames of one connection that are looked at before others have their turn."""
+
+FAULTS = 50
+"""Frames in a row that the hub could not take, before it stops listening to their sender."""
+
+HELLO = 10.0
+"""Seconds for the first frame."""
+
+TEND = 5.0
+"""Seconds between two looks at all connections."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How far a reader may be behind. Settings."""
+
+    behind: int = 256 * 1024
+    """Bytes."""
+    stalled: float = 60.0
+    """Seconds without progress."""
+    ping: float = wire.PING
+
+
+# -- frames --------------------------------------------------------------------------------------------------------
+
+
+def ws_frame(payload: bytes, opcode: int = 0x1) -> bytes:
+    """A whole frame as a server sends it (RFC 6455, 5.2): final, not masked."""
+    size = len(payload)
+    if size < 126:
+        return bytes((0x80 | opcode, size)) + payload
+    if size < 65536:
+        return bytes((0x80 | opcode, 126)) + size.to_bytes(2, "big") + payload
+    return bytes((0x80 | opcode, 127)) + size.to_bytes(8, "big") + payload
+
+
+def close_frame(code: int) -> bytes:
+    """The hub's last frame."""
+    return ws_frame(code.to_bytes(2, "big") + wire.CLOSES[code].encode()[:123], 0x8)
+
+
+def sse_chunk(text: str) -> bytes:
+    """A piece of an event stream, as a chunk of HTTP."""
+    piece = text.encode()
+    return b"%x\r\n%b\r\n" % (len(piece), piece)
+
+
+class Framing(NamedTuple):
+    """How one door writes what a reader is told."""
+
+    event: Callable[[Event, str], bytes]
+    gap: Callable[[wire.GapAnswer], bytes]
+    ping: bytes
+    last: Callable[[int], bytes]
+
+
+def _ws_gap(gap: wire.GapAnswer) -> bytes:
+    return ws_frame(wire.encode({"type": "gap", **gap.model_dump()}).encode())
+
+
+WEBSOCKET = Framing(
+    event=lambda event, epoch: ws_frame(wire.event_frame(event, epoch).encode()),
+    gap=_ws_gap,
+    ping=ws_frame(b"", 0x9),
+    last=close_frame,
+)
+SSE = Framing(
+    event=lambda event, epoch: sse_chunk(f"id: {epoch}:{event.seq}\ndata: {wire.event_json(event, epoch)}\n\n"),
+    gap=lambda gap: sse_chunk(f"event: gap\ndata: {gap.model_dump_json()}\n\n"),
+    ping=sse_chunk(":\n\n"),
+    last=lambda code: (
+        sse_chunk(f"event: end\ndata: {wire.encode({'code': code, 'reason': wire.CLOSES[code]})}\n\n") + b"0\r\n\r\n"
+    ),
+)
+
+
+class _Frames:
+    """The newest frames, each built once for all who get it."""
+
+    def __init__(self, epoch: Callable[[], str]) -> None:
+        self._epoch = epoch
+        self._kept: dict[tuple[int, Framing], bytes] = {}
+
+    def __call__(self, event: Event, framing: Framing) -> bytes:
+        key = (event.seq, framing)
+        frame = self._kept.get(key)
+        if frame is None:
+            frame = self._kept[key] = framing.event(event, self._epoch())
+            if len(self._kept) > FRAMES:
+                del self._kept[next(iter(self._kept))]
+        return frame
+
+
+class _Chunk:
+    """What one stream has brought in this flush, as the bytes that all its readers get."""
+
+    __slots__ = ("_frames", "_joined", "events", "first", "last")
+
+    def __init__(self, events: list[Event], frames: _Frames) -> None:
+        self.events = events
+        self.first, self.last = events[0].seq, events[-1].seq
+        self._frames = frames
+        self._joined: dict[Framing, bytes] = {}
+
+    def joined(self, framing: Framing) -> bytes:
+        found = self._joined.get(framing)
+        if found is None:
+            found = self._joined[framing] = b"".join(self._frames(event, framing) for event in self.events)
+        return found
+
+
+# -- readers -------------------------------------------------------------------------------------------------------
+
+
+class Reader:
+    """One connection that is told events."""
+
+    __slots__ = (
+        "after", "behind", "caller", "catching_up", "chunks", "ended", "framing", "heard", "on_end", "out", "pinged",
+        "routed", "transport", "wants", "without",
+    )  # fmt: skip
+
+    def __init__(self, caller: Caller, transport: asyncio.Transport, framing: Framing, now: float) -> None:
+        self.caller = caller
+        self.transport = transport
+        self.framing = framing
+        self.wants: frozenset[str] | None = None
+        """The streams it has asked for; `None`: all that it may see."""
+        self.without: frozenset[str] = frozenset()
+        self.routed: frozenset[str] | None = frozenset()
+        """The streams it hears; `None`: all of its workspace."""
+        self.after = 0
+        """It needs nothing up to here."""
+        self.behind = False
+        """It is served from the log."""
+        self.catching_up: asyncio.Task[None] | None = None
+        self.chunks: list[_Chunk] = []
+        self.out: list[bytes] = []
+        """What it is told beside events, to go with the next flush."""
+        self.heard = now
+        self.pinged = now
+        self.ended = False
+        self.on_end: Callable[[], None] | None = None
+
+    @property
+    def waiting(self) -> int:
+        """Bytes that it has not read yet, beyond what the system holds."""
+        return self.transport.get_write_buffer_size()
+
+    def hears(self, event: Event) -> bool:
+        """Whether the event is for it."""
+        if self.routed is None:
+            mine = wire.workspace_of(event.stream) == self.caller.workspace
+        else:
+            mine = event.stream in self.routed
+        return mine and not wire.seen_twice(event, self.routed)
+
+    def stream_names(self) -> list[str] | None:
+        """What it hears, in its own words."""
+        return None if self.routed is None else sorted(wire.local(stream) for stream in self.routed)
+
+
+MEMBERSHIP = frozenset({"joined", "left", "enrolled", "removed"})
+"""Kinds of events after which a member may hear other streams."""
+
+
+class Streams:
+    """All readers, and what each of them is told."""
+
+    def __init__(self, exchange: Exchange, pace: Pace | None = None) -> None:
+        self.exchange = exchange
+        self.pace = pace or Pace()
+        self.readers: set[Reader] = set()
+        self._loop = asyncio.get_running_loop()
+        self._router: dict[str, set[Reader]] = {}
+        """By stream; who hears all of a workspace is under `WORKSPACE/`."""
+        self._frames = _Frames(lambda: exchange.log.epoch)
+        self._fresh: list[Event] = []
+        self._speaking: set[Reader] = set()
+        self._flushed = exchange.log.head
+        """Every live reader has been given all up to here."""
+        self._flush_due: asyncio.Handle | None = None
+        self._rest_until = 0.0
+        self._unhook = exchange.on_events(self._take)
+        self._tending = self._loop.create_task(self._tend())
+
+    async def close(self) -> None:
+        """Tell everybody that the hub leaves (1001)."""
+        self._unhook()
+        self._tending.cancel()
+        await asyncio.gather(self._tending, return_exceptions=True)
+        for reader in list(self.readers):
+            self.end(reader, 1001)
+        if self._flush_due:
+            self._flush_due.cancel()
+
+    # -- who hears what --------------------------------------------------------------------------------------------
+
+    async def join(
+        self, reader: Reader, after: Position | None, streams: Sequence[str] | None
+    ) -> wire.GapAnswer | None:
+        """Tell the reader what comes after that position (`None`: now). What it cannot be told, if so."""
+        self._want(reader, streams)
+        epoch, gap = self.exchange.log.epoch, None
+        oldest = await self.exchange.history.oldest() if after else None
+        head = self.exchange.log.head
+        found = resume(after, Position(epoch, head), oldest.seq + 1 if oldest else 0)
+        if after is not None and found.gap:
+            gap = wire.GapAnswer(
+                reason=_why(after, epoch, head), asked=str(after), oldest=str(found.after),
+                head=str(Position(epoch, head)),
+            )  # fmt: skip
+        reader.after = found.after.seq
+        self.readers.add(reader)
+        self.route(reader)
+        if reader.after < head:
+            reader.behind = True
+        return gap
+
+    def begin(self, reader: Reader) -> None:
+        """It has been welcomed: what it missed comes now."""
+        if reader.behind:
+            self._serve_from_log(reader)
+
+    def subscribe(self, reader: Reader, streams: Sequence[str]) -> None:
+        """It hears these as well. Raise `Fault` for one that its token may not see."""
+        named = self._named(reader, streams)
+        if reader.wants is not None:
+            reader.wants |= named
+        reader.without -= named
+        self.route(reader)
+
+    def unsubscribe(self, reader: Reader, streams: Sequence[str]) -> None:
+        """It does not hear these any more."""
+        if reader.routed is None:
+            raise Fault(Code.BAD_VALUE, "Who hears all says in `hello` or `subscribe` what it wants instead.")
+        named = frozenset(f"{reader.caller.workspace}/{stream}" for stream in streams)
+        if reader.wants is not None:
+            reader.wants -= named
+        else:
+            reader.without |= named
+        self.route(reader)
+
+    def _want(self, reader: Reader, streams: Sequence[str] | None) -> None:
+        if streams is not None:
+            reader.wants = self._named(reader, streams)
+
+    def _named(self, reader: Reader, streams: Sequence[str]) -> frozenset[str]:
+        named = frozenset(f"{reader.caller.workspace}/{stream}" for stream in streams)
+        seen = self.exchange.streams_of(reader.caller)
+        if seen is not None and (hidden := sorted(named - seen)):
+            names = [wire.local(stream) for stream in hidden]
+            raise Fault(
+                Code.NOT_ALLOWED, f"{reader.caller.name} does not hear {', '.join(names)[:200]}.", streams=names[:20]
+            )
+        return named
+
+    def route(self, reader: Reader) -> None:
+        """Bring the router up to what the reader wants and may see."""
+        seen = self.exchange.streams_of(reader.caller)
+        hears = reader.wants if seen is None else seen if reader.wants is None else seen & reader.wants
+        hears = None if hears is None else hears - reader.without
+        if hears != reader.routed:
+            self._unroute(reader)
+            reader.routed = hears
+            for key in self._keys(reader):
+                self._router.setdefault(key, set()).add(reader)
+
+    def _keys(self, reader: Reader) -> Iterable[str]:
+        return (f"{reader.caller.workspace}/",) if reader.routed is None else reader.routed
+
+    def _unroute(self, reader: Reader) -> None:
+        for key in self._keys(reader):
+            if readers := self._router.get(key):
+                readers.discard(reader)
+                if not readers:
+                    del self._router[key]
+
+    # -- a flush ---------------------------------------------------------------------------------------------------
+
+    def say(self, reader: Reader, frame: bytes) -> None:
+        """Tell one reader something that is no event; it goes with the next flush."""
+        reader.out.append(frame)
+        self._speaking.add(reader)
+        self._flush_soon()
+
+    def _take(self, events: Sequence[Event]) -> None:
+        self._fresh += events
+        self._flush_soon()
+
+    def _flush_soon(self) -> None:
+        if self._flush_due is None:
+            if self._rest_until <= self._loop.time():
+                self._flush_due = self._loop.call_soon(self._flush)
+            else:
+                self._flush_due = self._loop.call_at(self._rest_until, self._flush)
+
+    def _flush(self) -> None:
+        """Send all that is new. The next time is no sooner from its end than it took."""
+        began = self._loop.time()
+        self._flush_due = None
+        events, self._fresh = self._fresh, []
+        speaking, self._speaking = self._speaking, set()
+        for run in _runs(events):
+            self._hand_out(run, speaking)
+            if run[-1].kind in MEMBERSHIP:
+                self._members_changed(run[-1])
+        before, self._flushed = self._flushed, events[-1].seq if events else self._flushed
+        merged: dict[tuple[int, ...], bytes] = {}
+        for reader in speaking:
+            self._write(reader, before, merged)
+        ended = self._loop.time()
+        self._rest_until = ended + (ended - began)
+
+    def _hand_out(self, events: Sequence[Event], speaking: set[Reader]) -> None:
+        """Give each stream's events to those who hear it."""
+        by_stream: dict[str, list[Event]] = {}
+        for event in events:
+            if event.kind == COPY:
+                for reader in self._router.get(event.stream, ()):
+                    if not wire.seen_twice(event, reader.routed):
+                        reader.chunks.append(_Chunk([event], self._frames))
+                        speaking.add(reader)
+                continue
+            workspace, slash, _ = event.stream.partition("/")
+            for key in (event.stream, workspace + slash):
+                if key in self._router:
+                    by_stream.setdefault(key, []).append(event)
+        for key, heard in by_stream.items():
+            chunk = _Chunk(heard, self._frames)
+            readers = self._router[key]
+            for reader in readers:
+                reader.chunks.append(chunk)
+            speaking |= readers
+
+    def _write(self, reader: Reader, before: int, merged: dict[tuple[int, ...], bytes]) -> None:
+        """One write, unless the reader is too far behind for events: then they stay in the log."""
+        chunks, out = reader.chunks, reader.out
+        if chunks:
+            reader.chunks = []
+        if out:
+            reader.out = []
+        if reader.ended or reader.transport.is_closing():
+            return
+        told = b""
+        if chunks and not reader.behind:
+            if self.pace.behind < reader.waiting:
+                reader.behind = True
+                reader.after = max(reader.after, before)
+                self._serve_from_log(reader)
+            else:
+                told = self._merged(reader, chunks, merged)
+        if out:
+            told = b"".join((*out, told))
+        if told:
+            reader.transport.write(told)
+
+    def _merged(self, reader: Reader, chunks: list[_Chunk], merged: dict[tuple[int, ...], bytes]) -> bytes:
+        """The chunks in the log's order, without what the reader has."""
+        if all(chunk.first > reader.after for chunk in chunks):
+            if len(chunks) == 1:
+                return chunks[0].joined(reader.framing)
+            key = (id(reader.framing), *map(id, chunks))
+            if key not in merged:
+                merged[key] = self._in_order(reader, chunks)
+            return merged[key]
+        return self._in_order(reader, chunks)
+
+    def _in_order(self, reader: Reader, chunks: list[_Chunk]) -> bytes:
+        events = {event.seq: event for chunk in chunks for event in chunk.events if event.seq > reader.after}
+        return b"".join(self._frames(events[seq], reader.framing) for seq in sorted(events))
+
+    def _members_changed(self, event: Event) -> None:
+        workspace = wire.workspace_of(event.stream)
+        for reader in [reader for reader in self.readers if reader.caller.workspace == workspace]:
+            self.route(reader)
+
+    # -- from the log ----------------------------------------------------------------------------------------------
+
+    def _serve_from_log(self, reader: Reader) -> None:
+        reader.catching_up = self._loop.create_task(self._catch_up(reader))
+
+    async def _catch_up(self, reader: Reader) -> None:
+        """Page by page, as fast as it reads; live again at the head, with no wait in between."""
+        limit = PAGE
+        try:
+            while await self._has_read(reader):
+                after = Position(self.exchange.log.epoch, reader.after)
+                try:
+                    page = await self.exchange.history.read(streams=reader.routed, after=after, limit=limit)
+                except Gap as gap:
+                    self._tell_gap(reader, gap)
+                    continue
+                size = 0
+                for event in page.events:
+                    if reader.hears(event):
+                        frame = self._frames(event, reader.framing)
+                        size += len(frame)
+                        if reader.waiting > self.pace.behind and not await self._has_read(reader):
+                            return
+                        reader.transport.write(frame)
+                    reader.after = event.seq
+                reader.after = max(reader.after, page.position.seq)
+                if reader.after >= self._flushed:
+                    reader.behind, reader.heard = False, self._loop.time()
+                    return
+                limit = max(10, min(MOST, limit * self.pace.behind // max(size, 1)))
+        except Exception:  # one reader's trouble is not the others': it comes again, by its position
+            log.exception("a reader of %s could not be served from the log", reader.caller.name)
+            self.end(reader, 1011)
+        finally:
+            reader.catching_up = None
+
+    def _tell_gap(self, reader: Reader, gap: Gap) -> None:
+        facts = wire.GapAnswer.model_validate(gap.facts)
+        reader.transport.write(reader.framing.gap(facts))
+        reader.after = Position.parse(facts.oldest).seq
+
+    async def _has_read(self, reader: Reader) -> bool:
+        """Wait until little is left of what was written. False: it is over with the reader."""
+        left, since, pause = reader.waiting, self._loop.time(), 0.01
+        while left > LOW and not reader.ended:
+            await asyncio.sleep(pause)
+            now, still = self._loop.time(), reader.waiting
+            if still < left:
+                since, pause = now, 0.01
+            elif now - since >= self.pace.stalled:
+                self.end(reader, 4008)
+            else:
+                pause = min(2 * pause, 0.5, self.pace.stalled)
+            left = still
+        return not reader.ended
+
+    async def room(self, reader: Reader) -> bool:
+        """Wait until what the reader was told, answers included, is not too much. False: it is over."""
+        return reader.waiting <= self.pace.behind or await self._has_read(reader)
+
+    # -- the end ---------------------------------------------------------------------------------------------------
+
+    def end(self, reader: Reader, code: int) -> None:
+        """The hub's last word to a reader. What it has not read it may still read for a while."""
+        if reader.ended:
+            return
+        out, reader.out = reader.out, []
+        if not reader.transport.is_closing():
+            reader.transport.write(b"".join(out) + reader.framing.last(code))
+            reader.transport.close()
+            self._loop.call_later(max(self.pace.stalled, 1.0), reader.transport.abort)
+        self.leave(reader)
+
+    def leave(self, reader: Reader) -> None:
+        """It has gone."""
+        if reader not in self.readers:
+            return
+        reader.ended = True
+        self._unroute(reader)
+        self.readers.discard(reader)
+        self._speaking.discard(reader)
+        if reader.catching_up is not None and reader.catching_up is not asyncio.current_task():
+            reader.catching_up.cancel()
+        if reader.on_end is not None:
+            reader.on_end()
+
+    async def _tend(self) -> None:
+        """Look at all from time to time: whose token has ended, who has gone without a word."""
+        while True:
+            await asyncio.sleep(min(TEND, self.pace.ping / 2))
+            now = self._loop.time()
+            for reader in list(self.readers):
+                self._look_at(reader, now)
+
+    def _look_at(self, reader: Reader, now: float) -> None:
+        if not self.exchange.tokens.good(reader.caller):
+            self.end(reader, 4001)
+        elif reader.transport.is_closing():
+            self.leave(reader)
+        elif reader.behind:
+            pass  # whether it makes progress is being looked at
+        elif reader.framing is WEBSOCKET and now - reader.heard > 2.5 * self.pace.ping:
+            reader.transport.abort()
+            self.leave(reader)
+        elif now - max(reader.heard, reader.pinged) >= self.pace.ping:
+            reader.pinged = now
+            reader.transport.write(reader.framing.ping)
+
+
+def _why(asked: Position, epoch: str, head: int) -> Literal["epoch", "ahead", "trimmed"]:
+    return "epoch" if asked.epoch != epoch else "ahead" if asked.seq > head else "trimmed"
+
+
+def _runs(events: list[Event]) -> Iterator[list[Event]]:
+    """The events, cut after each that changes who hears what."""
+    start = 0
+    for number, event in enumerate(events, 1):
+        if event.kind in MEMBERSHIP:
+            yield events[start:number]
+            start = number
+    if start < len(events):
+        yield events[start:]
+
+
+# -- a WebSocket ---------------------------------------------------------------------------------------------------
+
+
+class Socket(web.WebSocketResponse):
+    """A WebSocket that says why it closes."""
+
+    async def close(self, *, code: int = 1000, message: bytes = b"", drain: bool = True) -> bool:
+        if not self.closed and code in _BROKEN:
+            with contextlib.suppress(ConnectionError):
+                await self.send_str(_error(Fault(_BROKEN[code], wire.CLOSES[code].capitalize() + "."), None))
+        return await super().close(code=code, message=message or wire.CLOSES.get(code, "").encode(), drain=drain)
+
+
+_BROKEN = {1002: "bad_frame", 1007: "invalid_unicode", 1009: "too_large"}
+"""What is told before a frame that cannot be read ends the connection."""
+
+
+def _error(fault: Fault, ref: str | None) -> str:
+    return wire.encode({"type": "error", "error": fault.to_json(ref)})
+
+
+class Session:
+    """One client on the WebSocket, from its handshake to its end."""
+
+    def __init__(
+        self, streams: Streams, socket: Socket, transport: asyncio.Transport, limits: wire.LimitsAnswer
+    ) -> None:
+        self._streams = streams
+        self._exchange = streams.exchange
+        self._socket = socket
+        self._transport = transport
+        self._limits = limits
+        self._flying: set[asyncio.Task[None]] = set()
+
+    async def run(self, caller: Caller | None) -> None:
+        """Until it ends. `caller`: whom the handshake's token names; else the first frame brings one."""
+        try:
+            async with asyncio.timeout(HELLO):
+                hello = await self._hello()
+                if hello is None:
+                    return
+                if hello.token is not None:
+                    caller = self._exchange.tokens.check(hello.token)
+                if caller is None:
+                    raise Fault("unauthorized", "No token, or one that is not valid (any more).")
+                reader = await self._welcome(hello, caller)
+        except TimeoutError:
+            await self._refuse(Fault("timed_out", f"No `hello` within {HELLO:g} s."), None, 4002)
+        except (Fault, FleetError) as error:
+            fault = as_fault(error)
+            await self._refuse(fault, fault.facts.pop("ref", None), 4001 if fault.code == "unauthorized" else 4002)
+        else:
+            await self._serve(reader, f"{caller.workspace}/{caller.name}/{hello.reader}")
+
+    async def _hello(self) -> wire.Hello | None:
+        """The first frame; `None`: the client has gone."""
+        message = await self._socket.receive()
+        if message.type is not WSMsgType.TEXT:
+            if message.type in (WSMsgType.BINARY, WSMsgType.PING, WSMsgType.PONG):
+                raise Fault("binary_frame", "The first frame is `hello`, as text.")
+            return None
+        frame = wire.read_frame(message.data)
+        if not isinstance(frame, wire.Hello):
+            raise Fault("unauthorized", "The first frame is `hello`.", ref=getattr(frame, "ref", None))
+        if frame.version != wire.VERSION:
+            raise Fault(
+                Code.WRONG_VERSION, f"The hub speaks version {wire.VERSION} of its frames.", ref=frame.ref,
+                version=wire.VERSION,
+            )  # fmt: skip
+        return frame
+
+    async def _welcome(self, hello: wire.Hello, caller: Caller) -> Reader:
+        reader = Reader(caller, self._transport, WEBSOCKET, asyncio.get_running_loop().time())
+        gap = await self._streams.join(reader, await self._after(hello, caller), hello.streams)
+        log_ = self._exchange.log
+        welcome = wire.Welcome(
+            name=caller.name,
+            role=caller.role.value,
+            workspace=caller.workspace,
+            position=str(Position(log_.epoch, reader.after)),
+            head=str(log_.position),
+            streams=reader.stream_names(),
+            limits=self._limits,
+            ping=self._streams.pace.ping,
+            gap=gap,
+            ref=hello.ref,
+        )
+        reader.transport.write(ws_frame(welcome.model_dump_json(exclude_none=True).encode()))
+        return reader
+
+    async def _after(self, hello: wire.Hello, caller: Caller) -> Position | None:
+        if hello.after != "cursor":
+            return None if hello.after is None else wire.as_position(hello.after)
+        seq = await self._exchange.history.cursor(f"{caller.workspace}/{caller.name}/{hello.reader}")
+        return None if seq is None else Position(self._exchange.log.epoch, seq)
+
+    async def _refuse(self, fault: Fault, ref: str | None, code: int) -> None:
+        with contextlib.suppress(ConnectionError):
+            await self._socket.send_str(_error(fault, ref))
+        await self._socket.close(code=code)
+
+    async def _serve(self, reader: Reader, cursor: str) -> None:
+        gone = self._exchange.connected(reader.caller)
+        try:
+            self._streams.begin(reader)
+            await self._listen(reader, cursor)
+        finally:
+            gone()
+            self._streams.leave(reader)
+
+    async def _listen(self, reader: Reader, cursor: str) -> None:
+        """Take frames until there are no more. One client's frames do not keep the loop from the others."""
+        loop = asyncio.get_running_loop()
+        frames = faults = 0
+        while not reader.ended and await self._streams.room(reader):
+            message = await self._socket.receive()
+            reader.heard = loop.time()
+            try:
+                if message.type is WSMsgType.TEXT:
+                    await self._take(reader, wire.read_frame(message.data), cursor)
+                elif message.type is WSMsgType.BINARY:
+                    raise Fault("binary_frame", "Frames are text.")
+                elif message.type is WSMsgType.PING:
+                    self._streams.say(reader, ws_frame(message.data, 0xA))
+                elif message.type is not WSMsgType.PONG:
+                    return
+                faults = 0
+            except (Fault, FleetError) as error:
+                fault = as_fault(error)
+                self._say(reader, _error(fault, fault.facts.pop("ref", None)))
+                faults += 1
+                if faults >= FAULTS:
+                    self._streams.end(reader, 4002)
+            frames += 1
+            if frames % AT_A_TIME == 0:
+                await asyncio.sleep(0)
+
+    async def _take(self, reader: Reader, frame: wire.ClientFrame, cursor: str) -> None:
+        match frame:
+            case wire.Send():
+                while len(self._flying) >= IN_FLIGHT:
+                    await asyncio.wait(self._flying, return_when=asyncio.FIRST_COMPLETED)
+                sending = asyncio.get_running_loop().create_task(self._send(reader, frame))
+                self._flying.add(sending)
+                sending.add_done_callback(self._flying.discard)
+            case wire.Acknowledge():
+                self._acknowledge(wire.as_position(frame.pos, "pos"), cursor)
+            case wire.Subscribe() | wire.Unsubscribe():
+                change = self._streams.subscribe if isinstance(frame, wire.Subscribe) else self._streams.unsubscribe
+                try:
+                    change(reader, frame.streams)
+                except Fault as fault:
+                    fault.facts["ref"] = frame.ref
+                    raise
+                told = wire.Subscribed(streams=reader.stream_names(), ref=frame.ref)
+                self._say(reader, told.model_dump_json())
+            case wire.Ping():
+                self._say(reader, wire.Pong(ref=frame.ref).model_dump_json())
+            case wire.Hello():
+                raise Fault("unknown_type", "`hello` comes once, at the beginning.", ref=frame.ref)
+
+    async def _send(self, reader: Reader, frame: wire.Send) -> None:
+        """Its ack goes out after its commit, and not before."""
+        try:
+            if not self._exchange.tokens.good(reader.caller):
+                raise Fault("unauthorized", "The token is not valid any more.")
+            receipt = await self._exchange.send(reader.caller, frame.message)
+        except Exception as error:  # noqa: BLE001  whatever it is, the sender hears of it
+            self._say(reader, _error(as_fault(error), frame.ref))
+            return
+        told: dict[str, Any] = {
+            "type": "ack", "ref": frame.ref, "id": receipt.id, "seq": receipt.position.seq,
+            "epoch": receipt.position.epoch, "duplicate": receipt.duplicate,
+        }  # fmt: skip
+        self._say(reader, wire.encode(told))
+
+    def _acknowledge(self, pos: Position, cursor: str) -> None:
+        head = self._exchange.log.position
+        if pos.epoch != head.epoch or pos.seq > head.seq:
+            raise Fault(Code.BAD_VALUE, f"{pos} is no position that was told.", field="pos")
+        self._exchange.history.set_cursor(cursor, pos.seq)
+
+    def _say(self, reader: Reader, text: str) -> None:
+        self._streams.say(reader, ws_frame(text.encode()))
+
+
+def as_fault(error: Exception) -> Fault:
+    """What an error is to its sender. What nobody foresaw is logged whole, and told without its inside."""
+    if isinstance(error, Fault):
+        return error
+    if isinstance(error, Refused):
+        return Fault.of(error.refusal)
+    if isinstance(error, FleetError):
+        fault = Fault(error.code, str(error))
+        fault.facts |= error.facts if error.hint is None else {"hint": error.hint, **error.facts}
+        return fault
+    log.error("a request failed", exc_info=error)
+    return Fault("internal", "Something went wrong in the hub; its log says what.")
+
+
+# -- server-sent events --------------------------------------------------------------------------------------------
+
+
+async def serve_sse(
+    streams: Streams, request: web.Request, caller: Caller, after: Position | None, names: Sequence[str] | None
+) -> web.StreamResponse:
+    """Events as they happen, for as long as the client stays; each with its position as its id."""
+    transport = request.transport
+    if transport is None:
+        raise ConnectionResetError("the client has gone")
+    reader = Reader(caller, transport, SSE, asyncio.get_running_loop().time())
+    response = web.StreamResponse(
+        headers={"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-store"}
+    )
+    response.force_close()
+    over = asyncio.Event()
+    gap = await streams.join(reader, after, names)
+    reader.on_end = over.set
+    try:
+        await response.prepare(request)
+        reader.transport.write(sse_chunk("retry: 1000\n\n"))
+        if gap is not None:
+            reader.transport.write(SSE.gap(gap))
+        streams.begin(reader)
+        await over.wait()
+    finally:
+        streams.leave(reader)
+    return response
