@@ -48,6 +48,8 @@ STOPS = "stops"
 OVER = (Phase.BACKOFF, Phase.FINISHED, Phase.FAILED)
 """Where an end that nobody asked for leads to."""
 MEASURE_EVERY = 5.0
+ATTEND_EVERY = 0.5
+"""Seconds between two looks for agents that are to be judged again."""
 RULES_FOR = 1.0
 """Seconds for which a person's screen rules are taken as they were read."""
 EVENTS_HELD = 10_000
@@ -102,6 +104,7 @@ class Supervisor:
         self._tasks = [
             asyncio.create_task(self._write_events(), name="events"),
             asyncio.create_task(self._again_and_again(self.settings.spool_check, self._net), name="net"),
+            asyncio.create_task(self._again_and_again(ATTEND_EVERY, self._attend), name="attend"),
             asyncio.create_task(self._again_and_again(MEASURE_EVERY, self._measure), name="measure"),
         ]
         await self._collect(None)
@@ -617,11 +620,16 @@ class Supervisor:
         """Below the pushes: what they missed is found here."""
         await self._collect(None)
         for runner in self.runners.values():
-            if runner.life.phase in UP and runner.handle is not None:
-                with runner.guarded("confirm"):
-                    runner.confirm(self.runtime.seen_at(runner.handle))
-            elif runner.life.phase is Phase.UNVERIFIABLE and self.unreachable is None:
+            if runner.life.phase is Phase.UNVERIFIABLE and self.unreachable is None:
                 runner.beside(runner.host_back(self._replay))  # one call failed, and nobody else will tell it
+
+    async def _attend(self) -> None:
+        """Agents about which nothing was heard for a while, and time alone may still change what is known."""
+        now = self.clock.now()
+        for runner in self.runners.values():
+            if runner.due is not None and runner.due <= now and runner.life.phase in UP:
+                with runner.guarded("attend"):
+                    runner.attend()
 
     async def _measure(self) -> None:
         """Figures of processes and host."""
