@@ -15,7 +15,6 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from typing import Any
 from fleet import __version__, lifecycle, manifests, processes, report
 from fleet.dependencies import start_order
 from fleet.errors import (
+    BadRequest,
     CannotYet,
     DialogOpen,
     FleetError,
@@ -42,6 +42,7 @@ from fleet.redact import redact
 from fleet.runner import UP, Runner
 from fleet.supervisor import DOWN, Supervisor
 from fleet.terms import Activity, Phase
+from fleet.verbs import VERBS, check, nearest, shown
 
 log = logging.getLogger(__name__)
 
@@ -79,15 +80,14 @@ class Operator:
 
     async def do(self, verb: str, args: Args, progress: Progress) -> Answer:
         """Carry out one verb."""
-        method = getattr(self, f"verb_{verb}", None)
-        if method is None:
-            known = sorted(name.removeprefix("verb_") for name in dir(self) if name.startswith("verb_"))
-            raise Usage(
+        if verb not in VERBS:
+            raise BadRequest(
                 f"This daemon ({__version__}) does not know the verb {verb!r}.",
                 hint="A newer command line meets an older daemon: `fleet daemon restart`.",
-                known=known,
+                known=sorted(VERBS),
             )
-        answer: Answer = await method(args, progress)
+        check(verb, args)
+        answer: Answer = await getattr(self, f"verb_{verb}")(args, progress)
         return answer
 
     # -- reading ---------------------------------------------------------------------------------------------------
@@ -159,7 +159,10 @@ class Operator:
         return Answer({"agents": agents}, exit_code=1 if sick else 0)
 
     async def verb_events(self, args: Args, progress: Progress) -> Answer:
-        wanted = {"agent": args.get("agent"), "type": args.get("type")}
+        agent = args.get("agent")
+        if agent is not None and agent not in self.fleet.runners and not await self._has_events(agent):
+            agent = self._named(agent, str(args.get("cwd") or "/")).name
+        wanted = {"agent": agent, "type": args.get("type")}
         queue = self.fleet.follow() if args.get("follow") else None
         try:
             found = await self.fleet.events.list(
@@ -177,6 +180,10 @@ class Operator:
         finally:
             if queue is not None:
                 self.fleet.unfollow(queue)
+
+    async def _has_events(self, name: str) -> bool:
+        """A session that was started by hand has a name and events, and so has an agent that was removed."""
+        return bool(await self.fleet.events.list(agent=name, limit=1))
 
     async def verb_logs(self, args: Args, progress: Progress) -> Answer:
         runner = self._one(args)
@@ -423,14 +430,18 @@ class Operator:
     def _named(self, target: str, cwd: str) -> Runner:
         if target in self.fleet.runners:
             return self.fleet.runners[target]
-        if _is_path(target) and Path(cwd, target).exists():
+        if _is_path(target) and _exists(cwd, target):
             found = self._at(target, cwd)
             if len(found) == 1:
                 return found[0]
             raise Usage(f"{target} holds {len(found)} agents; name one.")
-        near = get_close_matches(target, self.fleet.runners, 1)
-        hint = f"Did you mean {near[0]}?" if near else "`fleet status` lists the ones there are."
-        raise UnknownAgent(f"No agent is named {target!r}.", hint=hint, name=target)
+        raise self._unknown(target)
+
+    def _unknown(self, name: str, also: Iterable[str] = ()) -> UnknownAgent:
+        """With the nearest of the names that there are, which may be `also` others than those of agents."""
+        near = nearest(name, [*self.fleet.runners, *also])
+        hint = f"Did you mean {near}?" if near else "`fleet status` lists the ones there are."
+        return UnknownAgent(f"No agent is named {shown(name)}.", hint=hint, name=name)
 
     async def _declared(self, args: Args) -> tuple[list[Runner], list[str]]:
         """The agents that a start names, declared as their manifests stand now. All or none."""
@@ -471,7 +482,7 @@ class Operator:
         for target in targets:
             if not target:
                 raise Usage("One of the names is empty.", hint="A variable that is not set? `.` is this folder.")
-            if _is_path(target) or (target not in self.fleet.runners and Path(cwd, target).exists()):
+            if _is_path(target) or (target not in self.fleet.runners and _exists(cwd, target)):
                 await take(Path(cwd, target))
             elif (place := self._in_folder(target)) is not None:
                 await take(place)
@@ -623,6 +634,11 @@ def _holds(path: Path, spec: AgentSpec) -> bool:
 
 def _is_path(target: str) -> bool:
     return "/" in target or target.endswith((".yaml", ".yml")) or target in (".", "..")
+
+
+def _exists(folder: str, path: str) -> bool:
+    """Also of a path that no file can have, such as one that is too long."""
+    return os.path.exists(os.path.join(folder, path))  # noqa: PTH110, PTH118
 
 
 def _where(runner: Runner) -> str:
@@ -814,13 +830,14 @@ def _inode(path: Path) -> int | None:
 
 
 async def _request(reader: asyncio.StreamReader) -> Mapping[str, Any]:
+    hint = 'It looks like {"verb": "status", "args": {}}, on one line.'
     try:
         line = await asyncio.wait_for(reader.readline(), 10)
         request = json.loads(line)
     except (ValueError, RecursionError, TimeoutError) as error:
-        raise Usage("The request is not one line of JSON.") from error
-    if not isinstance(request, dict) or not isinstance(request.get("args", {}), dict):
-        raise Usage("The request is not a JSON object with args.")
+        raise BadRequest("The request is not one line of JSON.", hint=hint) from error
+    if not isinstance(request, dict) or not isinstance(request.get("args"), dict | None):
+        raise BadRequest("The request is not a JSON object with args.", hint=hint)
     return request
 
 

@@ -2,6 +2,7 @@
 
 FleetError                  1
   Usage                     2   the command's words are off
+    BadRequest              2   a request on the daemon's socket has not the form it must have
   InvalidManifest           2   with every problem, by file, line and column
   InvalidSettings           2
   UnknownAgent              3
@@ -57,6 +58,10 @@ class Usage(FleetError):
     """The command cannot be understood. `fleet COMMAND --help` shows its form."""
 
     exit_code = 2
+
+
+class BadRequest(Usage):
+    """The request has not the form that it must have. Nothing was done."""
 
 
 class InvalidManifest(FleetError):

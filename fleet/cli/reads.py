@@ -52,7 +52,8 @@ def ask(command: str, targets: Sequence[str] = (), **options: Any) -> Ask:
         lines = {"lines": LOG_LINES} if command == "logs" else {}
         return command, {"target": targets[0], "cwd": cwd, **lines, **given}
     if command == "events":
-        return command, {**({"agent": targets[0]} if targets else {}), **given}
+        named = {"agent": targets[0]} if targets else {}
+        return command, {**named, **given, "cwd": cwd}
     if command == "diff":
         folder = {"folder": os.path.abspath(targets[0])} if targets else {}  # noqa: PTH100
         return command, {**folder, "cwd": cwd, "env": environment()}
