@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -33,6 +33,27 @@ Version = Callable[[Harness, AgentSpec, Mapping[str, str], str], Awaitable[str |
 
 
 @dataclass(frozen=True, slots=True)
+class Admission:
+    """One launch's way into the hub."""
+
+    hub: str
+    """Where it is: the path of its socket, or a URL."""
+    token: str = field(repr=False)
+
+
+Admit = Callable[[AgentSpec, str], Awaitable[Admission | None]]
+"""Let an agent's launch, by its generation, into the hub; what was given to its launches before counts no more.
+`None`: it takes no part, or there is no hub."""
+TOKEN = "token"
+"""The file in a launch's folder that holds its token for the hub."""
+
+
+async def no_hub(spec: AgentSpec, generation: str) -> Admission | None:
+    """Where there is no hub."""
+    return None
+
+
+@dataclass(frozen=True, slots=True)
 class Surroundings:
     """Where the program runs, and with what environment."""
 
@@ -40,6 +61,8 @@ class Surroundings:
     env: Mapping[str, str]
     starters: Mapping[str, str]
     """The environment of whoever started it. A `${VAR}` in a `src_…` file is from there, inherited or not."""
+    files: tuple[File, ...] = ()
+    """What the environment speaks of, in the launch's folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +79,18 @@ class Preparing:
     """One launch of an agent, from its record and its handle."""
 
     def __init__(
-        self, record: Record, harness: Harness, handle: Handle, runtime: Runtime, places: Places, settings: Settings
+        self,
+        record: Record,
+        harness: Harness,
+        handle: Handle,
+        runtime: Runtime,
+        places: Places,
+        settings: Settings,
+        admit: Admit = no_hub,
     ) -> None:
         self._record, self._spec, self._harness, self._handle = record, record.spec, harness, handle
         self._runtime, self._places, self._settings = runtime, places, settings
+        self._admit = admit
 
     async def surroundings(self) -> Surroundings:
         """Raise `LaunchError` where the working folder or the virtual environment is not there."""
@@ -70,7 +101,17 @@ class Preparing:
         if venv := await self._venv(env):
             env = plan.venv_environment(env, venv)
         env.update(plan.derived(spec, self._handle, cwd))
-        return Surroundings(cwd, env, kept.environ)
+        files = await self._enter_hub(env)
+        return Surroundings(cwd, env, kept.environ, files)
+
+    async def _enter_hub(self, env: dict[str, str]) -> tuple[File, ...]:
+        """Tell it where the hub is, and where its token for it lies: never the token itself."""
+        admission = await self._admit(self._spec, self._handle.generation)
+        if admission is None:
+            return ()
+        token = File(f"{self._handle.folder}/{TOKEN}", admission.token.encode() + b"\n")
+        env |= {"FLEET_HUB": admission.hub, "FLEET_TOKEN_FILE": token.path}
+        return (token,)
 
     async def launch(self, around: Surroundings, version: Version, *, must_resume: bool) -> Prepared:
         """Everything decided. With `must_resume` the program itself has said that its conversation is there."""
@@ -95,6 +136,7 @@ class Preparing:
                 mcp_written=mcp_servers(files, cwd),
             )
         )
+        files += around.files
         if launch.types_prompt is not None:
             files += (File(f"{handle.folder}/{FIRST_MESSAGE}", launch.types_prompt.encode()),)
         planned = plan.plan(

@@ -29,7 +29,16 @@ from fleet.keys import BEFORE_ENTER, typed
 from fleet.ledger import Ledger, Record, StartEnvironment
 from fleet.lifecycle import Life
 from fleet.manifests.model import AgentSpec, Command
-from fleet.preparing import FIRST_MESSAGE, TRANSCRIPT_TAIL, Preparing, Version, environment, transcript_path
+from fleet.preparing import (
+    FIRST_MESSAGE,
+    TRANSCRIPT_TAIL,
+    Admit,
+    Preparing,
+    Version,
+    environment,
+    no_hub,
+    transcript_path,
+)
 from fleet.processes import Figures
 from fleet.redact import redact
 from fleet.runtimes.base import Runtime
@@ -101,6 +110,7 @@ class Parts:
     """The ledger could not be written, or could again."""
     changed: Callable[[Runner], None]
     """Something about the agent is different now."""
+    admit: Admit = no_hub
 
 
 @dataclass(slots=True)
@@ -543,7 +553,9 @@ class Runner:
     async def _prepare(self, handle: Handle) -> LaunchPlan:
         """Everything decided about the launch, and what the record is to say of it written down."""
         parts = self.parts
-        preparing = Preparing(self.record, self.harness, handle, parts.runtime, parts.places, parts.settings)
+        preparing = Preparing(
+            self.record, self.harness, handle, parts.runtime, parts.places, parts.settings, parts.admit
+        )
         around = await preparing.surroundings()
         self.facts.cwd, self.facts.env = around.cwd, around.env
         prepared = await preparing.launch(around, parts.version, must_resume=self._must_resume)

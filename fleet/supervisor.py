@@ -31,6 +31,7 @@ from fleet.lifecycle import Life
 from fleet.manifests.model import AgentSpec, Secret
 from fleet.preparing import resolved
 from fleet.processes import Meter, host_figures
+from fleet.preparing import Admit, no_hub
 from fleet.redact import redact
 from fleet.runner import STORAGE_RETRY, UP, Parts, Runner
 from fleet.runtimes.base import Runtime
@@ -56,6 +57,9 @@ EVENTS_HELD = 10_000
 """Events that are held while the disk is full; beyond that the oldest go."""
 
 
+OnChange = Callable[[Runner, HookEvent | None], None]
+
+
 class Supervisor:
     """The fleet. Made by the daemon; `open` it, then speak to it."""
 
@@ -71,6 +75,9 @@ class Supervisor:
         self.unreachable: str | None = None
         self.host: Mapping[str, Any] = {}
         self.faults = 0
+        self.admit: Admit = no_hub
+        """How a launch comes into the hub. Set by the daemon."""
+        self._listeners: list[OnChange] = []
         self.storage_problem: str | None = None
         """Why nothing can be written down at the moment. What happens meanwhile is kept and written later."""
         self._change = asyncio.Event()
@@ -154,6 +161,7 @@ class Supervisor:
                 record_event=self.record_event,
                 storage=self._on_storage,
                 changed=self._changed,
+                admit=lambda spec, generation: self.admit(spec, generation),
             ),
         )
         self.runners[record.name] = runner
@@ -460,7 +468,17 @@ class Supervisor:
             log.warning("writing: %s", problem or "it goes again")
         self.storage_problem = problem
 
+    def on_change(self, listener: OnChange) -> None:
+        """From now on tell it when an agent stands differently, and of each of its hooks' events."""
+        self._listeners.append(listener)
+
+    def _tell(self, runner: Runner, event: HookEvent | None = None) -> None:
+        for listener in self._listeners:
+            with runner.guarded("telling"):
+                listener(runner, event)
+
     def _changed(self, runner: Runner) -> None:
+        self._tell(runner)
         self._climb(runner)
         self._watch_state_folder(runner)
         self._wake()
@@ -546,6 +564,7 @@ class Supervisor:
             if runner is not None:
                 with runner.guarded(event.name):
                     await runner.on_hook(event)
+                    self._tell(runner, event)
 
     async def _replay(self, generation: str) -> list[HookEvent]:
         return await self.events.of_generation(generation)
