@@ -66,6 +66,14 @@ class Settings:
     hub_ask_timeout: float = 600.0  # how long an answer is waited for where the asker does not say
     hub_kept_days: float = 90.0  # messages and events; the audit and what waits for its reader are always kept
     hub_kept_mb: float = 4096.0  # of the log; beyond it the oldest go
+    hub_host: str = "127.0.0.1"  # the address on which the hub listens; beyond loopback a token is all that guards it
+    hub_port: int = 0  # its port; 0 is any free one, the same again after a restart where that is possible
+    hub_names: tuple[str, ...] = ()  # names by which others reach it, beside localhost and its address (`Host`)
+    hub_origins: tuple[str, ...] = ()  # origins of web pages that may use it, such as https://lab.example
+    hub_connections: int = 1000  # connections from one address; the next is refused
+    hub_behind_kb: float = 256.0  # so far behind a reader may be before it is served from the log instead
+    hub_stalled: float = 60.0  # a reader that makes no progress for so long is cut off
+    hub_access_log: bool = False  # one line in the daemon's log for each request
 
     # the daemon
     daemon_start_timeout: float = 20.0  # until its socket answers
