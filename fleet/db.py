@@ -319,7 +319,7 @@ def _migrate(connection: sqlite3.Connection, path: Path, migrations: Sequence[Mi
             raise SchemaTooNew(
                 f"{path} was written by a newer fleet (its {module!r} schema is {version}; this version knows "
                 f"{know.get(module, 0)}). Nothing was changed.",
-                hint=f"Use the newer fleet again, or put a backup ({path.name}.bak-N) in its place.",
+                hint=f"Use the newer fleet again{_or_backup(path)}.",
             )
     pending = [m for m in migrations if have.get(m.module, 0) < len(m.steps)]
     if not pending:
@@ -374,11 +374,7 @@ def _statements(script: str) -> Iterator[str]:
 
 def _back_up(connection: sqlite3.Connection, path: Path) -> None:
     """A whole copy beside the file, under the next number; the oldest beyond `BACKUPS_KEPT` go."""
-    numbered = sorted(
-        (int(found.name.rpartition("-")[2]), found)
-        for found in path.parent.glob(f"{path.name}.bak-*")
-        if found.name.rpartition("-")[2].isdigit()
-    )
+    numbered = _backups(path)
     number = numbered[-1][0] + 1 if numbered else 1
     target = path.with_name(f"{path.name}.bak-{number}")
     part = target.with_name(target.name + ".part")
@@ -392,6 +388,15 @@ def _back_up(connection: sqlite3.Connection, path: Path) -> None:
         part.unlink(missing_ok=True)
     for _, old in [*numbered, (number, target)][:-BACKUPS_KEPT]:
         old.unlink(missing_ok=True)
+
+
+def _backups(path: Path) -> list[tuple[int, Path]]:
+    """The whole copies beside the file with their numbers, oldest first."""
+    return sorted(
+        (int(found.name.rpartition("-")[2]), found)
+        for found in path.parent.glob(f"{path.name}.bak-*")
+        if found.name.rpartition("-")[2].isdigit()
+    )
 
 
 # -- what can go wrong ---------------------------------------------------------------------------------------------
@@ -444,8 +449,22 @@ def _translate(error: sqlite3.Error, path: Path | None) -> StorageError:
     if code & 0xFF == sqlite3.SQLITE_FULL or code == sqlite3.SQLITE_IOERR_SHMSIZE:
         return StorageFull()
     if code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-        return StorageError(
-            f"{where}the database is damaged ({error}).",
-            hint="Stop the daemon, put the file aside, and put the newest backup (fleet.db.bak-N) in its place.",
-        )
+        return StorageError(f"{where}the database is damaged ({error}).", hint=_instead(path))
     return StorageError(f"{where}{error}")
+
+
+def _instead(path: Path | None) -> str:
+    """What to do about a damaged file: its newest backup, where there is one, else a new file."""
+    if path is None:
+        return "`fleet daemon restart` says which file it is, and what can stand in its place."
+    if kept := _backups(path):
+        return f"Stop the daemon, put the file aside, and put its newest backup in its place: {kept[-1][1]}"
+    return (
+        "There is no backup of it. Stop the daemon, put the file aside, and start your agents again: each start ends "
+        "what an earlier one has left running. What the file held is lost: the history, and which agents there were."
+    )
+
+
+def _or_backup(path: Path) -> str:
+    kept = _backups(path)
+    return f", or put the newest backup ({kept[-1][1].name}) in its place" if kept else ""

@@ -275,7 +275,13 @@ def test_a_file_that_is_no_database_is_told_with_its_remedy(tmp_path):
     path.write_bytes(b"not a database, but longer than its header would be" * 100)
     with pytest.raises(StorageError, match="damaged") as caught:
         Database.open(path, [NOTES])
-    assert "backup" in caught.value.hint
+    assert "There is no backup" in caught.value.hint
+    assert "start your agents again" in caught.value.hint
+    for number in (2, 10, 9):
+        (tmp_path / f"fleet.db.bak-{number}").write_bytes(b"")
+    with pytest.raises(StorageError, match="damaged") as caught:
+        Database.open(path, [NOTES])
+    assert caught.value.hint.endswith(str(tmp_path / "fleet.db.bak-10"))
     assert path.read_bytes().startswith(b"not a database")
 
 
