@@ -29,9 +29,8 @@ from fleet.health.restart import NOBODYS_FAULT
 from fleet.ledger import Ledger, Record, StartEnvironment
 from fleet.lifecycle import Life
 from fleet.manifests.model import AgentSpec, Secret
-from fleet.preparing import resolved
+from fleet.preparing import Admit, no_hub, resolved
 from fleet.processes import Meter, host_figures
-from fleet.preparing import Admit, no_hub
 from fleet.redact import redact
 from fleet.runner import STORAGE_RETRY, UP, Parts, Runner
 from fleet.runtimes.base import Runtime
