@@ -12,6 +12,9 @@ from typing import Any, Protocol
 from fleet.manifests.model import AgentSpec
 from fleet.terms import Evidence, File, HookEvent
 
+BOX = "box"
+"""The folder in a launch's own in which its mail lies."""
+
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
@@ -144,6 +147,14 @@ class Harness(Protocol):
 
     def read_transcript(self, tail: bytes, now: float) -> TranscriptTail: ...
 
+    def mail_ways(self, version: str | None) -> MailWays:
+        """The ways into the program, beside typing, that its launch opens for mail in its box."""
+        ...
+
+    def read_said(self, tail: bytes) -> tuple[Said, ...]:
+        """What came from outside into its conversation, or into its queue, by this end of its transcript."""
+        ...
+
     def read_status_line(self, content: bytes, now: float) -> Mapping[str, Any] | None:
         """Facts from the status line's JSON: model, context_pct, cost_usd, quota …, under fleet's names."""
         ...
@@ -165,6 +176,26 @@ class Harness(Protocol):
         """What the process alone tells: `moved_at` is when the pane last changed, `cpu` how much of a core the
         process tree has used since the last look. `None` where a program says more about itself than that."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class MailWays:
+    """How mail comes into a program without typing."""
+
+    doorbell: bool = False
+    """It can be woken with what lies in its box."""
+    boundary: bool = False
+    """What lies there can go in with a tool's result."""
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """A text that came to the program from outside, as its transcript has it."""
+
+    at: float
+    text: str
+    queued: bool = False
+    """It is noted only, and not in the conversation."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,19 @@ from datetime import datetime
 from importlib import resources
 from typing import Any, TypeAlias
 
-from fleet.harnesses.base import Launch, LaunchAsk, Remedy, StartProblem, StateFile, TranscriptTail
+from fleet.harnesses.base import (
+    BOX,
+    Launch,
+    LaunchAsk,
+    MailWays,
+    Remedy,
+    Said,
+    StartProblem,
+    StateFile,
+    TranscriptTail,
+)
 from fleet.harnesses.claude_events import heard, shell_line, takes_args
+from fleet.harnesses.claude_mail import read_said
 from fleet.harnesses.limits import LIMIT, resets_at
 from fleet.manifests.model import AgentSpec
 from fleet.redact import redact
@@ -207,6 +218,12 @@ class ClaudeCode:
 
     def read_transcript(self, tail: bytes, now: float) -> TranscriptTail:
         return read_tail(tail)
+
+    def mail_ways(self, version: str | None) -> MailWays:
+        return MailWays(doorbell=has_doorbell(version), boundary=_knows(_version(version), (2, 1, 90)))
+
+    def read_said(self, tail: bytes) -> tuple[Said, ...]:
+        return read_said(tail)
 
     def read_status_line(self, content: bytes, now: float) -> Mapping[str, Any] | None:
         said = _object(content)
@@ -397,7 +414,7 @@ def _command(ask: LaunchAsk, script: str, *args: str) -> dict[str, Any]:
 
 def box(folder: str) -> str:
     """Where a launch's mail lies, for mail.sh."""
-    return f"{folder}/box"
+    return f"{folder}/{BOX}"
 
 
 def has_doorbell(version: str | None) -> bool:

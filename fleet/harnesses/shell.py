@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fleet.harnesses import claude_code
-from fleet.harnesses.base import Launch, LaunchAsk, Remedy, StartProblem, StateFile, TranscriptTail
+from fleet.harnesses.base import Launch, LaunchAsk, MailWays, Remedy, Said, StartProblem, StateFile, TranscriptTail
 from fleet.manifests.model import AgentSpec
 from fleet.terms import Activity, Evidence, HookEvent, Source
 
@@ -68,6 +68,12 @@ class Shell:
 
     def read_transcript(self, tail: bytes, now: float) -> TranscriptTail:
         return TranscriptTail()
+
+    def mail_ways(self, version: str | None) -> MailWays:
+        return MailWays()
+
+    def read_said(self, tail: bytes) -> tuple[Said, ...]:
+        return ()
 
     def read_status_line(self, content: bytes, now: float) -> Mapping[str, Any] | None:
         return None
