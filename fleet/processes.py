@@ -274,8 +274,11 @@ async def _vanished(processes: Iterable[Process], within: float) -> None:
 def _row(pid: int) -> Row | None:
     """One process as /proc/PID/stat tells; `None` where it is gone or a zombie."""
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            content = file.read()
+        fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)  # a file object would double the price
+        try:
+            content = os.read(fd, 4096)
+        finally:
+            os.close(fd)
     except OSError:
         return None
     words = content[content.rfind(b")") + 2 :].split(b" ", 22)

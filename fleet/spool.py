@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 BATCH_BYTES = 8_000_000
 """Content that is held in memory and committed at once; a single larger event goes alone."""
 BATCH_FILES = 500
+CLOCK_GRAIN = 2_000_000_000
+"""Nanoseconds within which two changes of a folder may bear the same time, on the coarsest of file systems."""
 LITTER_AGE = 3600.0
 """Seconds after which a file that never became an event belongs to a hook that was killed."""
 
@@ -202,6 +204,8 @@ class Drain:
     def __init__(self, root: Path, store: Store) -> None:
         self._root, self._store = root, store
         self._busy: dict[str, asyncio.Lock] = {}
+        self._empty: dict[str, int] = {}
+        """Folders in which nothing lay, with when they were last changed at that time."""
 
     async def drain(self, agent: str | None = None) -> list[HookEvent]:
         """Store what lies in an agent's folder (or in all), then delete it. The events, redacted, in order.
@@ -224,8 +228,23 @@ class Drain:
                 log.warning("%s: %d hooks were cut off while they wrote: %s", name, len(swept), ", ".join(swept[:5]))
 
     def _waiting(self) -> list[str]:
-        """The agents for whom something lies here. One look at them all, for it is taken every few seconds."""
-        return [name for name in self._folders() if any(_NAME.fullmatch(e.name) for e in _entries(self._root / name))]
+        """The agents for whom something may lie here. It is asked every few seconds, so a folder that has not been
+        changed since it was found empty is not read again."""
+        names, empty, now = [], {}, time.time_ns()
+        for name in self._folders():
+            folder = self._root / name
+            try:
+                changed = os.stat(folder).st_mtime_ns  # noqa: PTH116 (hundreds of them)
+            except FileNotFoundError:
+                continue
+            if self._empty.get(name) == changed:
+                empty[name] = changed
+            elif any(_NAME.fullmatch(entry.name) for entry in _entries(folder)):
+                names.append(name)
+            elif now - changed > CLOCK_GRAIN:
+                empty[name] = changed
+        self._empty = empty
+        return names
 
     def _folders(self) -> list[str]:
         return sorted(entry.name for entry in _entries(self._root) if entry.is_dir(follow_symlinks=False))

@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta, tzinfo
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from fleet.harnesses.screens import Layout, Rule, RuleSet, version_of
@@ -68,7 +68,11 @@ class Colours:
 
     def __init__(self, ansi: str) -> None:
         self._text = _OTHER_ESCAPES.sub("", ansi) if "\x1b]" in ansi or "\x0e" in ansi or "\x1b(" in ansi else ansi
-        self._starts = [0, *(m.end() for m in re.finditer("\n", self._text))]
+
+    @cached_property
+    def _starts(self) -> list[int]:
+        """Where each row begins."""
+        return [0, *(m.end() for m in re.finditer("\n", self._text))]
 
     def row(self, number: int) -> list[tuple[str, Style]]:
         """The characters of a row with their style; a row that is not there is empty."""

@@ -109,10 +109,10 @@ def strays(agents: Path, keep: Iterable[str]) -> dict[Process, str]:
 
 def remember(roots: Mapping[str, Process]) -> None:
     """Note the processes below each launcher, by its launch's folder, that were not noted before."""
-    rows = processes.table()
+    forest = processes.Forest(processes.table())
     for folder, launcher in roots.items():
         path = Path(folder)
-        new = processes.descendants(rows, [launcher]) - set(_seen(path))
+        new = forest.below([launcher]) - set(_seen(path))
         if new and path.is_dir():
             with open(path / "seen", "ab") as file:
                 file.write(b"".join(_line(process) for process in sorted(new, key=lambda process: process.pid)))

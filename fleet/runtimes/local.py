@@ -24,7 +24,7 @@ from fleet import processes
 from fleet.clock import Clock
 from fleet.errors import FleetError, HostUnreachable, LaunchError, StorageFull, TimedOut, Unconfirmed
 from fleet.redact import redact
-from fleet.runtimes import files, launches, screen, tmux
+from fleet.runtimes import files, launches, logs, screen, tmux
 from fleet.runtimes.base import Capabilities, Ended, OnHost, OnLook
 from fleet.runtimes.folders import FolderWatch
 from fleet.runtimes.local_tmux import LocalTmux
@@ -66,6 +66,7 @@ class LocalRuntime:
         self._watched: dict[str, _Watched] = {}
         """By generation."""
         self._logs: dict[str, AgentLog] = {}
+        self._log_writer = logs.Writer()
         self._on_host: list[OnHost] = []
         self._unreadable: dict[str, str] = {}
         """Multiplexers that do not answer, and why."""
@@ -507,7 +508,7 @@ class LocalRuntime:
         if agent not in self._logs:
             limit = int(self._settings.log_kept_mb * 2**20)
             self._logs[agent] = AgentLog(
-                self._places.agent(agent) / "log", limit, functools.partial(self._secrets, agent)
+                self._places.agent(agent) / "log", limit, self._log_writer, functools.partial(self._secrets, agent)
             )
         return self._logs[agent]
 
@@ -566,8 +567,7 @@ class LocalRuntime:
         await asyncio.gather(*pending, return_exceptions=True)
         for multiplexer in self._multiplexers.values():
             await multiplexer.close()
-        for kept in self._logs.values():
-            await kept.flush()
+        await self._log_writer.close()
         await self._folders.close()
 
 

@@ -7,18 +7,20 @@ with a line of its own, by which a later daemon finds what of this launch it has
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 from fleet.redact import redact
 
-FLUSH_AFTER = 2.0
-"""Seconds that lines are gathered before they are written: one write for many lines."""
+FLUSH_AFTER = 5.0
+"""Seconds that lines are gathered before they are written, those of all agents at once. A daemon that is killed
+meanwhile loses none: the next one finds them in the pane's scrollback."""
 FLUSH_AT = 2000
-"""Lines that are written without waiting."""
+"""Lines of one agent that are written without waiting."""
 TRY_AGAIN = 5.0
 """Seconds until lines that could not be written, as on a full disk, are tried again."""
 HELD = 20_000
@@ -27,58 +29,118 @@ HELD = 20_000
 log = logging.getLogger(__name__)
 
 
+class Writer:
+    """Writes what many logs have gathered, in one go."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[AgentLog, None] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._writing: asyncio.Task[None] | None = None
+
+    def soon(self, waiting: AgentLog, after: float = FLUSH_AFTER) -> None:
+        """The log has lines to write; at the latest `after` so many seconds, sooner where others are due."""
+        self._waiting[waiting] = None
+        loop = asyncio.get_running_loop()
+        if self._timer is None or self._timer.when() > loop.time() + after:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = loop.call_later(after, self._begin)
+
+    def _begin(self) -> None:
+        self._timer = None
+        before = self._writing
+        self._writing = asyncio.get_running_loop().create_task(self._write(before))
+
+    async def _write(self, before: asyncio.Task[None] | None) -> None:
+        if before is not None and not before.done():
+            await before
+        await self.flush()
+
+    async def flush(self) -> None:
+        """Write what was gathered."""
+        waiting, self._waiting = list(self._waiting), {}
+        await write(waiting)
+
+    async def close(self) -> None:
+        """Write the rest; nothing is written by itself any more."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._writing is not None:
+            await asyncio.gather(self._writing, return_exceptions=True)
+        await self.flush()
+        if self._timer is not None:
+            self._timer.cancel()
+
+
+async def write(logs: Sequence[AgentLog]) -> None:
+    """Write what these have gathered. What cannot be written, as on a full disk, is held and tried again."""
+    async with contextlib.AsyncExitStack() as stack:
+        for one in logs:
+            await stack.enter_async_context(one.writing)
+        taken = [(one, lines) for one in logs if (lines := one.take())]
+        for one, lines, error in await asyncio.to_thread(_append_all, taken) if taken else ():
+            log.warning("%s: %s; its lines are held", one.path, error)
+            one.hold(lines)
+
+
+def _append_all(taken: Sequence[tuple[AgentLog, list[str]]]) -> list[tuple[AgentLog, list[str], OSError]]:
+    """Which could not be written, and why."""
+    failed = []
+    for one, lines in taken:
+        try:
+            one.append("\n".join(lines) + "\n")
+        except OSError as error:
+            failed.append((one, lines, error))
+    return failed
+
+
 class AgentLog:
     """One agent's log."""
 
-    def __init__(self, path: Path, limit: int, secrets: Callable[[], Collection[str]] = tuple) -> None:
-        self._secrets = secrets
-        self._path = path
+    def __init__(self, path: Path, limit: int, writer: Writer, secrets: Callable[[], Collection[str]] = tuple) -> None:
+        """`secrets` tells what the agent was given as such; it is asked once for each launch."""
+        self.path = path
         self._limit = limit
+        self._writer = writer
+        self._secrets = secrets
+        self._given: Collection[str] | None = None
         self._lines: list[str] = []
-        self._timer: asyncio.TimerHandle | None = None
-        self._writing: asyncio.Task[None] | None = None
-        self._lock = asyncio.Lock()
+        self.writing = asyncio.Lock()
+        """Held by whoever writes its lines: they stay in order."""
         self.keeping = asyncio.Lock()
         """Held by whoever writes the agent's last screen, which ends up here too."""
 
     def begin(self, generation: str, now: float) -> None:
         """A launch begins here."""
+        self._given = None
         self.add([_header(generation) + datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")])
 
     def add(self, lines: list[str]) -> None:
         """Lines to keep. They are written a little later."""
-        self._lines += lines
-        if not self._lines:
-            return
-        if len(self._lines) >= FLUSH_AT:
-            self._write_now()
-        elif self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(FLUSH_AFTER, self._write_now)
+        if lines:
+            self._lines += lines
+            self._writer.soon(self, 0.0 if len(self._lines) >= FLUSH_AT else FLUSH_AFTER)
 
-    def _write_now(self) -> None:
-        if self._writing is None or self._writing.done():
-            self._writing = asyncio.get_running_loop().create_task(self.flush())
+    def take(self) -> list[str]:
+        """The lines to be written now."""
+        lines, self._lines = self._lines, []
+        return lines
+
+    def hold(self, lines: list[str]) -> None:
+        """These could not be written: they are tried again, and the oldest go where it takes too long."""
+        self._lines = [*lines, *self._lines][-HELD:]
+        self._writer.soon(self, TRY_AGAIN)
 
     async def flush(self) -> None:
         """Write what was gathered."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        async with self._lock:
-            lines, self._lines = self._lines, []
-            if not lines:
-                return
-            try:
-                await asyncio.to_thread(self._append, "\n".join(lines) + "\n")
-            except OSError as error:
-                log.warning("%s: %s; its lines are held", self._path, error)
-                self._lines = [*lines, *self._lines][-HELD:]
-                self._timer = asyncio.get_running_loop().call_later(TRY_AGAIN, self._write_now)
+        await write([self])
 
-    def _append(self, text: str) -> None:
-        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        data = redact(text, self._secrets()).encode(errors="surrogateescape")
-        fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    def append(self, text: str) -> None:
+        """Write it, redacted. It blocks."""
+        if self._given is None:
+            self._given = self._secrets()
+        data = redact(text, self._given).encode(errors="surrogateescape")
+        fd = self._open()
         try:
             before = os.fstat(fd).st_size
             try:
@@ -92,15 +154,23 @@ class AgentLog:
         finally:
             os.close(fd)
         if size > self._limit // 2:
-            self._path.replace(self._older)
+            self.path.replace(self._older)
+
+    def _open(self) -> int:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        try:
+            return os.open(self.path, flags, 0o600)
+        except FileNotFoundError:
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            return os.open(self.path, flags, 0o600)
 
     @property
     def _older(self) -> Path:
-        return self._path.with_name(self._path.name + ".1")
+        return self.path.with_name(self.path.name + ".1")
 
     def last(self, count: int) -> list[str]:
         """The last lines; a big file costs no more than a small one."""
-        lines = _tail(self._path, count)
+        lines = _tail(self.path, count)
         if len(lines) < count:
             lines = _tail(self._older, count - len(lines)) + lines
         return lines

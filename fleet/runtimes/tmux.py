@@ -348,6 +348,8 @@ class Tmux:
         self._watched: dict[str, OnSeen] = {}
         self._missing: dict[str, Callable[[], None]] = {}
         self._listed = b""
+        self._lines: dict[bytes, tuple[str, _Pane]] = {}
+        """The lines of that table, read."""
         self._task: asyncio.Task[None] | None = None
         self._probe: asyncio.Task[None] | None = None
         self._closed = False
@@ -381,6 +383,7 @@ class Tmux:
             if self._control is not None and not self._control.ended:
                 return self._control
             self._panes.clear()
+            self._lines.clear()
             self._listed = b""
             try:
                 async with asyncio.timeout(self._settings.observe_timeout):
@@ -501,6 +504,7 @@ class Tmux:
 
     def _forget(self, generation: str) -> None:
         self._panes.pop(generation, None)
+        self._lines.clear()
         self._listed = b""
 
     # -- observing -----------------------------------------------------------------------------------------------
@@ -600,22 +604,30 @@ class Tmux:
             return
         self._listed = block.body
         panes: dict[str, _Pane] = {}
-        for line in block.body.decode(errors="replace").splitlines():
-            words = line.split("\t")
-            if len(words) != 7 or not words[6]:
-                continue
-            pane = self._panes.get(words[6])
-            if pane is None or pane.id != words[0]:
-                pane = _Pane(words[0], words[5])
-            pane.activity = int(words[1])
-            pane.history = int(words[3] or 0)
-            if (words[2] == "1") != pane.dead:
-                pane.dead = words[2] == "1"
-                pane.captured = -1
-            if words[4] != pane.cursor:
-                pane.cursor, pane.moved = words[4], True
-            panes[words[6]] = pane
-        self._panes = panes
+        lines: dict[bytes, tuple[str, _Pane]] = {}
+        for line in block.body.split(b"\n"):
+            known = self._lines.get(line) or self._read_line(line)
+            if known is not None:
+                panes[known[0]] = known[1]
+                lines[line] = known
+        self._panes, self._lines = panes, lines
+
+    def _read_line(self, line: bytes) -> tuple[str, _Pane] | None:
+        """One pane's line of the table, with the generation that it belongs to; `None` where it is not an agent's."""
+        words = line.decode(errors="replace").split("\t")
+        if len(words) != 7 or not words[6]:
+            return None
+        pane = self._panes.get(words[6])
+        if pane is None or pane.id != words[0]:
+            pane = _Pane(words[0], words[5])
+        pane.activity = int(words[1])
+        pane.history = int(words[3] or 0)
+        if (words[2] == "1") != pane.dead:
+            pane.dead = words[2] == "1"
+            pane.captured = -1
+        if words[4] != pane.cursor:
+            pane.cursor, pane.moved = words[4], True
+        return words[6], pane
 
     def _capture(self, pane: _Pane, scrolled: int) -> str:
         """The line that captures a pane, all at one moment: its figures, its screen, the lines that scrolled off."""

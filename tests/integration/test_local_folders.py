@@ -12,7 +12,7 @@ import pytest
 from fleet.clock import SystemClock
 from fleet.runtimes import files
 from fleet.runtimes.folders import FolderWatch
-from fleet.runtimes.logs import AgentLog
+from fleet.runtimes.logs import AgentLog, Writer
 from fleet.terms import File
 from tests.contract.hosts import until
 
@@ -94,7 +94,7 @@ def test_a_file_is_never_seen_half_written_and_keeps_its_mode(tmp_path: Path) ->
 
 
 async def test_a_log_keeps_the_newest_lines_and_stays_below_its_limit(tmp_path: Path) -> None:
-    log = AgentLog(tmp_path / "web" / "log", limit=20_000)
+    log = AgentLog(tmp_path / "web" / "log", limit=20_000, writer=Writer())
     for start in range(0, 5000, 100):
         log.add([f"line {n}" for n in range(start, start + 100)])
         await log.flush()
@@ -104,8 +104,36 @@ async def test_a_log_keeps_the_newest_lines_and_stays_below_its_limit(tmp_path: 
     assert all(path.stat().st_mode & 0o777 == 0o600 for path in (tmp_path / "web").iterdir())
 
 
+async def test_what_many_agents_print_is_written_in_one_go_each_in_its_order(tmp_path: Path) -> None:
+    writer = Writer()
+    logs = [AgentLog(tmp_path / name / "log", 2**20, writer) for name in ("web", "api")]
+    for n in range(10):
+        for log in logs:
+            log.add([f"line {n}"])
+    await writer.flush()
+    assert [log.last(100) for log in logs] == [[f"line {n}" for n in range(10)]] * 2
+    logs[0].add(["later"])
+    await writer.close()
+    assert logs[0].last(1) == ["later"]
+
+
+async def test_lines_that_cannot_be_written_are_held_and_those_of_others_are_not(tmp_path: Path) -> None:
+    writer = Writer()
+    (tmp_path / "web").write_text("a file where the folder should be")
+    web, api = (AgentLog(tmp_path / name / "log", 2**20, writer) for name in ("web", "api"))
+    web.add(["held"])
+    api.add(["written"])
+    await writer.flush()
+    assert api.last(5) == ["written"]
+    (tmp_path / "web").unlink()
+    web.add(["and more"])
+    await writer.flush()
+    assert web.last(5) == ["held", "and more"]
+    await writer.close()
+
+
 async def test_a_log_knows_what_it_holds_of_which_launch(tmp_path: Path) -> None:
-    log = AgentLog(tmp_path / "log", limit=2**20)
+    log = AgentLog(tmp_path / "log", limit=2**20, writer=Writer())
     log.begin("web.1.ab", 0.0)
     log.add(["old"])
     log.begin("web.2.cd", 1.0)

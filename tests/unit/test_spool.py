@@ -165,6 +165,19 @@ async def test_without_a_name_all_agents_are_drained(tmp_path):
     assert await Drain(tmp_path / "nowhere", shelf).drain() == []
 
 
+async def test_a_folder_found_empty_is_read_again_once_it_has_changed(tmp_path, monkeypatch):
+    drain, read = Drain(tmp_path, Shelf()), []
+    (tmp_path / "web").mkdir()
+    os.utime(tmp_path / "web", (1000.0, 1000.0))
+    entries = spool._entries
+    monkeypatch.setattr(spool, "_entries", lambda folder: read.append(folder.name) or entries(folder))
+    assert await drain.drain() == [] and await drain.drain() == []
+    assert read.count("web") == 1
+    for n in (1, 2):  # the second one within the same tick of the clock that tells of changes
+        leave(tmp_path / "web", f"g,1,{n}.00,1", {})
+        assert len(await drain.drain()) == 1
+
+
 async def test_what_the_store_refuses_stays_for_the_next_time(tmp_path):
     shelf = Shelf()
     shelf.full = True

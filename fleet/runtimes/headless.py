@@ -1,0 +1,176 @@
+"""Agents without a pane: a launch of theirs keeps no process, only a file that says that it stands.
+
+`WithHeadless` is a runtime that hands on everything to the host's own, but what is asked of a headless agent's
+launch: that one is alive from its launch to its end, whatever becomes of a turn, and also after the host was
+restarted. Turns are started elsewhere (`fleet/headless.py`); they bear the launch's generation, and end with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+from fleet import processes
+from fleet.clock import Clock
+from fleet.errors import CannotYet, LaunchError, Unconfirmed
+from fleet.runtimes import launches
+from fleet.runtimes.base import Capabilities, Ended, OnHost, OnLook, Runtime
+from fleet.runtimes.logs import AgentLog
+from fleet.settings import Places, Settings
+from fleet.terms import File, Handle, LaunchPlan, Look, Ran
+
+NONE = "none"
+"""What holds the pane of an agent that has none."""
+STANDS = "stands"
+"""The file in a launch's folder that is there while it stands."""
+
+
+class WithHeadless:
+    """A host's runtime, and headless agents on it."""
+
+    def __init__(
+        self,
+        host: Runtime,
+        places: Places,
+        settings: Settings,
+        clock: Clock,
+        secrets: Callable[[str], Collection[str]] = lambda _: (),
+    ) -> None:
+        self._host, self._places, self._settings, self._clock, self._secrets = host, places, settings, clock, secrets
+        self._logs: dict[str, AgentLog] = {}
+        self.name = host.name
+
+    # -- the launch of a headless agent ------------------------------------------------------------------------------
+
+    def mint(self, agent: str, generation: str, multiplexer: str) -> Handle:
+        if multiplexer != NONE:
+            return self._host.mint(agent, generation, multiplexer)
+        folder = self._places.agent(agent) / "launch" / generation
+        return Handle(agent, generation, self.name, NONE, "", agent, str(folder))
+
+    async def launch(self, plan: LaunchPlan, handle: Handle) -> None:
+        if handle.multiplexer != NONE:
+            await self._host.launch(plan, handle)
+            return
+        where = f"{plan.cwd}/" if "/" in plan.argv[0] else ""
+        if shutil.which(where + plan.argv[0] if where else plan.argv[0], path=plan.env.get("PATH")) is None:
+            raise LaunchError(
+                f"the program {plan.argv[0]} is not there, or may not be executed",
+                hint="install it, or give its path as command",
+            )
+        await self._host.put([*plan.files, File(f"{handle.folder}/{STANDS}", b"")])
+        self._log(handle.agent).begin(handle.generation, self._clock.now())
+
+    async def look(self, handle: Handle) -> Look:
+        return self._look(handle) if handle.multiplexer == NONE else await self._host.look(handle)
+
+    def _look(self, handle: Handle) -> Look:
+        stands = (Path(handle.folder) / STANDS).exists()
+        return Look(at=self._clock.now(), alive=stands, exit_status=None if stands else 0)
+
+    def watch(self, handle: Handle, on_look: OnLook) -> None:
+        if handle.multiplexer == NONE:
+            asyncio.get_running_loop().call_soon(lambda: on_look(handle, self._look(handle)))
+        else:
+            self._host.watch(handle, on_look)
+
+    def unwatch(self, handle: Handle) -> None:
+        if handle.multiplexer != NONE:
+            self._host.unwatch(handle)
+
+    def seen_at(self, handle: Handle) -> float | None:
+        return self._clock.now() if handle.multiplexer == NONE else self._host.seen_at(handle)
+
+    async def end(self, handle: Handle, *, grace: float) -> Ended:
+        if handle.multiplexer != NONE:
+            return await self._host.end(handle, grace=grace)
+        folder = Path(handle.folder)
+        try:
+            killed = await processes.end(partial(launches.search, [folder]), grace=grace)
+        except TimeoutError as error:
+            raise Unconfirmed(str(error)) from error
+        (folder / STANDS).unlink(missing_ok=True)
+        await asyncio.to_thread(launches.mark_purged, folder)
+        await self._log(handle.agent).flush()
+        return Ended(0, killed)
+
+    async def type(self, handle: Handle, keys: Sequence[str], *, literal: bool) -> None:
+        if handle.multiplexer == NONE:
+            raise _no_pane(handle.agent)
+        await self._host.type(handle, keys, literal=literal)
+
+    def attach_argv(self, handle: Handle) -> list[str]:
+        if handle.multiplexer == NONE:
+            raise _no_pane(handle.agent)
+        return self._host.attach_argv(handle)
+
+    async def last_screen(self, handle: Handle) -> str | None:
+        return None if handle.multiplexer == NONE else await self._host.last_screen(handle)
+
+    async def log_lines(self, handle: Handle, count: int) -> list[str]:
+        if handle.multiplexer != NONE:
+            return await self._host.log_lines(handle, count)
+        kept = self._log(handle.agent)
+        await kept.flush()
+        return await asyncio.to_thread(kept.last, count)
+
+    def note(self, agent: str, lines: list[str]) -> None:
+        """Lines of a turn, for the agent's log."""
+        self._log(agent).add(lines)
+
+    def _log(self, agent: str) -> AgentLog:
+        if agent not in self._logs:
+            limit = int(self._settings.log_kept_mb * 2**20)
+            self._logs[agent] = AgentLog(self._places.agent(agent) / "log", limit, partial(self._secrets, agent))
+        return self._logs[agent]
+
+    # -- the host's own --------------------------------------------------------------------------------------------
+
+    def capabilities(self, multiplexer: str) -> Capabilities:
+        if multiplexer == NONE:
+            return Capabilities(colours=False, cursor=False, title=False, alternate=False)
+        return self._host.capabilities(multiplexer)
+
+    def on_host(self, callback: OnHost) -> None:
+        self._host.on_host(callback)
+
+    async def purge(self, agent: str, *, keep: str | None = None, grace: float = 0.5) -> tuple[int, ...]:
+        return await self._host.purge(agent, keep=keep, grace=grace)
+
+    async def cleanup(self, keep: Collection[str], *, dry_run: bool) -> list[str]:
+        return await self._host.cleanup(keep, dry_run=dry_run)
+
+    async def run(
+        self, argv: Sequence[str], *, env: Mapping[str, str], cwd: str, timeout: float, stdin: bytes = b""
+    ) -> Ran:
+        return await self._host.run(argv, env=env, cwd=cwd, timeout=timeout, stdin=stdin)
+
+    async def put(self, files: Sequence[File]) -> None:
+        await self._host.put(files)
+
+    async def read(self, path: str, *, tail: int | None = None) -> bytes | None:
+        return await self._host.read(path, tail=tail)
+
+    async def list(self, folder: str) -> list[str]:
+        return await self._host.list(folder)
+
+    def watch_folder(self, folder: str, on_change: Callable[[str], None]) -> Callable[[], None]:
+        return self._host.watch_folder(folder, on_change)
+
+    async def dismiss(self) -> None:
+        await self._host.dismiss()
+
+    async def close(self) -> None:
+        for kept in self._logs.values():
+            await kept.flush()
+        await self._host.close()
+
+
+def _no_pane(agent: str) -> CannotYet:
+    return CannotYet(
+        f"{agent} is headless: it has no pane, each message is a turn of its own.",
+        hint=f"`fleet logs {agent}` shows its turns; `fleet ask {agent} TEXT` has one run.",
+    )
