@@ -20,7 +20,7 @@ FLEET = ROOT / "fleet"
 ROWS: tuple[tuple[str, ...], ...] = (
     ("terms", "errors", "clock", "places", "keys"),
     ("settings", "db", "processes", "redact", "spool", "brake", "dependencies", "verbs"),
-    ("manifests", "templates", "client", "hook", "keeper", "mcp_shim"),
+    ("manifests", "templates", "client", "hubcall", "hook", "keeper", "mcp_shim"),
     ("harnesses", "config"),
     ("plan", "health", "runtimes", "hub"),
     ("lifecycle",),

@@ -50,6 +50,11 @@ def _run(words: list[str]) -> int:
         asked = reads.understand(words)
         if asked is not None:
             return reads.answer(*asked)
+        from fleet.cli import hubreads
+
+        of_hub = hubreads.understand(words)
+        if of_hub is not None:
+            return hubreads.answer(*of_hub)
     from fleet.cli import app
 
     return app.run(words)

@@ -1,7 +1,8 @@
 """Everything the commands print: results on stdout, messages on stderr.
 
-rich is imported only for a terminal that wants colours; everyone else gets the same words as plain text. What came
-from a pane, a hook or a manifest is made printable first, so that it cannot steer the terminal.
+A terminal that wants colours gets them, everyone else the same words as plain text. rich, which costs more than all
+the rest of a command, is imported only for what is drawn again in place. What came from a pane, a hook or a manifest
+is made printable first, so that it cannot steer the terminal.
 """
 
 from __future__ import annotations
@@ -17,6 +18,15 @@ from fleet.errors import FleetError
 
 Cell = str | tuple[str, str]
 """A table's cell: its text, and with it the style that a terminal with colours gives it."""
+
+HUES = ("black", "red", "green", "yellow", "blue", "magenta", "cyan", "white")
+SGR = {
+    "bold": 1,
+    "dim": 2,
+    **{hue: 30 + number for number, hue in enumerate(HUES)},
+    **{f"bright_{hue}": 90 + number for number, hue in enumerate(HUES)},
+}
+"""The words of a style, as a terminal knows them (ECMA-48, Select Graphic Rendition)."""
 
 _CONTROLS = dict.fromkeys((*range(9), *range(11, 32), *range(127, 160)), "�")
 
@@ -94,13 +104,8 @@ def _problem(problem: object) -> str:
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[Cell]]) -> None:
     """Columns under headings; for a program that reads them, one line a row, never cut or folded."""
-    if colours():
-        from rich.console import Console
-
-        Console(highlight=False, markup=False).print(styled_table(headings, rows), soft_wrap=True)
-    else:
-        for line in plain_table(headings, rows):
-            print(line)
+    for line in (styled_table if colours() else plain_table)(headings, rows):
+        print(line)
 
 
 def plain_table(headings: Sequence[str], rows: Iterable[Sequence[Cell]]) -> list[str]:
@@ -110,27 +115,41 @@ def plain_table(headings: Sequence[str], rows: Iterable[Sequence[Cell]]) -> list
     return ["  ".join(map(str.ljust, line, widths)).rstrip() for line in lines]
 
 
-def styled_table(headings: Sequence[str], rows: Iterable[Sequence[Cell]]) -> Any:
-    """The same for a terminal with colours; the last column is folded at its edge."""
-    from shutil import get_terminal_size
-    from textwrap import wrap
+def styled(text: str, style: str) -> str:
+    """The text in its style, for a terminal with colours."""
+    codes = ";".join(str(SGR[word]) for word in style.split())
+    return f"\x1b[{codes}m{text}\x1b[0m" if codes and text else text
 
-    from rich.text import Text
+
+def styled_table(headings: Sequence[str], rows: Iterable[Sequence[Cell]]) -> list[str]:
+    """The same for a terminal with colours; the last column is folded at its edge."""
+    from textwrap import wrap
 
     rows = list(rows)
     lines = [[_flat(cell) for cell in row] for row in rows]
     widths = _widths([headings, *lines])
     before = sum(widths[:-1]) + 2 * len(widths[:-1])
-    room = max(24, get_terminal_size().columns - before)
-    drawn = Text("  ".join(map(str.ljust, headings, widths)).rstrip(), style="")
-    drawn.stylize("bold")
+    room = max(24, _columns() - before)
+    drawn = [styled("  ".join(map(str.ljust, headings, widths)).rstrip(), "bold")]
     for row, line in zip(rows, lines, strict=True):
-        line[-1] = f"\n{' ' * before}".join(wrap(line[-1], room))
-        for column, (cell, text) in enumerate(zip(row, line, strict=True)):
-            drawn.append("  " if column else "\n")
-            drawn.append(text, style="" if isinstance(cell, str) else cell[1])
-            drawn.append(" " * (0 if column == len(line) - 1 else widths[column] - len(text)))
+        styles = ["" if isinstance(cell, str) else cell[1] for cell in row]
+        gaps = [" " * (width - len(text) + 2) for width, text in zip(widths, line, strict=True)]
+        first, *folded = wrap(line[-1], room)
+        cells = map(styled, [*line[:-1], first], styles)
+        drawn.append("".join(cell + gap for cell, gap in zip(cells, [*gaps[:-1], ""], strict=True)))
+        drawn += [" " * before + styled(rest, styles[-1]) for rest in folded]
     return drawn
+
+
+def _columns() -> int:
+    """How wide the terminal is. (`shutil` would say it too, and costs as much as the rest of the table.)"""
+    told = os.environ.get("COLUMNS", "")
+    if told.isdecimal() and int(told):
+        return int(told)
+    try:
+        return os.get_terminal_size(sys.stdout.fileno()).columns or 80
+    except (OSError, ValueError):  # no terminal, or no file at all
+        return 80
 
 
 def _widths(lines: Sequence[Sequence[str]]) -> list[int]:
@@ -153,6 +172,20 @@ def facts(pairs: Iterable[tuple[str, object]]) -> None:
             print(f"{' ' * width}  {line}")
 
 
+def pieces(cells: Sequence[Cell]) -> None:
+    """One line of pieces, each in its style where the terminal has colours."""
+    if colours():
+        print("  ".join(styled(_flat(c), "" if isinstance(c, str) else c[1]) for c in cells))
+    else:
+        print("  ".join(map(_flat, cells)))
+
+
+def indented(text: str, indent: str) -> None:
+    """A text of any lines, each set in: none of them can be taken for a heading."""
+    for line in printable(text).splitlines() or [""]:
+        print(f"{indent}{line}".rstrip())
+
+
 class Screen:
     """A table that is drawn again in place; where stdout is no terminal, nothing is drawn."""
 
@@ -171,4 +204,5 @@ class Screen:
         from rich.console import Group
         from rich.text import Text
 
-        self._live.update(Group(styled_table(headings, rows), Text(footer, style="dim")), refresh=True)
+        drawn = Text.from_ansi("\n".join(styled_table(headings, rows)))
+        self._live.update(Group(drawn, Text(footer, style="dim")), refresh=True)

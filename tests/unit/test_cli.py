@@ -273,6 +273,30 @@ def test_a_terminal_gets_colours_unless_it_says_no(monkeypatch: pytest.MonkeyPat
             assert "web" in told
 
 
+def test_a_table_in_colours_says_the_same_and_is_folded_at_the_terminals_edge(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "rich", None)  # importing it would cost more than all the rest
+    monkeypatch.setenv("COLUMNS", "44")
+    rows: list[list[output.Cell]] = [
+        ["web", ("error", "bold red"), "a word and more words than fit beside it"],
+        ["db", "-", "-"],
+    ]
+    told = output.styled_table(["NAME", "STATE", "DETAIL"], rows)
+    assert told[1].startswith("web   \x1b[1;31merror\x1b[0m  a word")
+    bare = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in told]
+    assert max(map(len, bare)) <= 44
+    assert len(bare) == 4
+    assert " ".join(" ".join(bare).split()) == " ".join(
+        " ".join(output.plain_table(["NAME", "STATE", "DETAIL"], rows)).split()
+    )
+
+
+def test_every_style_of_a_table_is_one_that_terminals_know() -> None:
+    for path in sorted(Path(output.__file__).parent.glob("*.py")):
+        for style in re.findall(r'"((?:bold|dim|bright_\w+|[a-z]+) ?[a-z_]*)"\)?[,}]', path.read_text()):
+            if set(style.split()) & output.SGR.keys():
+                assert set(style.split()) <= output.SGR.keys(), f"{path.name}: {style}"
+
+
 @pytest.mark.parametrize("evil", ["\x1b]0;gotcha\x07", "\x1b[2J", "[red]x[/red]", "\x9b31m"])
 def test_what_an_agent_shows_cannot_steer_the_terminal(fleet: Shell, daemon: ScriptedDaemon, evil: str) -> None:
     daemon.will("status", {"agents": [{**WEB, "question": evil}]})
@@ -575,8 +599,9 @@ def test_help_never_acts(fleet: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_every_read_and_every_act_has_json() -> None:
     other = {"attach", "schema", "hook-event", "completion", "daemon", "daemon run", "hooks", "config", "init"}
+    groups = {name for name, command in commands() if isinstance(command, click.Group)}
     without = {name for name, command in commands() if not any("--json" in p.opts for p in command.params)}
-    assert without <= other
+    assert without - groups <= other
 
 
 def test_the_version_is_told(fleet: Shell) -> None:
