@@ -46,6 +46,9 @@ DOORS = {
     "click": ("cli",),
     "rich": ("cli/output.py",),
     "asyncinotify": ("runtimes/folders.py",),
+    "mcp": ("hub/mcp_server.py",),
+    "mcp_types": ("hub/mcp_server.py",),
+    "a2a": ("hub/a2a_server.py",),
 }
 """Each library, and the one place that may import it."""
 
