@@ -12,7 +12,6 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from fleet.errors import FleetError
 
@@ -116,8 +115,8 @@ def plain_table(headings: Sequence[str], rows: Iterable[Sequence[Cell]]) -> list
 
 
 def styled(text: str, style: str) -> str:
-    """The text in its style, for a terminal with colours."""
-    codes = ";".join(str(SGR[word]) for word in style.split())
+    """The text in its style, for a terminal with colours; a word that names none is passed over."""
+    codes = ";".join(str(SGR[word]) for word in style.split() if word in SGR)
     return f"\x1b[{codes}m{text}\x1b[0m" if codes and text else text
 
 

@@ -290,13 +290,6 @@ def test_a_table_in_colours_says_the_same_and_is_folded_at_the_terminals_edge(mo
     )
 
 
-def test_every_style_of_a_table_is_one_that_terminals_know() -> None:
-    for path in sorted(Path(output.__file__).parent.glob("*.py")):
-        for style in re.findall(r'"((?:bold|dim|bright_\w+|[a-z]+) ?[a-z_]*)"\)?[,}]', path.read_text()):
-            if set(style.split()) & output.SGR.keys():
-                assert set(style.split()) <= output.SGR.keys(), f"{path.name}: {style}"
-
-
 @pytest.mark.parametrize("evil", ["\x1b]0;gotcha\x07", "\x1b[2J", "[red]x[/red]", "\x9b31m"])
 def test_what_an_agent_shows_cannot_steer_the_terminal(fleet: Shell, daemon: ScriptedDaemon, evil: str) -> None:
     daemon.will("status", {"agents": [{**WEB, "question": evil}]})
