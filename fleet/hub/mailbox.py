@@ -13,7 +13,7 @@ import dataclasses
 import json
 import sqlite3
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
@@ -22,11 +22,14 @@ from fleet.clock import Clock
 from fleet.db import Migrations
 from fleet.hub import message as words
 from fleet.hub.log import EVENT, Event, New, Projection, SqliteLog
-from fleet.hub.message import WAITING, Limits, Message, Recipient, State, step
+from fleet.hub.message import WAITING, Message, Recipient, State, step
 from fleet.hub.projection import COPY, HISTORY, MESSAGE, as_it_stands, fields
 
 RECEIPT = "receipt"
 """`{message, seq, box, was, recipient}`: where a message stands at one recipient now, and in which state it was."""
+
+COUNTED = "counted"
+"""Of a message's event: it counts as one that has caused turns in its conversation."""
 
 HUB = "fleet"
 """Who tells what became of a message."""
@@ -58,17 +61,6 @@ class Mail(NamedTuple):
     message: Message
     """As it was accepted, with the text as it stands now (empty where it was deleted)."""
     recipient: Recipient
-
-
-class Digest(NamedTuple):
-    """What waits in a box, to be read at once."""
-
-    mail: list[Mail]
-    """Oldest first. A long text is an excerpt."""
-    cut: frozenset[str]
-    """The ids of those whose text is an excerpt."""
-    waiting: int
-    """How many wait in all."""
 
 
 def box(workspace: str, name: str) -> str:
@@ -190,15 +182,31 @@ class Mailboxes:
 
     # -- writing ---------------------------------------------------------------------------------------------------
 
-    async def accept(self, message: Message, recipients: Sequence[Recipient], streams: Sequence[str]) -> Accepted:
+    async def accept(
+        self,
+        message: Message,
+        recipients: Sequence[Recipient],
+        streams: Sequence[str],
+        *,
+        counted: bool = False,
+        also: Sequence[Change] = (),
+        told: Sequence[New] = (),
+    ) -> Accepted:
         """Store the message with its recipients, on the first stream; the others get a copy. Durable on return.
 
-        It counts as waiting at once, so that a limit looked at before the next call sees it. Raise `NotStored`.
+        It counts as waiting at once, so that a limit looked at before the next call sees it. What happens with it
+        (`also`: it answers another; `told`: it is a question with a time limit) is stored with it or not at all.
+        Raise `NotStored`.
         """
         coming = [box(message.workspace, r.name) for r in recipients if r.state in WAITING]
         self._coming.update(coming)
+        events = [*_as_events(message, recipients, streams, counted), *told]
         try:
-            return Accepted(*(await self._log.append(_as_events(message, recipients, streams)))[0])
+            if not also:
+                return Accepted(*(await self._log.append(events))[0])
+            async with self._changing(also) as standing:
+                facts, _ = _stepped(also, standing, self._clock.now())
+                return Accepted(*(await self._log.append([*events, *facts]))[0])
         finally:
             self._coming.subtract(coming)
 
@@ -208,13 +216,18 @@ class Mailboxes:
         All of it is in one append, or nothing. What changes nothing is not written. `None` where there is no such
         message in the box (any more). Raise `NotStored`.
         """
-        async with contextlib.AsyncExitStack() as held:
-            for of in sorted({change.box for change in changes}):
-                await held.enter_async_context(self._lock(of))
-            standing = await self._database.read(lambda c: _standing(c, changes))
+        async with self._changing(changes) as standing:
             facts, after = _stepped(changes, standing, self._clock.now())
             await self._log.append(facts)
             return after
+
+    @contextlib.asynccontextmanager
+    async def _changing(self, changes: Sequence[Change]) -> AsyncIterator[list[_Standing | None]]:
+        """How the messages stand that are to be changed, while nobody else changes anything in these boxes."""
+        async with contextlib.AsyncExitStack() as held:
+            for of in sorted({change.box for change in changes}):
+                await held.enter_async_context(self._lock(of))
+            yield await self._database.read(lambda c: _standing(c, changes))
 
     def _lock(self, of: str) -> asyncio.Lock:
         lock = self._locks.get(of)
@@ -275,16 +288,6 @@ class Mailboxes:
             (of, after, limit),
         )
 
-    async def digest(self, of: str, limits: Limits, *, limit: int = 100) -> Digest:
-        """What waits in a box. Texts over `limits.excerpt` are cut; whoever wants the rest reads the inbox."""
-        mail = [one for one in await self.open(of, limit=limits.waiting) if one.recipient.state in WAITING]
-        cut = {one.message.id for one in mail[:limit] if excerpt(one.message.text, limits.excerpt) != one.message.text}
-        shortened = [
-            one._replace(message=replace(one.message, text=excerpt(one.message.text, limits.excerpt)))
-            for one in mail[:limit]
-        ]
-        return Digest(shortened, frozenset(cut), self.waiting(of))
-
     async def _mail(self, statement: str, values: Sequence[object]) -> list[Mail]:
         def read(connection: sqlite3.Connection) -> list[Mail]:
             rows = sorted(connection.execute(statement, values).fetchall(), key=lambda row: int(row["seq"]))
@@ -308,12 +311,14 @@ _MESSAGE = tuple(f.name for f in dataclasses.fields(Message) if f.name != "attac
 _RECIPIENT = tuple(f.name for f in dataclasses.fields(Recipient))
 
 
-def _as_events(message: Message, recipients: Sequence[Recipient], streams: Sequence[str]) -> list[New]:
+def _as_events(message: Message, recipients: Sequence[Recipient], streams: Sequence[str], counted: bool) -> list[New]:
     """The message and its copies. Their bodies are what `from_json` reads; copying deeply, as `to_json` does, would
     cost more than storing them."""
     stored = {name: getattr(message, name) for name in _MESSAGE}
     stored["attachments"] = [dataclasses.asdict(attachment) for attachment in message.attachments]
     stored["recipients"] = [_plain(recipient) for recipient in recipients]
+    if counted:
+        stored[COUNTED] = True
     sender = f"{message.workspace}/{message.sender}"
     first = New.of(streams[0], MESSAGE, sender, stored, message.idempotency_key)
     return [first, *(first._replace(stream=stream, kind=COPY, key=None) for stream in streams[1:])]
@@ -368,9 +373,3 @@ def _read_mail(connection: sqlite3.Connection, seq: int, recipient: str) -> Mail
     shown = as_it_stands(connection, Event(*row))
     message = replace(Message.from_json(shown.event.data), text=shown.text or "")
     return Mail(seq, message, Recipient.from_json(json.loads(recipient)))
-
-
-def excerpt(text: str, most: int) -> str:
-    """The beginning of a text, at most so many bytes of UTF-8, no half character."""
-    encoded = text.encode()
-    return text if len(encoded) <= most else encoded[:most].decode(errors="ignore")

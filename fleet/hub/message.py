@@ -137,8 +137,6 @@ class Limits:
     """Of metadata."""
     waiting: int = 500
     """Messages that wait for one agent."""
-    excerpt: int = 8 * 1024
-    """A longer text is given to an agent as an excerpt, in bytes of UTF-8."""
     recipients: int = 100
     """Names in one address."""
     attachments: int = 20
@@ -219,6 +217,8 @@ class Message:
     nature: Nature = Nature.MESSAGE
     wake: bool = False
     reply_to: str | None = None
+    answer_to: str | None = None
+    """Whom a reply goes to that names nobody; `None`: its sender. Only the hub sets it."""
     cause: str | None = None
     """The message in whose handling it was said: what it replies to, or what its sender was at work on."""
     hops: int = 0
@@ -246,7 +246,9 @@ class Message:
         return wanted and self.reply_to == asked.id
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        told = {name: getattr(self, name) for name in _MESSAGE}
+        told["attachments"] = [asdict(attachment) for attachment in self.attachments]
+        return told
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Message:
@@ -258,6 +260,9 @@ class Message:
         known["mentions"] = tuple(known.get("mentions", ()))
         known["attachments"] = tuple(Attachment(**_known(Attachment, a)) for a in known.get("attachments", ()))
         return cls(**known)
+
+
+_MESSAGE = tuple(f.name for f in fields(Message))
 
 
 # -- what becomes of it at a recipient -------------------------------------------------------------------------
@@ -313,7 +318,8 @@ class Recipient:
 
     def to_json(self) -> dict[str, Any]:
         """Without what there is nothing to say about."""
-        return {name: value for name, value in asdict(self).items() if value or name == "since"}
+        told = {name: getattr(self, name) for name in _RECIPIENT}
+        return {name: value for name, value in told.items() if value or name == "since"}
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Recipient:
@@ -322,6 +328,9 @@ class Recipient:
         known["way"] = Way(known["way"]) if known.get("way") else None
         known["pending"] = State(known["pending"]) if known.get("pending") else None
         return cls(**known)
+
+
+_RECIPIENT = tuple(f.name for f in fields(Recipient))
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,11 +117,14 @@ def _forget(connection: sqlite3.Connection, events: Sequence[Event]) -> None:
         connection.execute("DELETE FROM changes WHERE target = ?", (event.seq,))
 
 
+_DIRECT = "kind IN ('message', 'copy') AND instr(stream, '/@') > 0"
+"""What is said to somebody and not to a channel."""
+
 HISTORY = Projection(
     Migrations(
         "history",
         (
-            """
+            f"""
             CREATE TABLE messages (
                 id TEXT PRIMARY KEY,
                 seq INTEGER NOT NULL,
@@ -135,6 +138,7 @@ HISTORY = Projection(
             ) STRICT, WITHOUT ROWID;
             CREATE INDEX changes_seq ON changes (seq);
             CREATE TABLE cursors (reader TEXT PRIMARY KEY, seq INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+            CREATE INDEX log_direct ON log (stream, sender, seq) WHERE {_DIRECT};
             CREATE VIRTUAL TABLE words USING fts5 (
                 text, content='', columnsize=0, tokenize="unicode61 remove_diacritics 2"
             );
@@ -174,6 +178,7 @@ class History:
         self,
         *,
         streams: Collection[str] | None = None,
+        within: str | None = None,
         kinds: Collection[str] | None = None,
         after: Position | None = None,
         before: int | None = None,
@@ -182,8 +187,9 @@ class History:
         limit: int = 200,
         newest: bool = False,
     ) -> Page:
-        """Events of these streams and kinds (`None`: all) in their order: the first ones after `after`, or, with
-        `newest`, the last ones. `before` is a seq, `since` and `until` are times; the ends are not in it, `since` is.
+        """Events of these streams and kinds (`None`: all, or those of the workspace `within`) in their order: the first
+        ones after `after`, or, with `newest`, the last ones. `before` is a seq, `since` and `until` are times; the
+        ends are not in it, `since` is.
 
         Raise `Gap` where `after` cannot be gone on from.
         """
@@ -201,7 +207,7 @@ class History:
                 low = max(low, _before(connection, since, head))
             if until is not None:
                 high = min(high, _before(connection, until, head) + 1)
-            seqs = _seqs(connection, streams, kinds, low, high, limit + 1, newest)
+            seqs = _seqs(connection, streams, within, kinds, low, high, limit + 1, newest)
             more = len(seqs) > limit
             events = _events(connection, seqs[:limit])
             last = events[-1].seq if more and not newest else max(high - 1, low)
@@ -249,6 +255,31 @@ class History:
 
         return await self._database.read(read)
 
+    async def between(
+        self, workspace: str, one: str, other: str, *, before: int | None = None, limit: int = 50
+    ) -> Page:
+        """The newest that two have said to each other and to nobody else, before a seq."""
+        limit = max(1, min(limit, MOST))
+        ways = ((f"{workspace}/@{one}", f"{workspace}/{other}"), (f"{workspace}/@{other}", f"{workspace}/{one}"))
+
+        def read(connection: sqlite3.Connection) -> Page:
+            epoch, head = connection.execute("SELECT epoch, head FROM log_state").fetchone()
+            of_each = [
+                [
+                    row[0]
+                    for row in connection.execute(
+                        "SELECT seq FROM log WHERE stream = ? AND sender = ? AND seq < ?"
+                        f" AND {_DIRECT} ORDER BY seq DESC LIMIT ?",
+                        (stream, sender, SEQ_MAX if before is None else before, limit + 1),
+                    )
+                ]
+                for stream, sender in dict.fromkeys(ways)
+            ]
+            seqs = list(heapq.merge(*of_each, reverse=True))[: limit + 1]
+            return Page(_events(connection, seqs[:limit]), Position(epoch, head), len(seqs) > limit)
+
+        return await self._database.read(read)
+
     async def position_at(self, at: float) -> Position:
         """The place of a time: what comes after it happened then or later."""
 
@@ -284,7 +315,13 @@ class History:
     # -- searching -------------------------------------------------------------------------------------------------
 
     async def search(
-        self, words: str, *, streams: Collection[str] | None = None, before: int | None = None, limit: int = 20
+        self,
+        words: str,
+        *,
+        streams: Collection[str] | None = None,
+        within: str | None = None,
+        before: int | None = None,
+        limit: int = 20,
     ) -> Found:
         """Messages that hold all of the words, newest first; `"two words"` stand together, `wor*` begins a word.
 
@@ -303,6 +340,8 @@ class History:
             if not match:
                 return Found([], False, behind)
             where = "" if streams is None else " AND log.stream IN (SELECT value FROM json_each(:streams))"
+            if within is not None:
+                where += " AND log.stream >= :within || '/' AND log.stream < :within || '0'"
             rows = connection.execute(
                 "SELECT words.rowid FROM words JOIN log ON log.seq = words.rowid"
                 f" WHERE words MATCH :match AND words.rowid < :before{where} ORDER BY words.rowid DESC LIMIT :limit",
@@ -310,6 +349,7 @@ class History:
                     "match": match,
                     "before": SEQ_MAX if before is None else before,
                     "streams": json.dumps([] if streams is None else list(streams)),
+                    "within": within,
                     "limit": limit + 1,
                 },
             ).fetchall()
@@ -328,11 +368,16 @@ class History:
 
     async def follow(self) -> None:
         """Keep the index up with the log, for as long as this runs. While appends wait, it takes a little at a time."""
+        indexed = -1
         while True:
             await self._clock.sleep(INDEX_PAUSE)
+            if indexed == self._log.head:
+                continue
             with contextlib.suppress(StorageError):  # a full disk: later
-                while await self.index() and self._log.idle:
+                head = self._log.head
+                while (more := await self.index()) and self._log.idle:
                     pass
+                indexed = -1 if more else head
 
     # -- cursors ---------------------------------------------------------------------------------------------------
 
@@ -405,6 +450,7 @@ def _check_position(after: Position, oldest: Position, head: Position) -> None:
 def _seqs(
     connection: sqlite3.Connection,
     streams: Collection[str] | None,
+    within: str | None,
     kinds: Collection[str] | None,
     low: int,
     high: int,
@@ -418,8 +464,10 @@ def _seqs(
     values = (*(kinds or ()), limit)
     between = f"seq > ? AND seq < ?{of_kind} ORDER BY seq {order} LIMIT ?"
     if streams is None:
-        found = connection.execute(f"SELECT seq FROM log WHERE {between}", (low, high, *values))
-        return [row[0] for row in found]
+        inside = " AND +stream >= ? AND +stream < ?" if within is not None else ""  # the + keeps to the order of seq
+        values = (*(kinds or ()), *((f"{within}/", f"{within}0") if within is not None else ()), limit)
+        between = f"seq > ? AND seq < ?{of_kind}{inside} ORDER BY seq {order} LIMIT ?"
+        return [row[0] for row in connection.execute(f"SELECT seq FROM log WHERE {between}", (low, high, *values))]
     of_each = [
         [
             row[0]

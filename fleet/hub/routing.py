@@ -13,6 +13,7 @@ into the mailbox, and whom of them it may cause a turn. What holds:
 from __future__ import annotations
 
 import difflib
+import functools
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -52,7 +53,7 @@ class Member:
         return frozenset({f"@{self.name}", *(c for c, h in self.channels.items() if h is Hears.ALL)})
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Directory:
     """Who is in one workspace."""
 
@@ -65,18 +66,27 @@ class Directory:
     def without(self, name: str) -> Directory:
         return Directory({n: m for n, m in self.members.items() if n != name})
 
-    @property
+    @functools.cached_property
     def names(self) -> tuple[str, ...]:
         """Who can be named."""
         return tuple(sorted(name for name, member in self.members.items() if not member.observer))
 
-    @property
+    @functools.cached_property
     def channels(self) -> Mapping[str, tuple[str, ...]]:
         """The channels somebody is in, and who."""
+        return self._by_channel(frozenset(Hears))
+
+    @functools.cached_property
+    def listeners(self) -> Mapping[str, tuple[str, ...]]:
+        """The channels somebody hears all of, and who."""
+        return self._by_channel(frozenset({Hears.ALL}))
+
+    def _by_channel(self, wanted: Collection[Hears]) -> Mapping[str, tuple[str, ...]]:
         found: dict[str, list[str]] = {}
         for name in self.names:
-            for channel in self.members[name].channels:
-                found.setdefault(channel, []).append(name)
+            for channel, hears in self.members[name].channels.items():
+                if hears in wanted:
+                    found.setdefault(channel, []).append(name)
         return {channel: tuple(names) for channel, names in sorted(found.items())}
 
     def addressable(self, name: str) -> bool:
@@ -139,9 +149,7 @@ def route(message: Message, directory: Directory) -> Route | Refusal:
 
 def _listeners(message: Message, directory: Directory) -> Iterable[str]:
     for channel in message.channels:
-        for name in directory.names:
-            if directory.members[name].channels.get(channel) is Hears.ALL:
-                yield name
+        yield from directory.listeners.get(channel, ())
 
 
 def _wakes(message: Message, because: Because) -> bool:
@@ -169,8 +177,8 @@ def nearest(name: str, names: Collection[str]) -> tuple[str, ...]:
 
 def reply_address(replied: Message) -> tuple[str, ...]:
     """Whom a reply goes to that names nobody: whoever wrote what it replies to, and nobody else. So a question to all
-    is answered to who asked."""
-    return (replied.sender,)
+    is answered to who asked. What opens a discussion is answered to the other side."""
+    return (replied.answer_to or replied.sender,)
 
 
 # -- mentions --------------------------------------------------------------------------------------------------

@@ -66,6 +66,25 @@ def check_text(text: object, limits: Limits, what: str = "text") -> str | Refusa
         return unfit.refusal
 
 
+def check_line(line: object, what: str, most: int) -> str | Refusal:
+    """A short text in one line; or what is wrong with it."""
+    try:
+        text = _text(line, what, most).strip()
+        if found := INVISIBLE.search(text) or re.search(r"[\n\t]", text):
+            raise _Unfit(Code.CONTROL_CHARACTERS, f"`{what}` holds U+{ord(found[0]):04X}.", field=what)
+        return text
+    except _Unfit as unfit:
+        return unfit.refusal
+
+
+def check_data(value: object, limits: Limits) -> Mapping[str, Any] | Refusal:
+    """An object of JSON that may be stored and shown; or what is wrong with it."""
+    try:
+        return _metadata(value, limits)
+    except _Unfit as unfit:
+        return unfit.refusal
+
+
 def check_file_name(name: object) -> str | Refusal:
     """A file's name that leads nowhere else; or what is wrong with it."""
     try:

@@ -14,7 +14,6 @@ from fleet.hub.message import (
     Expire,
     HandOver,
     Intent,
-    Limits,
     Message,
     Nature,
     Proven,
@@ -219,18 +218,6 @@ async def test_the_inbox_is_read_from_either_end(hub):
     assert ids(await hub.boxes.inbox(BOB, limit=2)) == ["m-1", "m-2"]
     assert ids(await hub.boxes.inbox(BOB, after=2, limit=2)) == ["m-3", "m-4"]
     assert ids(await hub.boxes.inbox(BOB, newest=True, limit=2)) == ["m-4", "m-5"]
-
-
-async def test_a_digest_holds_what_waits_with_long_texts_cut(hub):
-    await hub.send("early")
-    await hub.clock.turn(60)
-    await hub.send("ä" * 100)
-    await hub.send("being handed over")
-    await hub.change("m-3", HandOver(Way.TYPED))
-    digest = await hub.boxes.digest(BOB, Limits(excerpt=51))
-    assert [(m.message.text, m.message.at) for m in digest.mail] == [("early", NOW), ("ä" * 25, NOW + 60)]
-    assert (digest.cut, digest.waiting) == ({"m-2"}, 2)
-    assert len((await hub.boxes.digest(BOB, Limits(), limit=1)).mail) == 1
 
 
 async def test_mail_shows_what_it_says_now(hub):
