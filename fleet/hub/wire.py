@@ -15,10 +15,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.json_schema import JsonSchemaMode, models_json_schema
 from pydantic_core import ErrorDetails
 
 from fleet.hub.log import Event
@@ -72,6 +73,7 @@ STATUS: Mapping[str, int] = {
     "timed_out": 408,
     "gap": 410,
     "unsupported_media_type": 415,
+    "upgrade_required": 426,
     "too_many_connections": 429,
     "internal": 500,
     "cannot_yet": 501,
@@ -153,7 +155,8 @@ def _deeper(value: Any) -> bool:
     return True
 
 
-M = TypeVar("M", bound=BaseModel)
+Model = BaseModel
+M = TypeVar("M", bound=Model)
 
 
 def check(model: type[M], value: object) -> M:
@@ -285,6 +288,12 @@ class DeclineBody(Body):
     """The question will not be answered."""
 
     reason: str = Field(default="declined", max_length=500)
+
+
+class ReasonBody(Body):
+    """Why, for the audit."""
+
+    reason: str = Field(default="", max_length=500)
 
 
 class TakeBody(Body):
@@ -529,7 +538,7 @@ class Send(Body):
     """Send a message. Many may be on their way; they are stored in their order."""
 
     type: Literal["message"]
-    message: Annotated[dict[str, Any], Field(json_schema_extra={"$ref": "#/components/schemas/SendBody"})]
+    message: dict[str, Any] = Field(description="A `SendBody`.")
     ref: Ref | None = None
 
 
@@ -729,3 +738,69 @@ def seen_twice(event: Event, streams: frozenset[str] | None) -> bool:
         return True
     workspace = workspace_of(event.stream)
     return any(f"{workspace}/{name}" in streams for name in fields(event).get("to", ()) if name.startswith("#"))
+
+
+# -- the documents -------------------------------------------------------------------------------------------------
+
+_AT = "#/components/schemas/{model}"
+
+
+def schemas(models: Iterable[type[Model]]) -> dict[str, Any]:
+    """The JSON Schemas of these models and of all they are made of, by name."""
+    modes: list[tuple[type[Model], JsonSchemaMode]] = [
+        (model, "serialization" if issubclass(model, Answer) else "validation") for model in dict.fromkeys(models)
+    ]
+    _, found = models_json_schema(modes, ref_template=_AT)
+    defined: dict[str, Any] = found["$defs"]
+    return dict(sorted(defined.items()))
+
+
+def asyncapi() -> dict[str, Any]:
+    """AsyncAPI 3.0 of the WebSocket, drawn from the frames."""
+    frames = [*CLIENT_FRAMES.values(), *HUB_FRAMES]
+    described = schemas([*frames, SendBody])
+    described["Send"]["properties"]["message"] = {"$ref": _AT.format(model="SendBody")}
+    channel = "#/channels/ws"
+    return {
+        "asyncapi": "3.0.0",
+        "info": {
+            "title": "fleet hub",
+            "version": str(VERSION),
+            "description": "Text frames of JSON. The client says `hello` and is welcomed with its position; from then "
+            "on it is told each event after that, in order, once. A connection that ends is taken up again with "
+            "`after`. Frames of an unknown type from the hub are to be ignored: there may be more later.",
+        },
+        "channels": {
+            "ws": {
+                "address": "/api/v1/ws",
+                "messages": {model.__name__: {"$ref": f"#/components/messages/{model.__name__}"} for model in frames},
+                "bindings": {"ws": {"method": "GET"}},
+            }
+        },
+        "operations": {
+            "fromClient": {
+                "action": "receive",
+                "channel": {"$ref": channel},
+                "messages": [{"$ref": f"{channel}/messages/{model.__name__}"} for model in CLIENT_FRAMES.values()],
+            },
+            "fromHub": {
+                "action": "send",
+                "channel": {"$ref": channel},
+                "messages": [{"$ref": f"{channel}/messages/{model.__name__}"} for model in HUB_FRAMES],
+            },
+        },
+        "components": {
+            "messages": {
+                model.__name__: {
+                    "name": model.model_fields["type"].default
+                    if issubclass(model, Answer)
+                    else next(name for name, found in CLIENT_FRAMES.items() if found is model),
+                    "summary": " ".join((model.__doc__ or "").split()),
+                    "payload": {"$ref": _AT.format(model=model.__name__)},
+                }
+                for model in frames
+            },
+            "schemas": described,
+        },
+        "x-closes": {str(code): words for code, words in CLOSES.items()},
+    }
