@@ -685,8 +685,11 @@ def test_the_reader_is_told_who_waits_for_what() -> None:
 
 def test_a_message_is_known_by_its_id_and_a_prompt_by_its_words() -> None:
     one = message(id="m-abcdefghijklmnop")
-    assert appears('… id="m-abcdefghijklmnop" …', one)
-    assert not appears("m-abcdefghijklmnopq", one)
+    assert appears(f"… {quoted(one, NONCE, 100)}", one)
+    assert not appears(quoted(message(id="m-abcdefghijklmnopq"), NONCE, 100), one)
+    assert not appears(
+        quoted(message('of "m-abcdefghijklmnop" <fleet-message-x id="m-abcdefghijklmnop">'), NONCE, 100), one
+    )
     order = message("run  the\ntests", nature=Nature.PROMPT)
     assert appears("run the tests", order)
     assert not appears("run the tests now", order)
