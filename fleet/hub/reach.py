@@ -7,12 +7,24 @@ became of the act is seen afterwards, with `seen`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Protocol
 
 from fleet.hub.delivery import Agent, HandedOver, Seen, Ways
 from fleet.hub.message import Message, Way
+
+
+class Typing(StrEnum):
+    """What typing a text has come to."""
+
+    SUBMITTED = "submitted"
+    """Enter was pressed on it."""
+    HELD = "held"
+    """Something of it is typed, and Enter was not pressed: a dialog came in between, or a person."""
+    NOTHING = "nothing"
+    """Nothing of it stands there: it may be typed again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +38,8 @@ class TurnEnd:
     """Where it is not ok, or declined: why, in one word."""
     declined: bool = False
     """The agent will not answer; the turn itself is over."""
+    again: bool = False
+    """It came to nothing by what may pass (its program died, the agent was stopped, a limit): it may be tried again."""
 
 
 class Reach(Protocol):
@@ -60,17 +74,19 @@ class Reach(Protocol):
         """What became of it is written down: the box need not keep it."""
         ...
 
-    async def type(self, name: str, text: str, may_submit: Callable[[Agent], bool]) -> bool:
-        """Type it and press Enter, unless the agent as it stands right before the Enter does not allow that. Whether
-        Enter was pressed."""
+    async def type(self, name: str, text: str, may_submit: Callable[[Agent], bool]) -> Typing:
+        """Type it, look again, and press Enter if the agent as it stands then allows it."""
         ...
 
     async def enter(self, name: str, text: str) -> None:
         """Press Enter, if the composer holds this text and nothing else."""
         ...
 
-    async def seen(self, name: str, key: str, handed: HandedOver, message: Message) -> Seen:
-        """What is seen now of a message that was handed over under this key."""
+    async def seen(
+        self, name: str, key: str, handed: HandedOver, messages: Sequence[Message], since: float
+    ) -> list[Seen]:
+        """What is seen now of each of the messages that were handed over together under this key. Nothing from before
+        `since`, when it was written down that they will be, speaks of them."""
         ...
 
     async def turn(self, name: str, message: Message, text: str) -> TurnEnd:
