@@ -797,7 +797,7 @@ def _at_the_door(doors: Doors) -> Middleware:
 
 def _admit(doors: Doors, request: web.Request) -> str | None:
     """The page's origin that may read the answer, where there is one. Raise `Fault` for what is not for us."""
-    over_tcp = request.transport is None or request.transport.get_extra_info("peername") not in ("", None, b"")
+    over_tcp = request.transport is None or isinstance(request.transport.get_extra_info("peername"), tuple)
     if over_tcp and _name(request.headers.get("Host", "")) not in doors.names:
         raise Fault(
             "bad_host", "The hub does not go by that name.",

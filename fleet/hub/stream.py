@@ -26,11 +26,12 @@ from aiohttp import WSMsgType, web
 
 from fleet.errors import FleetError
 from fleet.hub import wire
-from fleet.hub.auth import Caller, Refused
+from fleet.hub.auth import REVOKED, Caller, Refused
 from fleet.hub.exchange import Exchange
 from fleet.hub.log import Event
 from fleet.hub.message import Code, Position
 from fleet.hub.projection import COPY, MOST, Gap
+from fleet.hub.registry import ENROLLED, JOINED, LEFT, REMOVED
 from fleet.hub.routing import resume
 from fleet.hub.wire import Fault
 
@@ -211,7 +212,7 @@ class Reader:
         return None if self.routed is None else sorted(wire.local(stream) for stream in self.routed)
 
 
-MEMBERSHIP = frozenset({"joined", "left", "enrolled", "removed"})
+MEMBERSHIP = frozenset({JOINED, LEFT, ENROLLED, REMOVED})
 """Kinds of events after which a member may hear other streams."""
 
 
@@ -355,7 +356,9 @@ class Streams:
         for run in _runs(events):
             self._hand_out(run, speaking)
             if run[-1].kind in MEMBERSHIP:
-                self._members_changed(run[-1])
+                self._member_changed(run[-1])
+            elif run[-1].kind == REVOKED:
+                self._let_go()
         before, self._flushed = self._flushed, events[-1].seq if events else self._flushed
         merged: dict[tuple[int, ...], bytes] = {}
         for reader in speaking:
@@ -421,10 +424,16 @@ class Streams:
         events = {event.seq: event for chunk in chunks for event in chunk.events if event.seq > reader.after}
         return b"".join(self._frames(events[seq], reader.framing) for seq in sorted(events))
 
-    def _members_changed(self, event: Event) -> None:
-        workspace = wire.workspace_of(event.stream)
-        for reader in [reader for reader in self.readers if reader.caller.workspace == workspace]:
-            self.route(reader)
+    def _member_changed(self, event: Event) -> None:
+        workspace, name = wire.workspace_of(event.stream), event.data.get("name")
+        for reader in self.readers:
+            if (reader.caller.workspace, reader.caller.name) == (workspace, name):
+                self.route(reader)
+
+    def _let_go(self) -> None:
+        """End the connections of tokens that are nobody's any more."""
+        for reader in [reader for reader in self.readers if not self.exchange.tokens.good(reader.caller)]:
+            self.end(reader, 4001)
 
     # -- from the log ----------------------------------------------------------------------------------------------
 
@@ -543,7 +552,7 @@ def _runs(events: list[Event]) -> Iterator[list[Event]]:
     """The events, cut after each that changes who hears what."""
     start = 0
     for number, event in enumerate(events, 1):
-        if event.kind in MEMBERSHIP:
+        if event.kind in MEMBERSHIP or event.kind == REVOKED:
             yield events[start:number]
             start = number
     if start < len(events):
