@@ -1,7 +1,7 @@
 """The program `fleet`: one module per command, each: parse, one call, print.
 
-Two ways in are answered before click is imported, which would cost more than the work itself: a hook's event, and a
-read with `--json`.
+Three ways in are answered before click is imported, which would cost more than the work itself: a hook's event, a
+read with `--json`, and a table of agents.
 """
 
 from __future__ import annotations
@@ -55,6 +55,12 @@ def _run(words: list[str]) -> int:
         of_hub = hubreads.understand(words)
         if of_hub is not None:
             return hubreads.answer(*of_hub)
+    elif words[:1] in (["status"], ["list"], ["health"]):
+        from fleet.cli import reads, tables
+
+        asked = reads.understand(words)
+        if asked is not None and asked[0] in tables.SHOWN:
+            return tables.answer(*asked)
     from fleet.cli import app
 
     return app.run(words)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import click
 
 from fleet import client
-from fleet.cli import call, output, reads, words
+from fleet.cli import call, output, reads, tables, words
 from fleet.errors import NoDaemon, TimedOut, Usage
 
 
@@ -48,16 +49,8 @@ def status(
         from fleet.cli import inspect
 
         return call.call(verb, args, inspect.show, as_json=as_json)
+    show = partial(tables.status, chosen=tables.is_choice(args))
     return call.call(verb, args if as_json else {**args, "brief": True}, show, as_json=as_json)
-
-
-def show(data: dict[str, Any]) -> None:
-    """The table."""
-    now = time.time()
-    if not data["agents"]:
-        output.message("no agents yet: `fleet init` writes a manifest, `fleet start FILE` starts it")
-        return
-    output.table(words.HEADINGS, [words.row(agent, now) for agent in data["agents"]])
 
 
 def _seed(verb: str, args: dict[str, Any]) -> int:

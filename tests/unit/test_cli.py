@@ -95,6 +95,35 @@ def test_the_short_way_asks_what_click_asks(
     assert short == long
 
 
+@pytest.mark.parametrize(
+    "words",
+    [["status"], ["status", "-l", "a=b"], ["status", "web", "db"], ["list"], ["list", "--capability", "x"], ["health"]],
+    ids=" ".join,
+)
+@pytest.mark.parametrize("agents", [True, False], ids=["some", "none"])
+def test_the_short_way_to_a_table_asks_and_shows_what_click_does(
+    fleet: Shell, daemon: ScriptedDaemon, monkeypatch: pytest.MonkeyPatch, words: list[str], agents: bool
+) -> None:
+    for verb in ("status", "list", "health"):
+        daemon.will(verb, {"agents": [WEB, DB] if agents else []}, exit_code=1, warnings=["x"], version="0.0.1")
+    short = fleet(*words)
+    monkeypatch.setattr(reads, "understand", lambda words: None)
+    assert fleet(*words) == short
+    assert daemon.heard[0] == daemon.heard[1]
+    assert ("NAME" in short.out) is agents
+    assert "the daemon is 0.0.1" in short.err
+
+
+@pytest.mark.parametrize("words", ["status", "list", "health", "status -l a=b"])
+def test_a_table_of_agents_is_shown_without_click(place: Path, words: str) -> None:
+    script = f"import sys; sys.argv = ['fleet', *{words.split()}]; from fleet.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{script}; print({{'click', 'rich'}} & sys.modules.keys())"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert ("daemon is not running" in done.stderr, done.stdout) == (True, "set()\n")
+
+
 @pytest.mark.parametrize("words", ASKED, ids=" ".join)
 def test_json_is_the_daemons_own_text(fleet: Shell, daemon: ScriptedDaemon, words: list[str]) -> None:
     sent = {verb: daemon.will(verb, {"agents": ["ü"]}, exit_code=5) for verb in (*reads.READS, "ping")}
