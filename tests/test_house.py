@@ -25,7 +25,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("plan", "health", "runtimes", "hub"),
     ("lifecycle",),
     ("ledger", "events"),
-    ("preparing",),
+    ("preparing", "headless"),
     ("runner",),
     ("supervisor", "schedule", "report"),
     ("control",),

@@ -93,6 +93,52 @@ class StartProblem:
         return self.remedy is not Remedy.PERSON
 
 
+@dataclass(frozen=True, slots=True)
+class TurnAsk:
+    """What a harness is told to build one turn of a headless agent."""
+
+    spec: AgentSpec
+    conversation: Conversation | None
+    """The session that this exchange has in the program; `None` where the program has none."""
+    folder: str
+    """The agent's launch's folder on the host, where the files that `launch` gave stand."""
+    cwd: str
+    env: Mapping[str, str]
+    version: str | None
+    text: str
+    """What the turn is about: others' words between their markers, or the operator's own."""
+
+
+@dataclass(frozen=True, slots=True)
+class TurnLaunch:
+    """One run of the program for one turn. The prompt never stands in `argv`, where anyone could read it."""
+
+    argv: tuple[str, ...]
+    stdin: bytes
+    env: Mapping[str, str] = field(default_factory=dict)
+    """Added to the environment."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnResult:
+    """What became of a turn, as far as the program itself tells."""
+
+    ok: bool
+    text: str = ""
+    """What it answers."""
+    reason: str | None = None
+    """Where it is not ok, or declined: why, in one word of lower_snake."""
+    message: str = ""
+    """The same for a person, with the program's own words."""
+    declined: bool = False
+    remedy: Remedy | None = None
+    """What may help after a turn that is not ok."""
+    session_id: str | None = None
+    cost_usd: float | None = None
+    resets_at: float | None = None
+    """When a usage limit ends, where one stopped the turn and says so."""
+
+
 class Harness(Protocol):
     """One coding-agent program: how to start it, and how to read its word about itself."""
 
@@ -170,6 +216,25 @@ class Harness(Protocol):
     def start_failure(self, screen: str, exit_status: int | None, version: str | None) -> StartProblem | None:
         """Why a start failed or stands still, where the program's last words say so. `exit_status` is `None` while
         it lives. Only asked before the program's session was seen: later the same words may be anything."""
+        ...
+
+    # -- headless: one run of the program for each turn
+
+    def turn(self, ask: TurnAsk) -> TurnLaunch | None:
+        """The run for one turn. `None` where the program cannot be run so."""
+        ...
+
+    def read_turn(self, output: bytes, errors: bytes, exit_status: int | None, now: float) -> TurnResult:
+        """What became of a turn: all that it printed, the end of what it said on stderr, and how it ended (`None`
+        where nobody could say)."""
+        ...
+
+    def hopeless(self, output: bytes, now: float) -> TurnResult | None:
+        """Whether a turn that still runs can come to nothing, by the end of what it has printed so far."""
+        ...
+
+    def turn_lines(self, output: bytes) -> list[str]:
+        """What a turn has printed, as lines for a person."""
         ...
 
     def read_process(self, moved_at: float | None, cpu: float | None, now: float) -> Evidence | None:

@@ -17,6 +17,7 @@ from datetime import datetime
 from importlib import resources
 from typing import Any, TypeAlias
 
+from fleet.harnesses import claude_turns
 from fleet.harnesses.base import (
     BOX,
     Launch,
@@ -27,6 +28,9 @@ from fleet.harnesses.base import (
     StartProblem,
     StateFile,
     TranscriptTail,
+    TurnAsk,
+    TurnLaunch,
+    TurnResult,
 )
 from fleet.harnesses.claude_events import heard, shell_line, takes_args
 from fleet.harnesses.claude_mail import read_said
@@ -105,6 +109,8 @@ class ClaudeCode:
             )
         args, given = _without(spec.args, "--settings")
         own = [_inline(value, ask, warnings) for value in given]
+        if spec.mode == "headless":
+            return self._headless(ask, own, warnings)
         found = _found_settings(ask, warnings)
         argv = [*(spec.command or (self.program,)), *_conversation(ask, args, warnings)]
         mode = _permission_mode(ask, found)
@@ -117,17 +123,56 @@ class ClaudeCode:
         settings = _merged(_settings(ask, version, mode, [*own, *found]), own)
         files = [_json_file(f"{ask.folder}/settings.json", settings), *_scripts(ask)]
         argv += ["--settings", files[0].path]
-        if spec.mcp_servers:
-            servers = {k: s.model_dump(mode="json", exclude_unset=True) for k, s in spec.mcp_servers.items()}
-            files.append(_json_file(f"{ask.folder}/mcp.json", {"mcpServers": servers}))
-            # With "=", since the option takes every word that follows it.
-            argv.append(f"--mcp-config={files[-1].path}")
-        argv += args
+        files += _mcp_file(ask)
+        argv += [*_mcp_option(ask.folder, spec), *args]
         typed = None
         if ask.conversation.fresh:
             argv += _prompt(spec.prompt)
             typed = ask.first_message
         return Launch(argv=tuple(argv), files=tuple(files), types_prompt=typed, warnings=tuple(warnings))
+
+    def _headless(self, ask: LaunchAsk, own: Sequence[Json], warnings: list[str]) -> Launch:
+        """What its turns share. They have no hooks of fleet's: fleet itself runs each, and reads what it says."""
+        settings: dict[str, Any] = {}
+        if not ask.spec.hub.side_channels:
+            settings["crossSessionInbound"] = "refuse"
+        if "mcp-servers" in ask.spec.auto_accept:
+            settings["enableAllProjectMcpServers"] = True
+        elif ask.mcp_written:
+            settings["enabledMcpjsonServers"] = list(ask.mcp_written)
+        for theirs in own:
+            settings |= theirs
+        files = [_json_file(f"{ask.folder}/settings.json", settings), *_mcp_file(ask)]
+        return Launch(argv=self._program(ask.spec), files=tuple(files), warnings=tuple(warnings))
+
+    def _program(self, spec: AgentSpec) -> tuple[str, ...]:
+        return spec.command or (self.program,)
+
+    # -- headless: one run for each turn ----------------------------------------------------------------------
+
+    def turn(self, ask: TurnAsk) -> TurnLaunch | None:
+        spec = ask.spec
+        args, _ = _without(spec.args, "--settings")
+        args, own_words = _without(args, claude_turns.PROMPT_FLAG)
+        common = [*self._program(spec), "--settings", f"{ask.folder}/settings.json", *_mcp_option(ask.folder, spec)]
+        if not _has(args, *PERMISSION_FLAGS):
+            mode = spec.permission_mode or claude_turns.permission_mode(spec)
+            common += ["--permission-mode", "default" if mode == "manual" else mode]
+        if spec.model and not _has(args, "--model"):
+            common += ["--model", spec.model]
+        words = "\n\n".join([*own_words, claude_turns.instructions(spec)])
+        return claude_turns.launch(ask, [*common, *args, claude_turns.PROMPT_FLAG, words])
+
+    def read_turn(self, output: bytes, errors: bytes, exit_status: int | None, now: float) -> TurnResult:
+        return claude_turns.read(output, errors, exit_status, now)
+
+    def hopeless(self, output: bytes, now: float) -> TurnResult | None:
+        return claude_turns.hopeless(output)
+
+    def turn_lines(self, output: bytes) -> list[str]:
+        return claude_turns.lines(output)
+
+    # -- its start --------------------------------------------------------------------------------------------
 
     def start_failure(self, screen: str, exit_status: int | None, version: str | None) -> StartProblem | None:
         return next((p.problem for p in _START_PROBLEMS if p.fits(screen, exit_status)), None)
@@ -470,6 +515,21 @@ def _merged(ours: dict[str, Any], theirs: Sequence[Json]) -> dict[str, Any]:
             hooks[event] = [*hooks.get(event, []), *(entries if isinstance(entries, list) else [])]
         merged = {**merged, **{k: v for k, v in settings.items() if k not in ("hooks", "statusLine")}, "hooks": hooks}
     return merged
+
+
+def _mcp_servers(spec: AgentSpec) -> dict[str, Any]:
+    """The MCP servers that a launch is given."""
+    return {k: s.model_dump(mode="json", exclude_unset=True) for k, s in spec.mcp_servers.items()}
+
+
+def _mcp_file(ask: LaunchAsk) -> list[File]:
+    servers = _mcp_servers(ask.spec)
+    return [_json_file(f"{ask.folder}/mcp.json", {"mcpServers": servers})] if servers else []
+
+
+def _mcp_option(folder: str, spec: AgentSpec) -> list[str]:
+    """With "=", since the option takes every word that follows it."""
+    return [f"--mcp-config={folder}/mcp.json"] if _mcp_servers(spec) else []
 
 
 def _json_file(path: str, content: Json) -> File:

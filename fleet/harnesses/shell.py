@@ -6,7 +6,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from fleet.harnesses import claude_code
-from fleet.harnesses.base import Launch, LaunchAsk, MailWays, Remedy, Said, StartProblem, StateFile, TranscriptTail
+from fleet.harnesses.base import (
+    Launch,
+    LaunchAsk,
+    MailWays,
+    Remedy,
+    Said,
+    StartProblem,
+    StateFile,
+    TranscriptTail,
+    TurnAsk,
+    TurnLaunch,
+    TurnResult,
+)
 from fleet.manifests.model import AgentSpec
 from fleet.terms import Activity, Evidence, HookEvent, Source
 
@@ -14,6 +26,10 @@ QUIET = 3.0
 """Seconds without output and without CPU after which a program is taken to wait for something."""
 BUSY = 0.02
 """The part of a core above which a process tree counts as at work."""
+DECLINED = 75
+"""The exit status by which a scripted runner declines (EX_TEMPFAIL of sysexits.h)."""
+SAID = 2_000
+"""Characters of a failed run's words that a person is shown."""
 
 
 class Shell:
@@ -93,6 +109,33 @@ class Shell:
 
     def newline_key(self) -> str:
         return "Enter"
+
+    # -- headless: a scripted runner ---------------------------------------------------------------------------
+
+    def turn(self, ask: TurnAsk) -> TurnLaunch | None:
+        """The command, with the message on stdin. What it prints is the answer."""
+        return TurnLaunch((*ask.spec.command, *ask.spec.args), ask.text.encode())
+
+    def read_turn(self, output: bytes, errors: bytes, exit_status: int | None, now: float) -> TurnResult:
+        """0: it has answered. 75: it declines, and says why on stderr or stdout. Else it failed."""
+        said = output.decode(errors="replace").strip("\n")
+        words = errors.decode(errors="replace").strip()[-SAID:]
+        if exit_status == 0:
+            return TurnResult(ok=True, text=said)
+        if exit_status == DECLINED:
+            why = words or said
+            return TurnResult(ok=True, text=why, declined=True, reason="declined", message=why)
+        if (problem := self.start_failure("", exit_status, None)) is not None:
+            return TurnResult(ok=False, reason="not_started", message=problem.message, remedy=problem.remedy)
+        how = "ended in a way that nobody saw" if exit_status is None else f"exited with {exit_status}"
+        message = f"The command {how}" + (f": {words}" if words else ".")
+        return TurnResult(ok=False, reason="program_failed", message=message, remedy=Remedy.RETRY)
+
+    def hopeless(self, output: bytes, now: float) -> TurnResult | None:
+        return None
+
+    def turn_lines(self, output: bytes) -> list[str]:
+        return output.decode(errors="replace").splitlines()
 
 
 def _process(activity: Activity, rule: str, at: float, excerpt: str) -> Evidence:

@@ -18,8 +18,7 @@ from fleet.clock import Clock
 from fleet.errors import CannotYet, LaunchError, Unconfirmed
 from fleet.runtimes import launches
 from fleet.runtimes.base import Capabilities, Ended, OnHost, OnLook, Runtime
-from fleet.runtimes.logs import AgentLog
-from fleet.settings import Places, Settings
+from fleet.settings import Places
 from fleet.terms import File, Handle, LaunchPlan, Look, Ran
 
 NONE = "none"
@@ -31,16 +30,8 @@ STANDS = "stands"
 class WithHeadless:
     """A host's runtime, and headless agents on it."""
 
-    def __init__(
-        self,
-        host: Runtime,
-        places: Places,
-        settings: Settings,
-        clock: Clock,
-        secrets: Callable[[str], Collection[str]] = lambda _: (),
-    ) -> None:
-        self._host, self._places, self._settings, self._clock, self._secrets = host, places, settings, clock, secrets
-        self._logs: dict[str, AgentLog] = {}
+    def __init__(self, host: Runtime, places: Places, clock: Clock) -> None:
+        self._host, self._places, self._clock = host, places, clock
         self.name = host.name
 
     # -- the launch of a headless agent ------------------------------------------------------------------------------
@@ -55,14 +46,14 @@ class WithHeadless:
         if handle.multiplexer != NONE:
             await self._host.launch(plan, handle)
             return
-        where = f"{plan.cwd}/" if "/" in plan.argv[0] else ""
-        if shutil.which(where + plan.argv[0] if where else plan.argv[0], path=plan.env.get("PATH")) is None:
+        program = plan.argv[0]
+        path = str(Path(plan.cwd, program)) if "/" in program else program
+        if await asyncio.to_thread(shutil.which, path, path=plan.env.get("PATH")) is None:
             raise LaunchError(
-                f"the program {plan.argv[0]} is not there, or may not be executed",
-                hint="install it, or give its path as command",
+                f"the program {program} is not there, or may not be executed.",
+                hint="Install it, or give its path as command.",
             )
         await self._host.put([*plan.files, File(f"{handle.folder}/{STANDS}", b"")])
-        self._log(handle.agent).begin(handle.generation, self._clock.now())
 
     async def look(self, handle: Handle) -> Look:
         return self._look(handle) if handle.multiplexer == NONE else await self._host.look(handle)
@@ -94,7 +85,6 @@ class WithHeadless:
             raise Unconfirmed(str(error)) from error
         (folder / STANDS).unlink(missing_ok=True)
         await asyncio.to_thread(launches.mark_purged, folder)
-        await self._log(handle.agent).flush()
         return Ended(0, killed)
 
     async def type(self, handle: Handle, keys: Sequence[str], *, literal: bool) -> None:
@@ -111,21 +101,7 @@ class WithHeadless:
         return None if handle.multiplexer == NONE else await self._host.last_screen(handle)
 
     async def log_lines(self, handle: Handle, count: int) -> list[str]:
-        if handle.multiplexer != NONE:
-            return await self._host.log_lines(handle, count)
-        kept = self._log(handle.agent)
-        await kept.flush()
-        return await asyncio.to_thread(kept.last, count)
-
-    def note(self, agent: str, lines: list[str]) -> None:
-        """Lines of a turn, for the agent's log."""
-        self._log(agent).add(lines)
-
-    def _log(self, agent: str) -> AgentLog:
-        if agent not in self._logs:
-            limit = int(self._settings.log_kept_mb * 2**20)
-            self._logs[agent] = AgentLog(self._places.agent(agent) / "log", limit, partial(self._secrets, agent))
-        return self._logs[agent]
+        return [] if handle.multiplexer == NONE else await self._host.log_lines(handle, count)
 
     # -- the host's own --------------------------------------------------------------------------------------------
 
@@ -164,8 +140,6 @@ class WithHeadless:
         await self._host.dismiss()
 
     async def close(self) -> None:
-        for kept in self._logs.values():
-            await kept.flush()
         await self._host.close()
 
 

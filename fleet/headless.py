@@ -1,0 +1,751 @@
+"""Headless agents: one run of the program for each message, its turn.
+
+A turn is a process tree of its own, started by the same launcher as an agent in a pane, in a folder of its own:
+
+    state/agents/NAME/turns/MESSAGE.ATTEMPT/
+        turn                              what it is about, and until when it may run
+        prompt out err                    its stdin, stdout and stderr: files, so that nothing has to be drained
+        env claim launcher program exit   the launcher's (launcher.sh)
+        end                               what came of it
+
+So a turn needs no daemon: one that is killed leaves it running, and the next one waits for it, or finds its answer
+and its exit status. What holds:
+
+- One turn at a time in a conversation, and no more than `max_parallel` of an agent.
+- A message has one turn; asked for again, the same answer comes back. Only a turn that came to nothing by a fault
+  that may pass is run again.
+- All processes of a turn bear its mark (`FLEET_TURN`) and its agent's generation. At its time limit, or when its
+  conversation is stopped, they are ended, those that moved to another session too.
+- The program's session of a conversation is written down before the program first hears of it. One that the program
+  does not know any more gets one fresh start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import shutil
+import signal
+import uuid
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from fleet import processes
+from fleet.clock import Clock
+from fleet.db import Database, Migrations
+from fleet.harnesses import harness as find_harness
+from fleet.harnesses.base import Conversation, Harness, Remedy, TurnAsk, TurnResult
+from fleet.hub.message import Message
+from fleet.hub.reach import TurnEnd
+from fleet.manifests.model import AgentSpec
+from fleet.redact import redact
+from fleet.runtimes import files, launches
+from fleet.runtimes.local import LAUNCHER
+from fleet.settings import Places, Settings
+from fleet.terms import Activity, Evidence, File, Process, Source
+
+log = logging.getLogger(__name__)
+
+HEADLESS_MIGRATIONS = Migrations(
+    "headless",
+    (
+        """
+        CREATE TABLE headless_sessions (
+            agent TEXT NOT NULL,
+            thread TEXT NOT NULL,
+            session_id TEXT NOT NULL,
+            PRIMARY KEY (agent, thread)
+        ) STRICT, WITHOUT ROWID;
+        """,
+    ),
+)
+
+MARK = "FLEET_TURN"
+"""The variable that every process of a turn inherits: its folder."""
+CHECK_EVERY = 0.5
+"""Seconds between two looks at how much a turn has printed."""
+OUTPUT_MOST = 64 * 2**20
+"""Bytes that a turn may print. One that prints more is ended."""
+OUTPUT_KEPT = 2**20
+"""Bytes of its end that are kept after it."""
+ERRORS_KEPT = 2**20
+"""Bytes of stderr that may stand there before the older ones go: it may flood."""
+TAIL = 64 * 2**10
+"""Bytes of an end that is read: of stderr, and of what a turn has printed so far."""
+ANSWER_MOST = 60_000
+"""Bytes of an answer that are sent; a message holds 64 KiB."""
+LIMIT_FOR = 300.0
+"""Seconds that a usage limit is taken to last which does not say when it ends."""
+KEPT = 50
+"""Folders of ended turns that are kept per agent."""
+TRANSCRIPT_TAIL = 65_536
+"""Bytes of a conversation's end by which it is told whether it can be resumed."""
+KILLED = frozenset({129, 130, 137, 143})
+"""Exit statuses of a program that somebody has ended."""
+
+
+TERMINATED = TurnResult(ok=False, reason="terminated", message="The conversation was terminated.")
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A headless agent that is up: what a turn of it needs to know."""
+
+    spec: AgentSpec
+    harness: Harness
+    generation: str
+    folder: str
+    """The launch's folder."""
+    cwd: str
+    env: Mapping[str, str] = field(repr=False)
+    version: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hearers:
+    """Who hears of turns. Given once, by the daemon."""
+
+    standing: Callable[[str], Standing | None]
+    """How the agent stands now; `None`: it is not up, or not headless."""
+    evidence: Callable[[str, Evidence], None]
+    """An agent's activity, by its turns."""
+    event: Callable[[str, str, str, Mapping[str, Any]], None]
+    """Agent, type, name, payload: into the event store."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Note:
+    """What stands in a turn's folder about it."""
+
+    agent: str
+    harness: str
+    message: str
+    thread: str
+    sender: str
+    generation: str
+    began_at: float
+    deadline: float
+    session_id: str | None = None
+
+
+@dataclass(slots=True)
+class Turn:
+    """One turn that runs."""
+
+    note: Note
+    folder: Path
+    process: Process
+    """Its launcher."""
+    child: bool
+    """It was started by this daemon, which has to hear its exit status."""
+    cut: TurnResult | None = None
+    """Why it was ended before its end."""
+
+
+class Sessions:
+    """Which session of the program each conversation of an agent has."""
+
+    def __init__(self, database: Database) -> None:
+        self._db = database
+
+    async def of(self, agent: str, thread: str) -> str | None:
+        sql = "SELECT session_id FROM headless_sessions WHERE agent = ? AND thread = ?"
+        row = await self._db.read(lambda c: c.execute(sql, (agent, thread)).fetchone())
+        return row["session_id"] if row else None
+
+    async def keep(self, agent: str, thread: str, session_id: str) -> None:
+        """Returns once it is on the disk."""
+        row = (agent, thread, session_id)
+        await self._db.write(lambda c: c.execute("INSERT OR REPLACE INTO headless_sessions VALUES (?, ?, ?)", row))
+
+    async def forget(self, agent: str) -> None:
+        await self._db.write(lambda c: c.execute("DELETE FROM headless_sessions WHERE agent = ?", (agent,)))
+
+
+class Turns:
+    """The turns of all headless agents. `open` it once the agents are known; `close` leaves them running."""
+
+    def __init__(self, clock: Clock, settings: Settings, places: Places, sessions: Sessions, hearers: Hearers) -> None:
+        self._clock, self._settings, self._places = clock, settings, places
+        self._sessions, self._hear = sessions, hearers
+        self._running: dict[str, dict[str, Turn | None]] = {}
+        """By agent, the conversations that have a turn; `None` while it is being prepared."""
+        self._freed: dict[str, asyncio.Condition] = {}
+        self._tasks: dict[tuple[str, str], asyncio.Task[TurnEnd]] = {}
+        """By agent and message."""
+        self._sweeps: set[asyncio.Future[Any]] = set()
+        """What is left of turns that are over is being ended."""
+        self._limits: set[asyncio.Future[Any]] = set()
+        """Usage limits whose end is waited for."""
+        self._trouble: dict[str, TurnResult] = {}
+        """What ended an agent's last turn, where that stands in the way of the next as well."""
+        self._stops: dict[tuple[str, str], int] = {}
+        """How often a conversation's turns were stopped: one that was asked for before does not begin after it."""
+        self._fds: set[int] = set()
+        self._closed = False
+
+    # -- life ------------------------------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Take up the turns that an earlier daemon has left running; end what is left of those that are over."""
+        unfinished = await asyncio.to_thread(self._unfinished)
+        for note, folder, launcher in unfinished:
+            up = self._hear.standing(note.agent)
+            if launcher is not None and up is not None and up.generation == note.generation:
+                turn = Turn(note, folder, launcher, child=False)
+                self._place(note.agent)[note.thread] = turn
+                self._task(note.agent, note.message, self._go_on(turn))
+                self._tell_agent(note.agent)
+        kept = {str(turn.folder) for turns in self._running.values() for turn in turns.values() if turn}
+        await processes.end(partial(self._strays, kept), grace=self._settings.kill_grace)
+
+    async def close(self) -> None:
+        """Leave; turns go on, and the next daemon hears how they end."""
+        self._closed = True
+        tasks = [*self._tasks.values(), *self._limits]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, *self._sweeps, return_exceptions=True)
+        for fd in self._fds:
+            asyncio.get_running_loop().remove_reader(fd)
+            os.close(fd)
+        self._fds.clear()
+
+    def _unfinished(self) -> list[tuple[Note, Path, Process | None]]:
+        """Every turn without an end, with its launcher where that lives."""
+        found = []
+        for folder in sorted(self._root.glob("*/turns/*")):
+            note = _note(folder)
+            if note is not None and not (folder / "end").exists() and not (folder / "exit").exists():
+                facts = launches.facts(folder)
+                found.append((note, folder, facts.launcher if facts.alive else None))
+        return found
+
+    def _strays(self, kept: set[str]) -> set[Process]:
+        """Processes of turns of this fleet that are not among these."""
+        rows = processes.table()
+        root = str(self._root) + "/"
+        roots = [p for p, mark in processes.marks(rows, MARK).items() if mark.startswith(root) and mark not in kept]
+        return {process for process in processes.descendants(rows, roots) if process.pid != os.getpid()}
+
+    @property
+    def _root(self) -> Path:
+        return self._places.state / "agents"
+
+    # -- what the courier asks -------------------------------------------------------------------------------------
+
+    async def turn(self, name: str, message: Message, text: str) -> TurnEnd:
+        """Run the agent's turn on a message to its end; what came of it.
+
+        Asked again, while it runs or after it (by the next daemon too), it is the same turn. Who gives up waiting
+        does not end it: `stop_turn` does.
+        """
+        task = self._tasks.get((name, message.id)) or self._task(name, message.id, self._take_up(name, message, text))
+        return await asyncio.shield(task)
+
+    async def stop_turn(self, name: str, thread: str) -> None:
+        """End the turn that runs in this conversation; returns when nothing of it lives."""
+        self._stops[name, thread] = self._stops.get((name, thread), 0) + 1
+        turn = self._running.get(name, {}).get(thread)
+        if turn is not None:
+            await self._cut(turn, TERMINATED)
+
+    def running(self, name: str) -> frozenset[str]:
+        """The conversations whose turn runs."""
+        return frozenset(self._running.get(name, ()))
+
+    # -- one turn --------------------------------------------------------------------------------------------------
+
+    def _task(self, name: str, message: str, work: Awaitable[TurnEnd]) -> asyncio.Task[TurnEnd]:
+        async def see_through() -> TurnEnd:
+            try:
+                return await work
+            except Exception as error:  # one turn's fault is that turn's end, and is told whole
+                log.exception("agent %s: the turn of %s", name, message)
+                self._hear.event(name, "fault", "turn", {"message": message, "error": redact(repr(error))})
+                return TurnEnd(ok=False, reason="internal_error")
+
+        task = asyncio.create_task(see_through(), name=f"turn {name} {message}")
+        self._tasks[name, message] = task
+        task.add_done_callback(lambda _: self._tasks.pop((name, message), None))
+        return task
+
+    async def _take_up(self, name: str, message: Message, text: str) -> TurnEnd:
+        """The turn that there was already; else a new one, once there is room for it."""
+        thread, place = message.thread, self._place(name)
+        stops = self._stops.get((name, thread), 0)
+        kept = await asyncio.to_thread(self._kept, name, message.id)
+        if kept is not None:
+            return _end(kept)
+        async with self._freed[name]:
+            while (up := self._hear.standing(name)) is not None and not _room(place, thread, up.spec):
+                await self._freed[name].wait()
+            if up is None:
+                return TurnEnd(ok=False, reason="offline", again=True)
+            place[thread] = None
+        try:
+            return _end(await self._through(up, message, text, stops))
+        finally:
+            await self._free(name, thread)
+
+    async def _through(self, up: Standing, message: Message, text: str, stops: int) -> TurnResult:
+        """The turn; where the program does not know the session, or knows it already, once more."""
+        conversation = await self._conversation(up, message.thread)
+        result = await self._once(up, message, text, conversation, stops)
+        if result.remedy not in (Remedy.FRESH, Remedy.RESUME) or conversation is None:
+            return result
+        if result.remedy is Remedy.RESUME:
+            again = replace(conversation, exists=True, fresh=False)
+        else:
+            again = await self._anew(up, message.thread)
+        return await self._once(up, message, text, again, stops)
+
+    async def _conversation(self, up: Standing, thread: str) -> Conversation | None:
+        """The session of this exchange: it exists where its transcript can be resumed."""
+        if not up.harness.has_sessions:
+            return None
+        known = None if up.spec.session == "new" else await self._sessions.of(up.spec.name, thread)
+        if known is None:
+            return await self._anew(up, thread)
+        path = up.harness.transcript_path(up.env, up.cwd, known)
+        tail = await asyncio.to_thread(files.read, path, TRANSCRIPT_TAIL) if path else None
+        if tail is None:
+            # It was never used, or has gone: only the program can tell, and it says so.
+            return Conversation(known, exists=False, fresh=True)
+        if not up.harness.resumable(tail):
+            return await self._anew(up, thread)
+        return Conversation(known, exists=True)
+
+    async def _anew(self, up: Standing, thread: str) -> Conversation:
+        session_id = str(uuid.uuid4())
+        await self._sessions.keep(up.spec.name, thread, session_id)
+        return Conversation(session_id, exists=False, fresh=True)
+
+    async def _once(
+        self, up: Standing, message: Message, text: str, conversation: Conversation | None, stops: int
+    ) -> TurnResult:
+        """One run of the program, to its end."""
+        name, now = up.spec.name, self._clock.now()
+        launch = up.harness.turn(
+            TurnAsk(
+                spec=up.spec,
+                conversation=conversation,
+                folder=up.folder,
+                cwd=up.cwd,
+                env=up.env,
+                version=up.version,
+                text=text,
+            )
+        )
+        if launch is None:
+            why = f"{up.spec.harness} cannot be run for one turn."
+            return TurnResult(ok=False, reason="not_headless", message=why, remedy=Remedy.PERSON)
+        note = Note(
+            agent=name,
+            harness=up.spec.harness,
+            message=message.id,
+            thread=message.thread,
+            sender=message.sender,
+            generation=up.generation,
+            began_at=now,
+            deadline=now + up.spec.headless.timeout,
+            session_id=conversation.session_id if conversation else None,
+        )
+        about = {"FLEET_MESSAGE_ID": message.id, "FLEET_THREAD": message.thread, "FLEET_SENDER": message.sender}
+        env = {**up.env, **launch.env, **about}
+        marks = {processes.MARK: up.generation, "FLEET_LAUNCH": up.folder}
+        try:
+            folder = await asyncio.to_thread(self._lay_out, note, {**env, **marks}, launch.stdin)
+            still = self._hear.standing(name)
+            if still is None or still.generation != up.generation:
+                return TurnResult(ok=False, reason="stopped", message="The agent was stopped.", remedy=Remedy.RETRY)
+            if self._stops.get((name, message.thread), 0) != stops:
+                return TERMINATED
+            process = _spawn(folder, up.cwd, launch.argv, {**marks, MARK: str(folder)})
+        except OSError as error:
+            why = f"The turn could not be started: {error.strerror or error}."
+            return TurnResult(ok=False, reason="not_started", message=why, remedy=Remedy.RETRY)
+        turn = Turn(note, folder, process, child=True)
+        self._running[name][message.thread] = turn
+        self._tell_begin(turn)
+        return await self._see_through(turn, up.harness)
+
+    async def _go_on(self, turn: Turn) -> TurnEnd:
+        """A turn that an earlier daemon began."""
+        try:
+            return _end(await self._see_through(turn, find_harness(turn.note.harness)))
+        finally:
+            await self._free(turn.note.agent, turn.note.thread)
+
+    async def _see_through(self, turn: Turn, harness: Harness) -> TurnResult:
+        """Wait for its end, or bring it about."""
+        over = self._over(turn)
+        while not over.done():
+            left = turn.note.deadline - self._clock.now()
+            if left <= 0:
+                await self._cut(turn, _timed_out(turn.note))
+                break
+            timer = asyncio.ensure_future(self._clock.sleep(min(left, CHECK_EVERY)))
+            await asyncio.wait({over, timer}, return_when=asyncio.FIRST_COMPLETED)
+            timer.cancel()
+            if not over.done() and turn.cut is None:
+                objection = await asyncio.to_thread(_objection, turn.folder, harness, self._clock.now())
+                if objection is not None:
+                    await self._cut(turn, objection)
+        await over
+        return await self._conclude(turn, harness)
+
+    def _over(self, turn: Turn) -> asyncio.Future[None]:
+        """Done once its launcher has ended. The kernel tells, where it can."""
+        loop = asyncio.get_running_loop()
+        over: asyncio.Future[None] = loop.create_future()
+        try:
+            fd = os.pidfd_open(turn.process.pid)
+        except (OSError, AttributeError):
+            return asyncio.ensure_future(self._polled(turn))
+
+        def ended() -> None:
+            loop.remove_reader(fd)
+            self._fds.discard(fd)
+            os.close(fd)
+            _reap(turn)
+            if not over.done():
+                over.set_result(None)
+
+        self._fds.add(fd)
+        loop.add_reader(fd, ended)
+        if not turn.child and not processes.alive(turn.process):  # its pid may be another's by now
+            ended()
+        return over
+
+    async def _polled(self, turn: Turn) -> None:
+        while processes.alive(turn.process):  # noqa: ASYNC110 (there is no event: the kernel does not tell)
+            await asyncio.sleep(processes.POLL)
+        _reap(turn)
+
+    async def _cut(self, turn: Turn, result: TurnResult) -> None:
+        """End it now, all of it."""
+        turn.cut = turn.cut or result
+        await self._end_tree(turn)
+
+    async def _end_tree(self, turn: Turn) -> None:
+        try:
+            await processes.end(partial(search, turn.folder), grace=self._settings.kill_grace)
+        except TimeoutError as error:
+            log.error("agent %s: the turn of %s: %s", turn.note.agent, turn.note.message, error)
+
+    async def _conclude(self, turn: Turn, harness: Harness) -> TurnResult:
+        """What came of it, written down beside it. What is left of its processes goes."""
+        if (turn.folder / "exit").exists():
+            self._beside(self._end_tree(turn), self._sweeps)
+        else:  # its launcher was killed, and its program may live
+            await self._end_tree(turn)
+        up = self._hear.standing(turn.note.agent)
+        stopped = up is None or up.generation != turn.note.generation
+        result = await asyncio.to_thread(self._read, turn.folder, harness, turn.cut, stopped)
+        if result.ok and result.session_id is not None and result.session_id != turn.note.session_id:
+            await self._sessions.keep(turn.note.agent, turn.note.thread, result.session_id)
+        self._tell_end(turn, result)
+        return result
+
+    # -- its folder ------------------------------------------------------------------------------------------------
+
+    def _lay_out(self, note: Note, env: Mapping[str, str], prompt: bytes) -> Path:
+        """The folder of a new turn, with all that its launcher needs."""
+        root = self._places.agent(note.agent) / "turns"
+        before = _attempts(root, note.message)
+        number = int(before[-1].suffix[1:]) + 1 if before else 1
+        folder = root / f"{note.message}.{number}"
+        marked = {**env, MARK: str(folder)}
+        said = json.dumps(asdict(note)).encode()
+        files.put(
+            [
+                File(str(folder / "turn"), said),
+                File(str(folder / "prompt"), prompt),
+                File(str(folder / "env"), launches.quote_env(marked)),
+            ]
+        )
+        return folder
+
+    def _kept(self, name: str, message: str) -> TurnResult | None:
+        """What came of a message's turn, where it has ended for good."""
+        folders = _attempts(self._places.agent(name) / "turns", message)
+        note = _note(folders[-1]) if folders else None
+        if note is None:
+            return None
+        kept = files.read(folders[-1] / "end")
+        if kept is not None:
+            result, _ = _ending(kept)
+        elif (folders[-1] / "exit").exists():
+            result = self._read(folders[-1], find_harness(note.harness), None, stopped=False)
+        else:
+            return None
+        return None if result.remedy in (Remedy.RETRY, Remedy.FRESH, Remedy.RESUME) else result
+
+    def _read(self, folder: Path, harness: Harness, cut: TurnResult | None, stopped: bool) -> TurnResult:
+        """What came of the turn in this folder. It is kept from then on; the turn's secrets and its prompt go."""
+        noted = (files.read(folder / "exit") or b"").strip()
+        status = int(noted) if noted.isdigit() else None
+        output = files.read(folder / "out", OUTPUT_MOST) or b""
+        errors = files.read(folder / "err", TAIL) or b""
+        result = harness.read_turn(output, errors, status, self._clock.now())
+        if cut is not None and (cut.reason == "terminated" or not result.ok):
+            result = cut
+        elif not result.ok and result.remedy is Remedy.RETRY and (status is None or status in KILLED):
+            why = "stopped" if stopped else "died"
+            message = "The agent was stopped." if stopped else "Its processes were ended from outside."
+            result = TurnResult(ok=False, reason=why, message=message, remedy=Remedy.RETRY)
+        result = replace(result, text=_bounded(result.text))
+        said = asdict(result) | {"at": self._clock.now()}
+        kept = [File(str(folder / "out"), output[-OUTPUT_KEPT:])] if len(output) > OUTPUT_KEPT else []
+        files.put([*kept, File(str(folder / "end"), json.dumps(said).encode())])
+        for name in ("env", "prompt"):
+            (folder / name).unlink(missing_ok=True)
+        _forget_oldest(folder.parent)
+        return result
+
+    # -- what is told ----------------------------------------------------------------------------------------------
+
+    def _place(self, name: str) -> dict[str, Turn | None]:
+        self._freed.setdefault(name, asyncio.Condition())
+        return self._running.setdefault(name, {})
+
+    async def _free(self, name: str, thread: str) -> None:
+        self._place(name).pop(thread, None)
+        async with self._freed[name]:
+            self._freed[name].notify_all()
+        self._tell_agent(name)
+
+    def _tell_begin(self, turn: Turn) -> None:
+        note = turn.note
+        payload = {"thread": note.thread, "from": note.sender, "session_id": note.session_id, "turn": turn.folder.name}
+        self._hear.event(note.agent, "turn", "begun", {"message": note.message, **payload})
+        self._tell_agent(note.agent)
+
+    def _tell_end(self, turn: Turn, result: TurnResult) -> None:
+        note = turn.note
+        took = round(self._clock.now() - note.began_at, 3)
+        payload = {
+            "message": note.message,
+            "thread": note.thread,
+            "reason": result.reason,
+            "said": redact(result.message) or None,
+            "after_s": took,
+            "cost_usd": result.cost_usd,
+            "turn": turn.folder.name,
+        }
+        self._hear.event(note.agent, "turn", _outcome(result), payload)
+        if result.reason in ("usage_limit", "auth_error"):
+            self._trouble[note.agent] = result
+            if result.reason == "usage_limit":
+                self._beside(self._lift(note.agent, result), self._limits)
+        elif result.ok:
+            self._trouble.pop(note.agent, None)
+
+    async def _lift(self, name: str, limit: TurnResult) -> None:
+        """A usage limit is over at its time."""
+        until = limit.resets_at or self._clock.now() + LIMIT_FOR
+        await self._clock.sleep(until - self._clock.now())
+        if self._trouble.get(name) is limit:
+            del self._trouble[name]
+            self._tell_agent(name)
+
+    def _tell_agent(self, name: str) -> None:
+        """Its activity, by its turns."""
+        if not self._closed and self._hear.standing(name) is not None:
+            turns = [turn.note for turn in self._running.get(name, {}).values() if turn is not None]
+            self._hear.evidence(name, evidence(turns, self._trouble.get(name), self._clock.now()))
+
+    def tell(self, name: str) -> None:
+        """The agent is up: say how it stands."""
+        self._tell_agent(name)
+
+    def _beside(self, work: Awaitable[None], among: set[asyncio.Future[Any]]) -> None:
+        def done(task: asyncio.Future[Any]) -> None:
+            among.discard(task)
+            if not task.cancelled() and (error := task.exception()) is not None:
+                log.error("after a turn", exc_info=error)
+
+        task = asyncio.ensure_future(work)
+        among.add(task)
+        task.add_done_callback(done)
+
+
+# -- decisions, of plain values --------------------------------------------------------------------------------
+
+
+def _room(place: Mapping[str, object], thread: str, spec: AgentSpec) -> bool:
+    """Whether a turn of this conversation may begin: one at a time in it, and so many of the agent."""
+    return thread not in place and len(place) < spec.headless.max_parallel
+
+
+def evidence(turns: list[Note], trouble: TurnResult | None, now: float) -> Evidence:
+    """What an agent's turns say of its activity: it works while one runs; then the last one's trouble stands."""
+    if turns:
+        about = ", ".join(f"{note.message} of {note.sender}" for note in turns[:3])
+        more = f" and {len(turns) - 3} more" if len(turns) > 3 else ""
+        return _said(Activity.WORKING, "turns/running", now, f"a turn runs for {about}{more}")
+    if trouble is None:
+        return _said(Activity.READY, "turns/none", now, "no turn runs")
+    if trouble.reason == "usage_limit":
+        said = _said(Activity.LIMITED, "turns/usage_limit", now, redact(trouble.message))
+        return replace(said, resets_at=trouble.resets_at)
+    return _said(Activity.ERROR, f"turns/{trouble.reason}", now, redact(trouble.message))
+
+
+def _said(activity: Activity, rule: str, now: float, excerpt: str) -> Evidence:
+    return Evidence(source=Source.PROCESS, rule=rule, observed_at=now, activity=activity, excerpt=excerpt)
+
+
+def _end(result: TurnResult) -> TurnEnd:
+    """The same for the hub."""
+    again = not result.ok and result.remedy in (Remedy.RETRY, Remedy.FRESH, Remedy.RESUME)
+    return TurnEnd(ok=result.ok, text=result.text, reason=result.reason, declined=result.declined, again=again)
+
+
+def _timed_out(note: Note) -> TurnResult:
+    span = note.deadline - note.began_at
+    return TurnResult(
+        ok=False,
+        reason="timed_out",
+        message=f"It was not done within {span:g} s (headless.timeout) and was ended.",
+        remedy=Remedy.PERSON,
+    )
+
+
+def _objection(folder: Path, harness: Harness, now: float) -> TurnResult | None:
+    """Why a turn that runs should not go on, by what it has printed so far. What floods is cut down."""
+    errors = folder / "err"
+    if _size(errors) > ERRORS_KEPT:
+        os.truncate(errors, 0)  # it is written at its end, wherever that is
+    size = _size(folder / "out")
+    if size > OUTPUT_MOST:
+        message = f"It printed more than {OUTPUT_MOST // 2**20} MB and was ended."
+        return TurnResult(ok=False, reason="too_much_output", message=message, remedy=Remedy.PERSON)
+    return harness.hopeless(files.read(folder / "out", TAIL) or b"", now) if size else None
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _outcome(result: TurnResult) -> str:
+    return "declined" if result.declined else "answered" if result.ok else "failed"
+
+
+def _bounded(text: str) -> str:
+    """An answer that fits into a message."""
+    whole = text.encode()
+    if len(whole) <= ANSWER_MOST:
+        return text
+    return whole[:ANSWER_MOST].decode(errors="ignore") + f"\n… ({len(whole) - ANSWER_MOST} bytes are left out)"
+
+
+def _time(at: float) -> str:
+    return datetime.fromtimestamp(at).astimezone().strftime("%H:%M:%S")
+
+
+# -- the log ---------------------------------------------------------------------------------------------------
+
+
+def log_of(places: Places, agent: str, count: int) -> list[str]:
+    """The newest lines of an agent's turns, oldest first: what each was about, what it printed, what came of it."""
+    root = places.agent(agent) / "turns"
+    found = [(note, root / name) for name in files.names(root) if (note := _note(root / name)) is not None]
+    found.sort(key=lambda each: each[0].began_at, reverse=True)
+    lines: list[str] = []
+    for note, folder in found:
+        if len(lines) >= count:
+            break
+        lines = [*_turn_log(note, folder), *lines]
+    return lines[max(0, len(lines) - count) :]
+
+
+def _turn_log(note: Note, folder: Path) -> list[str]:
+    lines = [f"▶ {_time(note.began_at)} {note.message} of {note.sender} in {note.thread}"]
+    lines += find_harness(note.harness).turn_lines(files.read(folder / "out", OUTPUT_KEPT) or b"")
+    lines += (files.read(folder / "err", TAIL) or b"").decode(errors="replace").splitlines()[-20:]
+    kept = files.read(folder / "end")
+    if kept is not None:
+        result, at = _ending(kept)
+        why = "" if result.ok else f" ({result.reason}: {result.message})"
+        lines.append(f"■ {_time(at)} {note.message} {_outcome(result)} after {at - note.began_at:.1f} s{why}")
+    return lines
+
+
+def _ending(kept: bytes) -> tuple[TurnResult, float]:
+    """What came of a turn, as it was written down, and when."""
+    said = json.loads(kept)
+    at = said.pop("at")
+    return TurnResult(**{**said, "remedy": Remedy(said["remedy"]) if said["remedy"] else None}), at
+
+
+# -- processes and folders -------------------------------------------------------------------------------------
+
+
+def search(folder: Path) -> set[Process]:
+    """All processes of a turn that live: by their tree, and by the mark they bear."""
+    rows = processes.table()
+    facts = launches.facts(folder)
+    roots = [process for process in (facts.launcher, facts.program) if process is not None]
+    roots += [process for process, mark in processes.marks(rows, MARK).items() if mark == str(folder)]
+    return {process for process in processes.descendants(rows, roots) if process.pid != os.getpid()}
+
+
+def _spawn(folder: Path, cwd: str, argv: tuple[str, ...], marks: Mapping[str, str]) -> Process:
+    """Start the launcher in a session of its own, its three streams on files. It is marked from its first moment."""
+    written = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    pid = os.posix_spawn(
+        "/bin/sh",
+        ["/bin/sh", str(LAUNCHER), str(folder), cwd, *argv],
+        dict(marks),
+        file_actions=[
+            (os.POSIX_SPAWN_OPEN, 0, str(folder / "prompt"), os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 1, str(folder / "out"), written, 0o600),
+            (os.POSIX_SPAWN_OPEN, 2, str(folder / "err"), written, 0o600),
+        ],
+        setsid=True,
+        setsigmask=[],
+        setsigdef=[signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM, signal.SIGHUP],
+    )
+    return Process(pid, processes.start_time(pid) or 0)
+
+
+def _reap(turn: Turn) -> None:
+    """The kernel keeps a child's exit status until it is asked for."""
+    if turn.child:
+        try:
+            os.waitpid(turn.process.pid, os.WNOHANG)
+        except ChildProcessError:
+            log.debug("the launcher of %s was waited for elsewhere", turn.folder.name)
+
+
+def _attempts(root: Path, message: str) -> list[Path]:
+    """The folders of a message's turns, the newest last."""
+    numbers = [name.removeprefix(f"{message}.") for name in files.names(root) if name.startswith(f"{message}.")]
+    return [root / f"{message}.{number}" for number in sorted(int(n) for n in numbers if n.isdigit())]
+
+
+def _note(folder: Path) -> Note | None:
+    content = files.read(folder / "turn")
+    return None if content is None else Note(**json.loads(content))
+
+
+def _forget_oldest(root: Path) -> None:
+    """Remove the folders of turns that are over, but for the latest."""
+    names = files.names(root)
+    if len(names) <= 2 * KEPT:  # now and then is enough
+        return
+    ended = [root / name for name in names if (root / name / "end").exists()]
+    ended.sort(key=lambda folder: (folder / "end").stat().st_mtime, reverse=True)
+    for folder in ended[KEPT:]:
+        shutil.rmtree(folder, ignore_errors=True)

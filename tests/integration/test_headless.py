@@ -1,0 +1,302 @@
+"""A headless agent's turns, with real processes: what is answered, cut, killed, flooded, and found again."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from fleet.headless import log_of
+from fleet.terms import Activity
+from tests.homes import Home
+from tests.turns import Desk, message, until
+
+
+@pytest.fixture
+async def desk(home: Home) -> AsyncIterator[Desk]:
+    made = Desk(home.path, home.env)
+    yield made
+    await made.close()
+
+
+# -- one turn ----------------------------------------------------------------------------------------------------
+
+
+async def test_what_a_runner_prints_is_the_answer_to_the_message_on_its_stdin(desk: Desk) -> None:
+    desk.runner("cat; printf ' from %s about %s in %s' $FLEET_SENDER $FLEET_MESSAGE_ID $FLEET_THREAD")
+    asked = message(text="größe")
+    end = await desk.ask(asked)
+    assert end.ok and not end.declined
+    assert end.text == f"größe from alice about {asked.id} in {asked.thread}"
+
+
+async def test_a_runner_declines_by_its_exit_status_and_says_why(desk: Desk) -> None:
+    desk.runner("echo 'not my field' >&2; exit 75")
+    end = await desk.ask()
+    assert (end.ok, end.declined, end.text, end.reason) == (True, True, "not my field", "declined")
+
+
+async def test_a_runner_that_fails_is_told_by_one_typed_outcome_that_may_be_tried_again(desk: Desk) -> None:
+    desk.runner("echo broken >&2; exit 3")
+    end = await desk.ask()
+    assert (end.ok, end.reason, end.again) == (False, "program_failed", True)
+    assert "broken" in dict(desk.events[-1][2])["said"]
+
+
+async def test_a_program_that_is_not_there_is_not_tried_again(desk: Desk) -> None:
+    desk.agent(harness="shell", command=("no-such-program-anywhere",))
+    end = await desk.ask()
+    assert (end.ok, end.reason, end.again) == (False, "not_started", False)
+
+
+async def test_a_megabyte_on_stderr_changes_nothing(desk: Desk) -> None:
+    desk.runner("head -c 1048576 /dev/zero | tr '\\0' x >&2; echo fine")
+    end = await desk.ask()
+    assert (end.ok, end.text) == (True, "fine")
+
+
+async def test_a_flood_on_stderr_does_not_fill_the_disk(desk: Desk) -> None:
+    flood = "while [ ! -e stop ]; do head -c 1000000 /dev/zero >&2; sleep 0.05; done; echo fine"
+    desk.runner(flood)
+    turn = desk.begin()
+    errors = desk.places.agent("web") / "turns" / f"{message().id}.1" / "err"
+    grown = False
+
+    def cut_down() -> bool:
+        nonlocal grown
+        size = errors.stat().st_size if errors.exists() else 0
+        grown = grown or size > 2**20
+        return grown and size < 2**20
+
+    await until(cut_down, "what flooded is cut down")
+    (desk.home / "work" / "stop").touch()
+    end = await turn
+    assert (end.ok, end.text) == (True, "fine")
+
+
+async def test_an_answer_larger_than_a_message_is_cut_and_says_so(desk: Desk) -> None:
+    desk.runner("head -c 100000 /dev/zero | tr '\\0' y")
+    end = await desk.ask()
+    assert end.ok and len(end.text.encode()) < 64 * 1024
+    assert end.text.endswith("(40000 bytes are left out)")
+
+
+async def test_its_environment_goes_when_it_is_over(desk: Desk) -> None:
+    up = desk.runner("echo $KEY")
+    desk.agents["web"] = replace(up, env={**up.env, "KEY": "sesame"})
+    assert (await desk.ask()).text == "sesame"
+    folder = desk.places.agent("web") / "turns" / desk.turns_of()[0]
+    assert not (folder / "env").exists() and not (folder / "prompt").exists()
+
+
+# -- its time, and its end ---------------------------------------------------------------------------------------
+
+
+async def test_a_hung_turn_is_gone_at_its_time_limit_with_its_whole_tree(desk: Desk) -> None:
+    hang = "trap '' TERM; setsid sh -c 'trap \"\" TERM; sleep 300' & sleep 300"
+    desk.runner(hang, headless={"timeout": 1})
+    end = await desk.ask()
+    assert (end.ok, end.reason, end.again) == (False, "timed_out", False)
+    assert not desk.living()
+
+
+async def test_the_time_limit_holds_for_one_that_prints_without_end(desk: Desk) -> None:
+    desk.runner("while :; do echo busy; sleep 0.01; done", headless={"timeout": 1})
+    end = await desk.ask()
+    assert end.reason == "timed_out"
+    assert not desk.living()
+
+
+async def test_stopping_a_conversation_ends_its_turn_and_no_other(desk: Desk) -> None:
+    desk.runner(
+        "echo $$ > $FLEET_THREAD; while [ ! -e go ]; do sleep 0.05; done; echo done", headless={"max_parallel": 2}
+    )
+    one, other = message(1, thread="t-one"), message(2, thread="t-other")
+    first, second = desk.begin(one), desk.begin(other)
+    work = desk.home / "work"
+    await until(lambda: (work / "t-one").exists() and (work / "t-other").exists(), "both turns run")
+    assert desk.turns.running("web") == {"t-one", "t-other"}
+    await desk.turns.stop_turn("web", "t-one")
+    end = await first
+    assert (end.ok, end.reason, end.again) == (False, "terminated", False)
+    (work / "go").touch()
+    assert (await second).text == "done"
+
+
+async def test_a_turn_that_waits_for_its_conversation_does_not_begin_once_that_was_stopped(desk: Desk) -> None:
+    desk.runner("echo x >> began; sleep 300")
+    first, second = desk.begin(message(1)), desk.begin(message(2))
+    await until(lambda: (desk.home / "work" / "began").exists(), "the first turn runs")
+    await desk.turns.stop_turn("web", message().thread)
+    assert [(await first).reason, (await second).reason] == ["terminated", "terminated"]
+    assert (desk.home / "work" / "began").read_text() == "x\n"
+
+
+async def test_what_a_turn_leaves_running_goes_with_it(desk: Desk) -> None:
+    desk.runner("setsid sleep 300 >/dev/null 2>&1 & echo done")
+    assert (await desk.ask()).text == "done"
+    await desk.gone()
+
+
+async def test_a_turn_that_somebody_kills_may_be_tried_again(desk: Desk) -> None:
+    desk.runner("echo $$ > pid; sleep 300")
+    turn = desk.begin()
+    pid = await until(lambda: _number(desk.home / "work" / "pid"), "the turn runs")
+    os.kill(pid, signal.SIGKILL)
+    end = await turn
+    assert (end.ok, end.reason, end.again) == (False, "died", True)
+
+
+async def test_one_whose_launcher_is_killed_leaves_no_program_behind(desk: Desk) -> None:
+    desk.runner("echo $$ > pid; sleep 300")
+    turn = desk.begin()
+    await until(lambda: _number(desk.home / "work" / "pid"), "the turn runs")
+    folder = desk.places.agent("web") / "turns" / desk.turns_of()[0]
+    os.kill(int((folder / "launcher").read_text().split()[0]), signal.SIGKILL)
+    end = await turn
+    assert (end.reason, end.again) == ("died", True)
+    assert not desk.living()
+
+
+async def test_a_turn_of_an_agent_that_is_down_waits_for_its_return(desk: Desk) -> None:
+    desk.runner("echo hi")
+    up = desk.agents.pop("web")
+    end = await desk.ask()
+    assert (end.ok, end.reason, end.again) == (False, "offline", True)
+    desk.agents["web"] = up
+    assert (await desk.ask()).text == "hi"
+
+
+# -- serial and parallel -----------------------------------------------------------------------------------------
+
+
+async def test_a_conversation_has_one_turn_at_a_time_and_others_run_beside_it(desk: Desk) -> None:
+    script = """
+    echo "begin $FLEET_MESSAGE_ID" >> order.$FLEET_THREAD
+    while [ ! -e go.$FLEET_THREAD ]; do sleep 0.02; done
+    echo "end $FLEET_MESSAGE_ID" >> order.$FLEET_THREAD
+    """
+    desk.runner(script, headless={"max_parallel": 4})
+    one, two, three = message(1, thread="t-a"), message(2, thread="t-a"), message(3, thread="t-b")
+    turns = [desk.begin(m) for m in (one, two, three)]
+    work = desk.home / "work"
+    (work / "go.t-b").touch()
+    assert (await turns[2]).ok
+    assert (work / "order.t-a").read_text().split() == ["begin", one.id]
+    (work / "go.t-a").touch()
+    await asyncio.gather(*turns)
+    told = (work / "order.t-a").read_text().split()
+    assert told == ["begin", one.id, "end", one.id, "begin", two.id, "end", two.id]
+
+
+async def test_no_more_turns_run_at_a_time_than_the_manifest_allows(desk: Desk) -> None:
+    script = """
+    touch run.$FLEET_MESSAGE_ID; ls run.* | wc -l >> most; sleep 0.1; rm run.$FLEET_MESSAGE_ID
+    """
+    desk.runner(script, headless={"max_parallel": 2})
+    ends = await asyncio.gather(*(desk.ask(message(n, thread=f"t-{n}")) for n in range(6)))
+    assert all(end.ok for end in ends)
+    most = [int(n) for n in (desk.home / "work" / "most").read_text().split()]
+    assert len(most) == 6 and max(most) <= 2
+
+
+async def test_its_turns_are_its_activity(desk: Desk) -> None:
+    desk.runner("while [ ! -e go ]; do sleep 0.02; done; echo done")
+    turn = desk.begin()
+    await until(lambda: any(e.activity is Activity.WORKING for e in desk.heard), "it works")
+    (desk.home / "work" / "go").touch()
+    await turn
+    assert desk.heard[-1].activity is Activity.READY
+    assert desk.word("turn") == ["begun", "answered"]
+
+
+# -- asked again, and after the daemon's death -------------------------------------------------------------------
+
+
+async def test_a_message_has_one_turn_however_often_it_is_asked_for(desk: Desk) -> None:
+    desk.runner("echo x >> count; sleep 0.1; echo done")
+    ends = await asyncio.gather(desk.ask(), desk.ask())
+    assert {end.text for end in ends} == {"done"}
+    assert (await desk.ask()).text == "done"
+    assert (desk.home / "work" / "count").read_text() == "x\n"
+
+
+async def test_one_that_failed_by_what_may_pass_is_run_again(desk: Desk) -> None:
+    desk.runner("echo x >> count; [ -e mended ] && echo fine || exit 1")
+    assert (await desk.ask()).again
+    (desk.home / "work" / "mended").touch()
+    assert (await desk.ask()).text == "fine"
+    assert len(desk.turns_of()) == 2
+
+
+async def test_the_next_daemon_waits_for_the_turn_that_the_last_one_left(desk: Desk) -> None:
+    desk.runner("echo x >> count; while [ ! -e go ]; do sleep 0.02; done; echo done")
+    turn = desk.begin()
+    await until(lambda: (desk.home / "work" / "count").exists(), "the turn runs")
+    await desk.next_daemon()
+    await asyncio.gather(turn, return_exceptions=True)
+    assert desk.turns.running("web") == {message().thread}
+    again = desk.begin()
+    (desk.home / "work" / "go").touch()
+    assert (await again).text == "done"
+    assert (desk.home / "work" / "count").read_text() == "x\n"
+
+
+async def test_what_was_answered_while_no_daemon_ran_is_not_asked_again(desk: Desk) -> None:
+    desk.runner("echo x >> count; while [ ! -e go ]; do sleep 0.02; done; echo done")
+    turn = desk.begin()
+    await until(lambda: (desk.home / "work" / "count").exists(), "the turn runs")
+    await desk.turns.close()
+    await asyncio.gather(turn, return_exceptions=True)
+    (desk.home / "work" / "go").touch()
+    folder = desk.places.agent("web") / "turns" / desk.turns_of()[0]
+    await until((folder / "exit").exists, "it ends by itself")
+    await desk.next_daemon()
+    assert (await desk.ask()).text == "done"
+    assert (desk.home / "work" / "count").read_text() == "x\n"
+
+
+async def test_a_time_limit_that_passed_without_a_daemon_ends_the_turn_at_the_next_ones_start(desk: Desk) -> None:
+    desk.runner("touch runs; sleep 300", headless={"timeout": 900})
+    turn = desk.begin()
+    await until(lambda: (desk.home / "work" / "runs").exists(), "the turn runs")
+    await desk.turns.close()
+    await asyncio.gather(turn, return_exceptions=True)
+    note = desk.places.agent("web") / "turns" / desk.turns_of()[0] / "turn"
+    note.write_text(json.dumps(json.loads(note.read_text()) | {"deadline": 0.0}))
+    await desk.next_daemon()
+    await desk.gone()
+    assert (await desk.ask()).reason == "timed_out"
+
+
+async def test_turns_of_an_older_launch_are_ended_at_the_next_daemons_start(desk: Desk) -> None:
+    up = desk.runner("touch runs; setsid sleep 300")
+    turn = desk.begin()
+    await until(lambda: (desk.home / "work" / "runs").exists(), "the turn runs")
+    await desk.turns.close()
+    await asyncio.gather(turn, return_exceptions=True)
+    desk.agents["web"] = replace(up, generation="web.2.bbbb")
+    await desk.next_daemon()
+    assert not desk.living()
+
+
+async def test_its_log_tells_what_each_turn_was_about_and_what_came_of_it(desk: Desk) -> None:
+    desk.runner('read word; echo "you said $word"; [ $word = good ] || { echo oh >&2; exit 4; }')
+    await desk.ask(message(1, text="good\n"))
+    await desk.ask(message(2, text="bad\n", sender="bob"))
+    told = log_of(desk.places, "web", 100)
+    assert any(line.startswith("▶") and "of alice" in line for line in told)
+    assert "you said good" in told and "you said bad" in told and "oh" in told
+    assert "failed" in told[-1] and "exited with 4" in told[-1]
+    assert log_of(desk.places, "web", 1) == told[-1:]
+
+
+def _number(path: Path) -> int | None:
+    text = path.read_text().strip() if path.exists() else ""
+    return int(text) if text.isdigit() else None

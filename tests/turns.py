@@ -1,0 +1,121 @@
+"""Turns of headless agents with real processes, without a fleet around them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fleet import processes
+from fleet.clock import SystemClock
+from fleet.db import Database
+from fleet.harnesses import harness
+from fleet.headless import HEADLESS_MIGRATIONS, MARK, Hearers, Sessions, Standing, Turns
+from fleet.hub.message import Message
+from fleet.hub.reach import TurnEnd
+from fleet.manifests.model import AgentSpec
+from fleet.runtimes import files
+from fleet.settings import Places, Settings
+from fleet.terms import Evidence, Process
+
+PATIENCE = 40.0
+"""Seconds that anything which must happen may take: a deadline on a busy machine, not a wait."""
+
+
+async def until(what: Callable[[], Any], why: str) -> Any:
+    """What it gives, once that is something true."""
+    deadline = time.monotonic() + PATIENCE
+    while not (found := what()):
+        assert time.monotonic() < deadline, f"it never happened: {why}"
+        await asyncio.sleep(0.02)
+    return found
+
+
+def message(
+    number: int = 1, *, thread: str = "t-aaaaaaaaaaaaaaaa", text: str = "hello", sender: str = "alice"
+) -> Message:
+    """A message, told apart by its number."""
+    letters = "".join("abcdefghijklmnop"[int(digit)] for digit in f"{number:016}")
+    return Message(id=f"m-{letters}", workspace="main", sender=sender, to=("web",), text=text, at=0.0, thread=thread)
+
+
+@dataclass
+class Desk:
+    """Headless agents of a home, and the daemon's part that runs their turns; it can be replaced by a next one."""
+
+    home: Path
+    env: Mapping[str, str]
+    agents: dict[str, Standing] = field(default_factory=dict)
+    heard: list[Evidence] = field(default_factory=list)
+    events: list[tuple[str, str, Mapping[str, Any]]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.places = Places.of({"HOME": str(self.home), "FLEET_HOME": str(self.home / "fleet")})
+        self.database = Database.open(self.home / "fleet.db", [HEADLESS_MIGRATIONS])
+        self.turns = self._turns()
+
+    def _turns(self) -> Turns:
+        hearers = Hearers(
+            standing=self.agents.get,
+            evidence=lambda _, evidence: self.heard.append(evidence),
+            event=lambda _, kind, name, payload: self.events.append((kind, name, payload)),
+        )
+        settings = Settings(kill_grace=0.2)
+        return Turns(SystemClock(), settings, self.places, Sessions(self.database), hearers)
+
+    def agent(self, name: str = "web", **spec: Any) -> Standing:
+        """An agent that is up."""
+        wanted = AgentSpec(name=name, mode="headless", **spec)
+        generation = f"{name}.1.aaaa"
+        folder = self.places.agent(name) / "launch" / generation
+        files.make_folder(folder)
+        cwd = self.home / "work"
+        cwd.mkdir(exist_ok=True)
+        env = {**self.env, "FLEET_AGENT": name, "FLEET_GENERATION": generation, "FLEET_LAUNCH": str(folder)}
+        up = Standing(wanted, harness(wanted.harness), generation, str(folder), str(cwd.resolve()), env)
+        self.agents[name] = up
+        return up
+
+    def runner(self, script: str, **spec: Any) -> Standing:
+        """A scripted runner: a line of sh."""
+        return self.agent(harness="shell", command=("sh", "-c", script), **spec)
+
+    async def ask(self, asked: Message | None = None, text: str | None = None) -> TurnEnd:
+        asked = asked or message()
+        return await self.turns.turn("web", asked, asked.text if text is None else text)
+
+    def begin(self, asked: Message | None = None) -> asyncio.Task[TurnEnd]:
+        return asyncio.create_task(self.ask(asked))
+
+    async def next_daemon(self) -> None:
+        """The one that there is leaves; another takes up what it left."""
+        await self.turns.close()
+        self.turns = self._turns()
+        await self.turns.open()
+
+    async def close(self) -> None:
+        """End what still runs, and leave."""
+        for name in self.agents:
+            for thread in self.turns.running(name):
+                await self.turns.stop_turn(name, thread)
+        await self.turns.close()
+        await self.database.close()
+
+    def living(self) -> set[Process]:
+        """Every process of a turn of this home."""
+        rows = processes.table()
+        return {p for p, mark in processes.marks(rows, MARK).items() if mark.startswith(str(self.home))}
+
+    async def gone(self) -> None:
+        await until(lambda: not self.living(), "nothing of a turn lives")
+
+    def turns_of(self, name: str = "web") -> list[str]:
+        """The folders of its turns."""
+        return files.names(self.places.agent(name) / "turns")
+
+    def word(self, kind: str) -> list[str]:
+        """The names of the events of a kind."""
+        return [name for event, name, _ in self.events if event == kind]
