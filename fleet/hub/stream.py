@@ -583,6 +583,8 @@ def _error(fault: Fault, ref: str | None) -> str:
 class Session:
     """One client on the WebSocket, from its handshake to its end."""
 
+    __slots__ = ("_cursor", "_exchange", "_flying", "_limits", "_socket", "_streams", "_transport")
+
     def __init__(
         self, streams: Streams, socket: Socket, transport: asyncio.Transport, limits: wire.LimitsAnswer
     ) -> None:
@@ -592,26 +594,41 @@ class Session:
         self._transport = transport
         self._limits = limits
         self._flying: set[asyncio.Task[None]] = set()
+        self._cursor = ""
+        """The name of this reader's cursor."""
 
     async def run(self, caller: Caller | None) -> None:
         """Until it ends. `caller`: whom the handshake's token names; else the first frame brings one."""
+        reader = await self._greet(caller)
+        if reader is None:
+            return
+        gone = self._exchange.connected(reader.caller)
+        try:
+            self._streams.begin(reader)
+            await self._listen(reader)
+        finally:
+            gone()
+            self._streams.leave(reader)
+
+    async def _greet(self, caller: Caller | None) -> Reader | None:
+        """Hear the first frame, and answer it; `None`: the client has gone, or was sent away."""
         try:
             async with asyncio.timeout(HELLO):
                 hello = await self._hello()
                 if hello is None:
-                    return
+                    return None
                 if hello.token is not None:
                     caller = self._exchange.tokens.check(hello.token)
                 if caller is None:
                     raise Fault("unauthorized", "No token, or one that is not valid (any more).")
-                reader = await self._welcome(hello, caller)
+                self._cursor = f"{caller.workspace}/{caller.name}/{hello.reader}"
+                return await self._welcome(hello, caller)
         except TimeoutError:
             await self._refuse(Fault("timed_out", f"No `hello` within {HELLO:g} s."), None, 4002)
         except (Fault, FleetError) as error:
             fault = as_fault(error)
             await self._refuse(fault, fault.facts.pop("ref", None), 4001 if fault.code == "unauthorized" else 4002)
-        else:
-            await self._serve(reader, f"{caller.workspace}/{caller.name}/{hello.reader}")
+        return None
 
     async def _hello(self) -> wire.Hello | None:
         """The first frame; `None`: the client has gone."""
@@ -632,7 +649,7 @@ class Session:
 
     async def _welcome(self, hello: wire.Hello, caller: Caller) -> Reader:
         reader = Reader(caller, self._transport, WEBSOCKET, asyncio.get_running_loop().time())
-        gap = await self._streams.join(reader, await self._after(hello, caller), hello.streams)
+        gap = await self._streams.join(reader, await self._after(hello), hello.streams)
         log_ = self._exchange.log
         welcome = wire.Welcome(
             name=caller.name,
@@ -649,10 +666,10 @@ class Session:
         reader.transport.write(ws_frame(welcome.model_dump_json(exclude_none=True).encode()))
         return reader
 
-    async def _after(self, hello: wire.Hello, caller: Caller) -> Position | None:
+    async def _after(self, hello: wire.Hello) -> Position | None:
         if hello.after != "cursor":
             return None if hello.after is None else wire.as_position(hello.after)
-        seq = await self._exchange.history.cursor(f"{caller.workspace}/{caller.name}/{hello.reader}")
+        seq = await self._exchange.history.cursor(self._cursor)
         return None if seq is None else Position(self._exchange.log.epoch, seq)
 
     async def _refuse(self, fault: Fault, ref: str | None, code: int) -> None:
@@ -660,16 +677,7 @@ class Session:
             await self._socket.send_str(_error(fault, ref))
         await self._socket.close(code=code)
 
-    async def _serve(self, reader: Reader, cursor: str) -> None:
-        gone = self._exchange.connected(reader.caller)
-        try:
-            self._streams.begin(reader)
-            await self._listen(reader, cursor)
-        finally:
-            gone()
-            self._streams.leave(reader)
-
-    async def _listen(self, reader: Reader, cursor: str) -> None:
+    async def _listen(self, reader: Reader) -> None:
         """Take frames until there are no more. One client's frames do not keep the loop from the others."""
         loop = asyncio.get_running_loop()
         frames = faults = 0
@@ -678,7 +686,7 @@ class Session:
             reader.heard = loop.time()
             try:
                 if message.type is WSMsgType.TEXT:
-                    await self._take(reader, wire.read_frame(message.data), cursor)
+                    await self._take(reader, wire.read_frame(message.data))
                 elif message.type is WSMsgType.BINARY:
                     raise Fault("binary_frame", "Frames are text.")
                 elif message.type is WSMsgType.PING:
@@ -696,7 +704,7 @@ class Session:
             if frames % AT_A_TIME == 0:
                 await asyncio.sleep(0)
 
-    async def _take(self, reader: Reader, frame: wire.ClientFrame, cursor: str) -> None:
+    async def _take(self, reader: Reader, frame: wire.ClientFrame) -> None:
         match frame:
             case wire.Send():
                 while len(self._flying) >= IN_FLIGHT:
@@ -705,7 +713,7 @@ class Session:
                 self._flying.add(sending)
                 sending.add_done_callback(self._flying.discard)
             case wire.Acknowledge():
-                self._acknowledge(wire.as_position(frame.pos, "pos"), cursor)
+                self._acknowledge(wire.as_position(frame.pos, "pos"))
             case wire.Subscribe() | wire.Unsubscribe():
                 change = self._streams.subscribe if isinstance(frame, wire.Subscribe) else self._streams.unsubscribe
                 try:
@@ -735,11 +743,11 @@ class Session:
         }  # fmt: skip
         self._say(reader, wire.encode(told))
 
-    def _acknowledge(self, pos: Position, cursor: str) -> None:
+    def _acknowledge(self, pos: Position) -> None:
         head = self._exchange.log.position
         if pos.epoch != head.epoch or pos.seq > head.seq:
             raise Fault(Code.BAD_VALUE, f"{pos} is no position that was told.", field="pos")
-        self._exchange.history.set_cursor(cursor, pos.seq)
+        self._exchange.history.set_cursor(self._cursor, pos.seq)
 
     def _say(self, reader: Reader, text: str) -> None:
         self._streams.say(reader, ws_frame(text.encode()))
