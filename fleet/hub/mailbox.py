@@ -264,6 +264,16 @@ class Mailboxes:
             f"SELECT seq, recipient FROM receipts WHERE open = 1 AND {where} ORDER BY seq LIMIT ?", (*values, limit)
         )
 
+    async def names_open(self, workspace: str) -> list[str]:
+        """Whose boxes hold something that the hub has still to do about."""
+        beginning = box(workspace, "")
+
+        def read(connection: sqlite3.Connection) -> list[str]:
+            rows = connection.execute("SELECT DISTINCT box FROM receipts WHERE open = 1 ORDER BY box")
+            return [row[0].removeprefix(beginning) for row in rows if row[0].startswith(beginning)]
+
+        return await self._database.read(read)
+
     async def open_in(self, thread: str) -> list[Mail]:
         """The same, of one conversation."""
         return await self._mail(

@@ -1,0 +1,566 @@
+"""The courier: what waits in an agent's box comes into the agent, once, and what became of it is written down.
+
+`delivery` decides, `Reach` acts, the log remembers. Every step is in the log before it is done: a hand-over that is
+written down may have been done or not, and what is seen on the agent's side tells (`Reach.seen`). So a courier that
+was killed anywhere goes on from the log alone.
+
+One task for each agent whose box holds something to do, woken by mail, by a change at the agent, by an operator's act
+on a conversation, and by the clock. Nothing is looked at where nothing waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import logging
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from fleet.clock import Clock
+from fleet.errors import FleetError, HostUnreachable, StorageError
+from fleet.hub import delivery
+from fleet.hub.auth import MAIN, Caller, Refused, Role
+from fleet.hub.delivery import (
+    Agent,
+    Await,
+    Decisions,
+    Give,
+    HandedOver,
+    PressEnter,
+    Ring,
+    Rules,
+    Step,
+    Ways,
+    Withdraw,
+    digest,
+    follow,
+    look,
+    may_submit,
+    sized,
+)
+from fleet.hub.exchange import Exchange
+from fleet.hub.mailbox import Change, Mail, box
+from fleet.hub.message import (
+    Decline,
+    Event,
+    Fail,
+    HandOver,
+    Intent,
+    Message,
+    Nature,
+    Proven,
+    State,
+    Thread,
+    ThreadState,
+    Undone,
+    Unproven,
+    Wait,
+    Way,
+)
+from fleet.hub.reach import Reach, TurnEnd, Typing
+from fleet.terms import Activity, Phase
+
+log = logging.getLogger(__name__)
+
+LOOKS = (0.1, 0.2, 0.4, 0.8, 1.5, 3.0, 5.0)
+"""Seconds between two looks at what is under way, while nothing tells of a change; then every so often."""
+RETRY = 1.0
+"""Seconds until what could not be stored is tried again."""
+FAULT = 5.0
+"""The same after a fault of ours."""
+WATCHED = 600.0
+"""Seconds for which what is unconfirmed may still prove to have arrived."""
+BEGINS = 5.0
+"""Seconds within which a turn is seen to run after what begins it is seen to be there."""
+IN_TURN = frozenset({Activity.WORKING, Activity.NEEDS_INPUT})
+
+
+class Courier:
+    """Serves the boxes of one workspace's agents. `run` it; `close` leaves everything as it is written down."""
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        reach: Reach,
+        clock: Clock,
+        rules: Rules | None = None,
+        *,
+        workspace: str = MAIN,
+        chance: Callable[[int], bytes] = os.urandom,
+    ) -> None:
+        self.exchange, self.reach, self.clock = exchange, reach, clock
+        self.rules = rules or exchange.delivery_rules
+        self.workspace, self.chance = workspace, chance
+        self._routes: dict[str, Route] = {}
+        self._in_turn: set[str] = set()
+        """Agents whose turn is running, as far as was seen."""
+        self._begins: dict[str, float] = {}
+        """Agents whose turn is about to be seen, since something is proven to be there; and until when."""
+        self._closing = asyncio.Event()
+
+    async def run(self) -> None:
+        """Serve until it is closed."""
+        ends = [self.exchange.on_mail(self._on_mail), self.exchange.on_thread(self._on_thread)]
+        self.reach.on_change(self._on_change)
+        for name in await self.exchange.boxes.names_open(self.workspace):
+            self._wake(name)
+        try:
+            await self._closing.wait()
+        finally:
+            for end in ends:
+                end()
+            await asyncio.gather(*(route.close() for route in self._routes.values()))
+
+    async def close(self) -> None:
+        """Let go; what is under way stays so in the log."""
+        self._closing.set()
+        await asyncio.gather(*(route.close() for route in self._routes.values()))
+
+    def over(self, route: Route) -> None:
+        """Nothing is left to do for this agent."""
+        if self._routes.get(route.name) is route:
+            del self._routes[route.name]
+
+    def arrived(self, name: str) -> None:
+        """Something is in the agent's conversation: a turn is to be seen, or is running."""
+        self._begins[name] = self.clock.now() + BEGINS
+
+    def settle(self, name: str) -> None:
+        """The agent's turn is over once it has been seen to run and to end, and nothing is on its way into it."""
+        agent = self.reach.standing(name)
+        if name not in self._in_turn or (agent is not None and _may_speak(agent)):
+            return
+        if self.clock.now() < self._begins.get(name, 0.0) or (name in self._routes and self._routes[name].under_way):
+            return
+        self._begins.pop(name, None)
+        self._in_turn.discard(name)
+        self.exchange.turn_ended(self.workspace, name)
+
+    # -- what wakes it ---------------------------------------------------------------------------------------------
+
+    def _on_mail(self, workspace: str, name: str) -> None:
+        if workspace == self.workspace:
+            self._wake(name)
+
+    def _on_thread(self, workspace: str, thread: Thread) -> None:
+        if workspace == self.workspace:
+            for route in self._routes.values():
+                route.wake()
+
+    def _on_change(self, name: str) -> None:
+        agent = self.reach.standing(name)
+        if agent is not None and agent.activity in IN_TURN:
+            self._in_turn.add(name)
+            self._begins.pop(name, None)
+        if name in self._routes:
+            self._routes[name].wake()
+        elif self.exchange.boxes.waiting(box(self.workspace, name)):
+            self._wake(name)
+        self.settle(name)
+
+    def _wake(self, name: str) -> None:
+        """There may be something to do; for who is no agent of ours there is not: they read by themselves."""
+        if self._closing.is_set() or self.reach.standing(name) is None:
+            return
+        if name not in self._routes:
+            self._routes[name] = Route(self, name)
+        self._routes[name].wake()
+
+
+def _may_speak(agent: Agent) -> bool:
+    """Whether what it was given may still make it say something."""
+    return agent.phase in (Phase.RUNNING, Phase.STARTING, Phase.UNVERIFIABLE) and agent.activity in IN_TURN
+
+
+@dataclass(slots=True)
+class Group:
+    """What was handed over together."""
+
+    key: str
+    way: Way
+    since: float
+    mail: list[Mail] = field(default_factory=list)
+
+    @property
+    def messages(self) -> list[Message]:
+        return [mail.message for mail in self.mail]
+
+
+class Route:
+    """One agent's mail on its way. It is there for as long as there is something to do."""
+
+    def __init__(self, courier: Courier, name: str) -> None:
+        self.name = name
+        self.under_way = False
+        self._courier = courier
+        self._exchange, self._reach, self._clock = courier.exchange, courier.reach, courier.clock
+        self._rules = courier.rules
+        self._box = box(courier.workspace, name)
+        self._woken = asyncio.Event()
+        self._handed: dict[str, HandedOver] = {}
+        """By key, what was done since it was written down that it would be. A courier that is new assumes as little as
+        possible: one act, when it was written down."""
+        self._looks = 0
+        """Looks at what is under way since something told of a change."""
+        self._watched: dict[str, tuple[Mail, str, HandedOver]] = {}
+        """What is unconfirmed, and when it was so."""
+        self._turns: dict[str, asyncio.Task[None]] = {}
+        """By message, of a headless agent."""
+        self._task = asyncio.create_task(self._serve(), name=f"mail of {name}")
+
+    def wake(self) -> None:
+        self._looks = 0
+        self._woken.set()
+
+    async def close(self) -> None:
+        tasks = [self._task, *self._turns.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _serve(self) -> None:
+        while True:
+            self._woken.clear()
+            try:
+                again_at = await self._round()
+                self._courier.settle(self.name)
+            except (FleetError, OSError) as error:
+                log.warning("mail of %s: %s", self.name, error)
+                again_at = self._clock.now() + RETRY
+            except Exception:  # one agent's mail must not stop the others'; it is told whole
+                log.exception("mail of %s", self.name)
+                again_at = self._clock.now() + FAULT
+            else:
+                if again_at is None and self._idle and not self._woken.is_set():
+                    self._courier.over(self)
+                    return
+            await self._until(again_at)
+
+    @property
+    def _idle(self) -> bool:
+        return not (self._has_mail or self._turns or self._watched)
+
+    _has_mail = False
+
+    async def _until(self, at: float | None) -> None:
+        """Wait until somebody wakes it, or so late."""
+        waits: list[asyncio.Task[object]] = [asyncio.create_task(_wait(self._woken))]
+        if at is not None:
+            waits.append(asyncio.create_task(_sleep(self._clock, at)))
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in waits:
+                task.cancel()
+
+    # -- one round -------------------------------------------------------------------------------------------------
+
+    async def _round(self) -> float | None:
+        """Do what can be done now. When to look again, if nothing happens before."""
+        mail = await self._exchange.boxes.open(self._box)
+        self._has_mail = bool(mail)
+        agent, ways = self._reach.standing(self.name), self._reach.ways(self.name)
+        if agent is None:
+            self._has_mail = False  # it was removed: whoever bears the name next is woken anew
+            return None
+        times = [await self._look_after_watched(agent, ways)]
+        moved = False
+        for group in _groups(mail):
+            at, changed = await self._follow(group, agent, ways)
+            times.append(at)
+            moved = moved or changed
+        if moved:
+            mail = await self._exchange.boxes.open(self._box)
+            agent = self._reach.standing(self.name) or agent
+        times.append(await self._hand_over(mail, agent, ways))
+        return min((at for at in times if at is not None), default=None)
+
+    async def _hand_over(self, mail: Sequence[Mail], agent: Agent, ways: Ways) -> float | None:
+        """Decide about the whole box, write that down, and do it."""
+        now = self._clock.now()
+        decisions = look([self._as_mail(one) for one in mail], agent, ways, now, self._rules)
+        taken = {group.key for group in _groups(mail)}
+        gives = [give for give in decisions.gives if _key(give.way, now) not in taken]
+        late = now + 0.001 if len(gives) < len(decisions.gives) else None
+        changes = [*_ends(decisions), *_holds(decisions), *(c for give in gives for c in _handed(give))]
+        after = await self._change(changes)
+        for give in gives:
+            since = [after[id].since for id in give.messages if _goes(after, id, give.way)]
+            if since:
+                going = [
+                    one for one in mail if one.message.id in give.messages and _goes(after, one.message.id, give.way)
+                ]
+                await self._act(Group(_key(give.way, since[0]), give.way, since[0], going))
+        self._take_up_turns(mail, after)
+        self._has_mail = any(state in _OPEN for state in self._states(mail, after))
+        self.under_way = State.INJECTING in self._states(mail, after)
+        expiries = [one.message.expires_at for one in mail if one.message.expires_at and one.message.expires_at > now]
+        soon = now if any(give.way is not Way.TURN for give in gives) else None
+        return min((at for at in (decisions.again_at, late, soon, *expiries) if at is not None), default=None)
+
+    def _states(self, mail: Sequence[Mail], after: Mapping[str, _Stand]) -> list[State]:
+        return [after[m.message.id].state if m.message.id in after else m.recipient.state for m in mail]
+
+    def _as_mail(self, mail: Mail) -> delivery.Mail:
+        thread = self._exchange.thread_state(mail.message.workspace, mail.message.thread)
+        return delivery.Mail(
+            message=mail.message, recipient=mail.recipient, thread=thread.state if thread else ThreadState.ACTIVE
+        )
+
+    async def _change(self, changes: Sequence[tuple[str, Event]]) -> dict[str, _Stand]:
+        """Write it down; how each message stands then."""
+        if not changes:
+            return {}
+        after = await self._exchange.change([Change(id, self._box, event) for id, event in changes])
+        return {
+            id: _Stand(recipient.state, recipient.way, recipient.since)
+            for (id, _), recipient in zip(changes, after, strict=True)
+            if recipient is not None
+        }
+
+    # -- acting ----------------------------------------------------------------------------------------------------
+
+    async def _act(self, group: Group) -> None:
+        """Hand it over. What goes wrong here is seen afterwards."""
+        if group.way is Way.TURN:
+            return
+        self._handed[group.key] = HandedOver(way=group.way, at=group.since, acted_at=group.since)
+        try:
+            if group.way is Way.TYPED:
+                await self._type(group)
+            else:
+                rules = sized(self._rules, group.way)
+                text = digest(group.messages, self._nonce(), rules)
+                await self._reach.put(self.name, group.key, text, group.way)
+                if group.way is Way.DOORBELL:
+                    await self._reach.ring(self.name)
+        except (HostUnreachable, OSError) as error:
+            log.info("mail of %s: %s", self.name, error)
+            await self._clock.sleep(RETRY)
+
+    async def _type(self, group: Group) -> None:
+        began = HandedOver(way=Way.TYPED, at=self._clock.now(), acted_at=self._clock.now())
+        typed = await self._reach.type(self.name, self._typed_text(group), lambda agent: may_submit(began, agent))
+        now = self._clock.now()
+        if typed is Typing.NOTHING:
+            del self._handed[group.key]
+            await self._change([(message.id, Undone("not_typed")) for message in group.messages])
+            await self._clock.sleep(RETRY)
+        else:
+            self._handed[group.key] = HandedOver(way=Way.TYPED, at=now, acted_at=now)
+
+    def _typed_text(self, group: Group) -> str:
+        """A person's own word as it is; others' in quotes."""
+        if group.messages[0].nature is Nature.PROMPT:
+            return group.messages[0].text
+        return digest(group.messages, self._nonce(), self._rules)
+
+    def _nonce(self) -> str:
+        return base64.b32encode(self._courier.chance(10)).decode().lower()
+
+    # -- what is under way -----------------------------------------------------------------------------------------
+
+    async def _follow(self, group: Group, agent: Agent, ways: Ways) -> tuple[float | None, bool]:
+        """See what became of it, and do what follows. When to look again, and whether something is different now."""
+        if group.way is Way.TURN:
+            return None, False
+        handed = self._handed.setdefault(group.key, HandedOver(way=group.way, at=group.since, acted_at=group.since))
+        seen = await self._reach.seen(self.name, group.key, handed, group.messages, group.since)
+        now = self._clock.now()
+        steps = [follow(handed, one, agent, ways, now, self._rules) for one in seen]
+        changed = await self._take_steps(group, handed, steps, now)
+        waits = [step.until for step in steps if isinstance(step, Await) and step.until is not None]
+        again = LOOKS[min(self._looks, len(LOOKS) - 1)]
+        self._looks += 1
+        return min([now + again, *waits]), changed
+
+    async def _take_steps(self, group: Group, handed: HandedOver, steps: Sequence[Step], now: float) -> bool:
+        by_id = dict(zip((m.id for m in group.messages), steps, strict=True))
+        facts: list[tuple[str, Event]] = [
+            (id, step) for id, step in by_id.items() if isinstance(step, Proven | Unproven | Undone)
+        ]
+        left = [(id, step) for id, step in by_id.items() if isinstance(step, Withdraw)]
+        if left and await self._reach.withdraw(self.name, group.key):
+            facts += [(id, Undone(step.reason)) for id, step in left]
+        if any(isinstance(step, Ring) for step in steps):
+            await self._reach.ring(self.name)
+            self._handed[group.key] = replace(handed, acted_at=now)
+        if any(isinstance(step, PressEnter) for step in steps):
+            await self._reach.enter(self.name, self._typed_again(group))
+            self._handed[group.key] = replace(handed, acted_at=now, enters=handed.enters + 1)
+        if not facts:
+            return False
+        await self._change(facts)
+        if any(isinstance(event, Proven) for _, event in facts) and group.way in (Way.DOORBELL, Way.TYPED):
+            self._courier.arrived(self.name)
+        self._watch(group, handed, facts, now)
+        if len(facts) == len(steps):
+            self._handed.pop(group.key, None)
+            await self._reach.clear(self.name, group.key)
+        return True
+
+    def _typed_again(self, group: Group) -> str:
+        """The text whose Enter is missing; of others' words only the courier that typed them knows it."""
+        return group.messages[0].text if group.messages[0].nature is Nature.PROMPT else ""
+
+    def _watch(self, group: Group, handed: HandedOver, facts: Iterable[tuple[str, Event]], now: float) -> None:
+        """What is unconfirmed may still be seen to have arrived."""
+        unproven = {id for id, event in facts if isinstance(event, Unproven)}
+        for mail in group.mail:
+            if mail.message.id in unproven:
+                watched = replace(handed, watched=True, acted_at=now)
+                self._watched[mail.message.id] = (mail, group.key, watched)
+
+    async def _look_after_watched(self, agent: Agent, ways: Ways) -> float | None:
+        now = self._clock.now()
+        for id, (mail, key, handed) in list(self._watched.items()):
+            if now - handed.acted_at >= WATCHED:
+                del self._watched[id]
+                continue
+            [seen] = await self._reach.seen(self.name, key, handed, [mail.message], mail.recipient.since)
+            step = follow(handed, seen, agent, ways, now, self._rules)
+            if isinstance(step, Proven):
+                await self._change([(id, step)])
+                del self._watched[id]
+        return min((handed.acted_at + WATCHED for _, _, handed in self._watched.values()), default=None)
+
+    # -- headless turns --------------------------------------------------------------------------------------------
+
+    def _take_up_turns(self, mail: Sequence[Mail], after: Mapping[str, _Stand]) -> None:
+        """See every turn through, also one that another courier has begun; and end those that an operator stopped."""
+        for one in mail:
+            id, stand = one.message.id, after.get(one.message.id)
+            state, way = (stand.state, stand.way) if stand else (one.recipient.state, one.recipient.way)
+            if state is not State.INJECTING or way is not Way.TURN:
+                continue
+            if id not in self._turns:
+                self._turns[id] = asyncio.create_task(self._see_through(one), name=f"turn of {self.name} on {id}")
+            thread = self._exchange.thread_state(one.message.workspace, one.message.thread)
+            stop = f"stop {one.message.thread}"
+            if thread is not None and not thread.moves and stop not in self._turns:
+                self._turns[stop] = asyncio.create_task(self._stop(one.message.thread), name=stop)
+
+    async def _stop(self, thread: str) -> None:
+        try:
+            await self._reach.stop_turn(self.name, thread)
+        finally:
+            self._turns.pop(f"stop {thread}", None)
+
+    async def _see_through(self, mail: Mail) -> None:
+        """One turn, to its end and what follows from it."""
+        message = mail.message
+        try:
+            end = await self._reach.turn(self.name, message, self._turn_text(message))
+            while True:
+                try:
+                    await self._conclude(message, end)
+                    break
+                except StorageError as error:
+                    log.warning("the turn of %s on %s: %s", self.name, message.id, error)
+                    await self._clock.sleep(RETRY)
+        except FleetError as error:
+            log.error("the turn of %s on %s: %s", self.name, message.id, error)
+            await self._change([(message.id, Undone(error.code))])
+        except Exception:  # the next round takes the turn up again
+            log.exception("the turn of %s on %s", self.name, message.id)
+            await self._clock.sleep(FAULT)
+        finally:
+            self._turns.pop(message.id, None)
+            self.wake()
+
+    def _turn_text(self, message: Message) -> str:
+        if message.nature is Nature.PROMPT:
+            return message.text
+        return digest([message], self._nonce(), self._rules)
+
+    async def _conclude(self, message: Message, end: TurnEnd) -> None:
+        """What came of a turn: its reply first, so that a courier that is killed in between says it again, as the
+        same."""
+        event: Event = Proven(delivery.Sign.TURN.value)
+        asks = message.intent in (Intent.ASK, Intent.TASK)
+        thread = self._exchange.thread_state(message.workspace, message.thread)
+        if end.declined:
+            event = Decline(end.reason or "declined")
+        elif not end.ok and thread is not None and not thread.moves:
+            event = Undone(thread.state.value)  # an operator stopped it: it waits, or is cancelled
+        elif not end.ok:
+            event = Undone(end.reason or "failed") if end.again else Fail(end.reason or "failed")
+        elif end.text.strip():
+            refused = await self._reply(message, end.text)
+            if refused and asks:
+                event = Fail(refused)
+        elif asks:
+            event = Fail("no_answer")
+        await self._change([(message.id, event)])
+
+    async def _reply(self, message: Message, text: str) -> str | None:
+        """Say it as the agent; the refusal's code where the hub does not take it."""
+        asks = message.intent in (Intent.ASK, Intent.TASK)
+        body = {
+            "reply_to": message.id,
+            "text": text,
+            "intent": (Intent.RESULT if asks else Intent.INFORM).value,
+        }
+        try:
+            await self._exchange.send(Caller(self.name, Role.AGENT, self._courier.workspace), body, turn=message.id)
+        except Refused as error:
+            log.info("what %s says to %s: %s", self.name, message.id, error)
+            return error.code
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Stand:
+    """How a message stands after a change."""
+
+    state: State
+    way: Way | None
+    since: float
+
+
+_OPEN = (State.ACCEPTED, State.QUEUED, State.INJECTING)
+
+
+def _key(way: Way, since: float) -> str:
+    """The key of what was handed over together: the log knows it, so that nothing else need remember it. It sorts by
+    time."""
+    return f"{round(since * 1e6):017d}-{way.value}"
+
+
+def _groups(mail: Iterable[Mail]) -> list[Group]:
+    """What is under way, as it was handed over."""
+    groups: dict[str, Group] = {}
+    for one in mail:
+        way, since = one.recipient.way, one.recipient.since
+        if one.recipient.state is State.INJECTING and way is not None:
+            key = _key(way, since) if way is not Way.TURN else one.message.id
+            groups.setdefault(key, Group(key, way, since)).mail.append(one)
+    return list(groups.values())
+
+
+def _goes(after: Mapping[str, _Stand], id: str, way: Way) -> bool:
+    """Whether it is under way by this way: nobody has taken it back meanwhile."""
+    stand = after.get(id)
+    return stand is not None and stand.state is State.INJECTING and stand.way is way
+
+
+def _handed(give: Give) -> list[tuple[str, Event]]:
+    return [(id, HandOver(give.way)) for id in give.messages]
+
+
+def _holds(decisions: Decisions) -> list[tuple[str, Event]]:
+    return [(id, Wait(hold.reason.value)) for id, hold in decisions.holds.items()]
+
+
+def _ends(decisions: Decisions) -> list[tuple[str, Event]]:
+    return list(decisions.ends.items())
+
+
+async def _wait(event: asyncio.Event) -> object:
+    return await event.wait()
+
+
+async def _sleep(clock: Clock, until: float) -> object:
+    await clock.sleep(max(0.0, until - clock.now()))
+    return None
