@@ -442,9 +442,7 @@ class Turns:
 
     async def _conclude(self, turn: Turn, harness: Harness) -> TurnResult:
         """What came of it, written down beside it. What is left of its processes goes."""
-        if (turn.folder / "exit").exists():
-            self._beside(self._end_tree(turn), self._sweeps)
-        else:  # its launcher was killed, and its program may live
+        if not (turn.folder / "exit").exists():  # its launcher was killed, and its program may live
             await self._end_tree(turn)
         up = self._hear.standing(turn.note.agent)
         stopped = up is None or up.generation != turn.note.generation
@@ -452,6 +450,7 @@ class Turns:
         if result.ok and result.session_id is not None and result.session_id != turn.note.session_id:
             await self._sessions.keep(turn.note.agent, turn.note.thread, result.session_id)
         self._tell_end(turn, result)
+        self._beside(self._end_tree(turn), self._sweeps)
         return result
 
     # -- its folder ------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from fleet import processes
 from fleet.clock import SystemClock
 from fleet.db import Database
 from fleet.harnesses import harness
+from fleet.harnesses.base import Conversation, LaunchAsk
 from fleet.headless import HEADLESS_MIGRATIONS, MARK, Hearers, Sessions, Standing, Turns
 from fleet.hub.message import Message
 from fleet.hub.reach import TurnEnd
@@ -82,6 +83,22 @@ class Desk:
     def runner(self, script: str, **spec: Any) -> Standing:
         """A scripted runner: a line of sh."""
         return self.agent(harness="shell", command=("sh", "-c", script), **spec)
+
+    def claude(self, program: str, version: str, **spec: Any) -> Standing:
+        """A real Claude Code."""
+        up = self.agent(harness="claude-code", command=(program,), **spec)
+        ask = LaunchAsk(
+            spec=up.spec,
+            conversation=Conversation("", exists=False),
+            folder=up.folder,
+            spool="",
+            cwd=up.cwd,
+            env=up.env,
+            version=version,
+        )
+        files.put(up.harness.launch(ask).files)
+        self.agents[up.spec.name] = replace(up, version=version)
+        return self.agents[up.spec.name]
 
     async def ask(self, asked: Message | None = None, text: str | None = None) -> TurnEnd:
         asked = asked or message()
