@@ -58,8 +58,8 @@ async def read(request: web.Request, largest: int) -> bytes:
 
 
 async def _gone(request: web.Request) -> None:
-    while request.transport is not None and not request.transport.is_closing():
-        await asyncio.sleep(LOOK)  # noqa: ASYNC110 (aiohttp tells a handler of it in no other way)
+    while request.transport is not None and not request.transport.is_closing():  # noqa: ASYNC110 (nothing tells it)
+        await asyncio.sleep(LOOK)
 
 
 def _scope(request: web.Request, state: Mapping[str, Any]) -> Scope:
