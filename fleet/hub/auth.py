@@ -8,12 +8,14 @@ What holds: a token that was revoked, has expired, or is of a workspace that is 
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import contextlib
 import hashlib
 import os
 import sqlite3
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
@@ -24,13 +26,20 @@ from fleet.hub.log import Event, New, Projection, SqliteLog
 from fleet.hub.message import Code, Refusal
 
 PREFIX = "flt_"
+INVITE_PREFIX = "fli_"
 MAIN = "main"
 """The workspace that is there from the beginning."""
 
 TOKEN = "token"
 """`{id, sha256, role, name, workspace, expires_at}`: a token was made."""
 REVOKED = "token_revoked"
+"""`{id, name}`."""
+INVITE = "invite"
+"""`{id, sha256, role, workspace, expires_at, uses}`: an invite was made."""
+INVITE_DELETED = "invite_deleted"
 """`{id}`."""
+REDEEMED = "redeemed"
+"""`{id, name}`: an invite gave somebody a token."""
 
 
 class Refused(FleetError):
@@ -131,6 +140,19 @@ def _project(connection: sqlite3.Connection, events: Sequence[Event]) -> None:
             connection.execute(
                 "UPDATE tokens SET revoked_at = ? WHERE id = ? AND revoked_at IS NULL", (event.at, event.data["id"])
             )
+        elif event.kind == INVITE:
+            data = event.data
+            connection.execute(
+                "INSERT OR IGNORE INTO invites VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    data["id"], data["sha256"], data["role"], data["workspace"], event.at,
+                    event.sender.rpartition("/")[2], data["expires_at"], data["uses"],
+                ),
+            )  # fmt: skip
+        elif event.kind == REDEEMED:
+            connection.execute("UPDATE invites SET uses = uses - 1 WHERE id = ?", (event.data["id"],))
+        elif event.kind == INVITE_DELETED:
+            connection.execute("UPDATE invites SET uses = 0 WHERE id = ?", (event.data["id"],))
 
 
 TOKENS = Projection(
@@ -148,6 +170,16 @@ TOKENS = Projection(
                 created_by TEXT NOT NULL,
                 expires_at REAL,
                 revoked_at REAL
+            ) STRICT, WITHOUT ROWID;
+            CREATE TABLE invites (
+                id TEXT PRIMARY KEY,
+                sha256 TEXT NOT NULL UNIQUE,
+                role TEXT NOT NULL,
+                workspace TEXT NOT NULL,
+                created_at REAL NOT NULL,
+                created_by TEXT NOT NULL,
+                expires_at REAL,
+                uses INTEGER NOT NULL
             ) STRICT, WITHOUT ROWID;
             """,
         ),
@@ -289,13 +321,70 @@ def _row(row: Mapping[str, Any]) -> TokenRow:
     return TokenRow(role=Role(row["role"]), **{name: row[name] for name in names})
 
 
-@dataclass(frozen=True, slots=True)
-class Grant:
-    """What an invite gives to whoever redeems it."""
+# -- invites -------------------------------------------------------------------------------------------------------
 
-    id: str
-    workspace: str
-    role: Role
-    expires_at: float | None
-    uses: int
-    facts: Mapping[str, Any] = field(default_factory=dict)
+
+class Invites:
+    """What gives a token to whoever holds it, so many times, for a while."""
+
+    def __init__(self, log: SqliteLog, clock: Clock, chance: Callable[[int], bytes] = os.urandom) -> None:
+        self._log = log
+        self._clock = clock
+        self._chance = chance
+        self._one_at_a_time = asyncio.Lock()
+
+    async def create(
+        self, workspace: str, role: Role, *, by: str, expires_in: float | None, uses: int
+    ) -> dict[str, Any]:
+        """A new one: what it is known by, and the invite itself, which is not shown again."""
+        secret = INVITE_PREFIX + base64.b32encode(self._chance(20)).decode().lower()
+        id = "i-" + base64.b32encode(self._chance(10)).decode().lower()
+        expires_at = None if expires_in is None else self._clock.now() + expires_in
+        told = {"id": id, "role": role.value, "workspace": workspace, "expires_at": expires_at, "uses": uses}
+        fact = New.of(f"{workspace}/!audit", INVITE, f"{workspace}/{by}", {**told, "sha256": digest(secret)})
+        await self._log.append([fact])
+        return {**told, "invite": secret}
+
+    async def list(self, workspace: str) -> list[dict[str, Any]]:
+        """Those of a workspace that can still be redeemed."""
+        now = self._clock.now()
+        rows = await self._log.database.read(
+            lambda c: c.execute(
+                "SELECT id, role, workspace, expires_at, uses, created_at, created_by FROM invites"
+                " WHERE workspace = ? AND uses > 0 AND (expires_at IS NULL OR expires_at > ?) ORDER BY created_at, id",
+                (workspace, now),
+            ).fetchall()
+        )
+        return [dict(row) for row in rows]
+
+    async def row(self, id: str) -> Mapping[str, Any] | None:
+        """One of them."""
+        row = await self._log.database.read(
+            lambda c: c.execute("SELECT id, workspace FROM invites WHERE id = ?", (str(id),)).fetchone()
+        )
+        return None if row is None else dict(row)
+
+    async def delete(self, id: str, workspace: str, *, by: str) -> None:
+        """It can be redeemed no longer."""
+        await self._log.append([New.of(f"{workspace}/!audit", INVITE_DELETED, f"{workspace}/{by}", {"id": id})])
+
+    @contextlib.asynccontextmanager
+    async def redeeming(self, invite: object) -> AsyncIterator[Mapping[str, Any]]:
+        """What an invite gives, while nobody else redeems one. Raise `Refused` where it is not good (any more)."""
+        sha256, now = digest(str(invite)), self._clock.now()
+        async with self._one_at_a_time:
+            row = await self._log.database.read(
+                lambda c: c.execute(
+                    "SELECT id, role, workspace FROM invites WHERE sha256 = ? AND uses > 0"
+                    " AND (expires_at IS NULL OR expires_at > ?)",
+                    (sha256, now),
+                ).fetchone()
+            )
+            if row is None:
+                raise no(Code.UNKNOWN_INVITE, "This invite is not good (any more).")
+            yield dict(row)
+
+    async def used(self, id: str, workspace: str, name: str) -> None:
+        """Once less to be redeemed."""
+        fact = New.of(f"{workspace}/!audit", REDEEMED, f"{workspace}/{name}", {"id": id, "name": name})
+        await self._log.append([fact])

@@ -255,6 +255,15 @@ class Mailboxes:
 
         return await self._database.read(read)
 
+    async def standing(self, message: str, of: str) -> Recipient | None:
+        """How a message stands in one box."""
+        row = await self._database.read(
+            lambda c: c.execute(
+                "SELECT recipient FROM receipts WHERE message = ? AND box = ?", (message, of)
+            ).fetchone()
+        )
+        return None if row is None else Recipient.from_json(json.loads(row[0]))
+
     async def open(self, of: str | None = None, *, limit: int = 500) -> list[Mail]:
         """What the hub has still to do about, oldest first: what waits, and what was being handed over, also by a
         hub that was killed. In one box, or in all."""

@@ -239,6 +239,11 @@ class History:
 
         return await self._database.read(read)
 
+    async def at(self, seq: int) -> Event | None:
+        """The event at a place; `None` where retention has taken it."""
+        found = await self._database.read(lambda c: _events(c, [seq]))
+        return found[0] if found else None
+
     async def by_key(self, sender: str, key: str) -> int | None:
         """Where the sender's key was used, for ever; the event itself may have been taken since."""
         row = await self._database.read(

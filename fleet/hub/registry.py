@@ -33,6 +33,8 @@ JOINED = "joined"
 """`{name, channel, hears}`."""
 LEFT = "left"
 """`{name, channel}`."""
+CHANNEL = "channel"
+"""`{name}`: the first message to a channel."""
 STATUS = "status"
 """`{name, …}`: what a member says it is doing."""
 PRESENCE = "presence"
@@ -107,12 +109,14 @@ class Space:
     created_by: str = ""
     directory: Directory = field(default_factory=Directory)
     members: dict[str, Present] = field(default_factory=dict)
+    channels: set[str] = field(default_factory=set)
+    """Those that were ever joined or spoken in."""
 
     def to_json(self) -> dict[str, Any]:
         return {
             "name": self.name, "description": self.description, "created_at": self.created_at,
             "created_by": self.created_by, "members": len(self.members),
-            "channels": list(self.directory.channels),
+            "channels": sorted(self.channels),
         }  # fmt: skip
 
 
@@ -152,8 +156,14 @@ def _removed(connection: sqlite3.Connection, workspace: str, event: Event) -> No
         connection.execute(f"DELETE FROM {table} WHERE workspace = ? AND name = ?", (workspace, event.data["name"]))
 
 
+def _channel(connection: sqlite3.Connection, workspace: str, event: Event) -> None:
+    name = event.data["name" if event.kind == CHANNEL else "channel"]
+    connection.execute("INSERT OR IGNORE INTO channels VALUES (?, ?)", (workspace, name))
+
+
 def _joined(connection: sqlite3.Connection, workspace: str, event: Event) -> None:
     data = event.data
+    _channel(connection, workspace, event)
     connection.execute(
         "INSERT OR REPLACE INTO hearing VALUES (?, ?, ?, ?)", (workspace, data["name"], data["channel"], data["hears"])
     )
@@ -182,13 +192,14 @@ def _workspace(connection: sqlite3.Connection, workspace: str, event: Event) -> 
 
 def _workspace_deleted(connection: sqlite3.Connection, workspace: str, event: Event) -> None:
     connection.execute("UPDATE workspaces SET deleted_at = ? WHERE name = ?", (event.at, workspace))
-    for table in ("members", "hearing", "resources"):
+    for table in ("members", "hearing", "channels", "resources"):
         connection.execute(f"DELETE FROM {table} WHERE workspace = ?", (workspace,))
 
 
 _WRITES = {
     ENROLLED: _enrolled,
     REMOVED: _removed,
+    CHANNEL: _channel,
     JOINED: _joined,
     LEFT: _left,
     STATUS: _status,
@@ -225,6 +236,11 @@ REGISTRY = Projection(
                 hears TEXT NOT NULL,
                 PRIMARY KEY (workspace, name, channel)
             ) STRICT, WITHOUT ROWID;
+            CREATE TABLE channels (
+                workspace TEXT NOT NULL,
+                name TEXT NOT NULL,
+                PRIMARY KEY (workspace, name)
+            ) STRICT, WITHOUT ROWID;
             CREATE TABLE resources (
                 workspace TEXT NOT NULL,
                 name TEXT NOT NULL,
@@ -259,15 +275,17 @@ class Registry:
         """Know what stands, after a start."""
 
         def read(connection: sqlite3.Connection) -> list[list[sqlite3.Row]]:
-            tables = ("workspaces", "members", "hearing", "resources")
+            tables = ("workspaces", "members", "hearing", "resources", "channels")
             return [connection.execute(f"SELECT * FROM {table}").fetchall() for table in tables]
 
-        workspaces, members, hearing, resources = await self._log.database.read(read)
+        workspaces, members, hearing, resources, named_channels = await self._log.database.read(read)
         for row in workspaces:
             if row["deleted_at"] is not None:
                 self.gone.add(row["name"])
             else:
                 self.spaces[row["name"]] = Space(row["name"], row["description"], row["created_at"], row["created_by"])
+        for row in named_channels:
+            self._space(row["workspace"]).channels.add(row["name"])
         channels: dict[tuple[str, str], dict[str, Hears]] = {}
         for row in hearing:
             channels.setdefault((row["workspace"], row["name"]), {})[row["channel"]] = Hears(row["hears"])
@@ -310,6 +328,8 @@ class Registry:
             self.gone.add(workspace)
             return
         space, name = self._space(workspace), data["name"]
+        if event.kind in (CHANNEL, JOINED):
+            space.channels.add(data["name" if event.kind == CHANNEL else "channel"])
         member = space.directory.members.get(name)
         if event.kind == ENROLLED:
             space.members[name] = Present(

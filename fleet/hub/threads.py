@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fleet.db import Migrations
-from fleet.hub.log import Event, Projection
+from fleet.hub.log import EVENT, Event, Projection
 from fleet.hub.mailbox import COUNTED, box
 from fleet.hub.message import Ask, Outcome, Recipient, Thread, ThreadState
 from fleet.hub.projection import MESSAGE, fields
@@ -38,6 +38,7 @@ def _project(connection: sqlite3.Connection, events: Sequence[Event]) -> None:
                 "UPDATE threads SET state = ?, since = ?, by = ? WHERE id = ?",
                 (data["state"], event.at, data["by"], data["thread"]),
             )
+            connection.execute("INSERT OR IGNORE INTO acts VALUES (?, ?)", (data["thread"], event.seq))
         elif event.kind == ASK:
             data = event.data
             workspace = event.stream.partition("/")[0]
@@ -103,6 +104,11 @@ THREADS = Projection(
             ) STRICT, WITHOUT ROWID;
             CREATE INDEX threads_opened ON threads (workspace, seq);
             CREATE INDEX threads_held ON threads (workspace, seq) WHERE state != 'active';
+            CREATE TABLE acts (
+                thread TEXT NOT NULL,
+                seq INTEGER NOT NULL,
+                PRIMARY KEY (thread, seq)
+            ) STRICT, WITHOUT ROWID;
             CREATE TABLE asks (
                 message TEXT PRIMARY KEY,
                 workspace TEXT NOT NULL,
@@ -189,6 +195,15 @@ def talks(
         values += [box(workspace, member), f"{workspace}/{member}"]
     rows = connection.execute(f"SELECT * FROM threads WHERE {where} ORDER BY seq DESC LIMIT ?", (*values, limit))
     return [_talk(row) for row in rows]
+
+
+def acts(connection: sqlite3.Connection, workspace: str, thread: str) -> list[Event]:
+    """What operators did to a conversation, in its order."""
+    rows = connection.execute(
+        f"SELECT {EVENT} FROM log WHERE seq IN (SELECT seq FROM acts WHERE thread = ?) AND stream = ? ORDER BY seq",
+        (thread, f"{workspace}/!audit"),
+    )
+    return [Event(*row) for row in rows]
 
 
 def takes_part(connection: sqlite3.Connection, workspace: str, name: str, thread: str) -> bool:
