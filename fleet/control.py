@@ -57,6 +57,9 @@ LOG_TAIL = 2_000_000
 DIALOG_GOES = 2.0
 """Seconds after which a dialog of a started agent is one that a person should hear of."""
 
+EVENT_TYPES = ("hook", "phase", "activity", "launch", "exit", "killed", "action", "session", "fault")
+"""What events are of, as far as agents are concerned."""
+
 Args = Mapping[str, Any]
 Progress = Callable[[Mapping[str, Any]], Awaitable[None]]
 
@@ -170,7 +173,7 @@ class Operator:
             )
             told = [e.to_json() for e in found]
             if queue is None:
-                return Answer({"events": told})
+                return Answer({"events": told}, warnings=[] if told else await self._no_such_type(args.get("type")))
             for event in told:
                 await progress({"event": event})
             while True:
@@ -180,6 +183,14 @@ class Operator:
         finally:
             if queue is not None:
                 self.fleet.unfollow(queue)
+
+    async def _no_such_type(self, word: str | None) -> list[str]:
+        """A word about a type that no event has ever had: most often it is misspelt."""
+        if word is None or word in EVENT_TYPES or await self.fleet.events.list(type=word, limit=1):
+            return []
+        near = nearest(word, EVENT_TYPES)
+        meant = f"did you mean {near}?" if near else f"there are {', '.join(EVENT_TYPES)}"
+        return [f"no event is of the type {shown(word)}: {meant}"]
 
     async def _has_events(self, name: str) -> bool:
         """A session that was started by hand has a name and events, and so has an agent that was removed."""
@@ -428,6 +439,8 @@ class Operator:
         return [self._named(target, cwd)]
 
     def _named(self, target: str, cwd: str) -> Runner:
+        if not target:
+            raise Usage("The name is empty.", hint="A variable that is not set? `fleet status` lists the agents.")
         if target in self.fleet.runners:
             return self.fleet.runners[target]
         if _is_path(target) and _exists(cwd, target):

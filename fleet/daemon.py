@@ -47,15 +47,24 @@ def the_lock(path: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = file.read().strip() or "another process"
             raise DaemonBusy(
-                f"{path.parent} is held by another daemon: {holder}.", hint="`fleet daemon status`"
+                f"{path.parent} is held by another daemon: {_holder(file.read())}.",
+                hint="`fleet daemon status` shows it, `fleet daemon restart` puts a new one in its place.",
             ) from None
         file.truncate(0)
         file.seek(0)
         json.dump({"pid": os.getpid(), "host": socket.gethostname(), "version": __version__}, file)
         file.flush()
         yield
+
+
+def _holder(noted: str) -> str:
+    """Who wrote the lock, for a person."""
+    try:
+        told = json.loads(noted)
+        return f"pid {told['pid']} on {told['host']}, fleet {told['version']}"
+    except (ValueError, KeyError, TypeError):
+        return noted.strip() or "one that has just begun"
 
 
 def notify(text: str) -> None:

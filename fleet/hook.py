@@ -62,16 +62,20 @@ def clean(name: str) -> str:
 
 
 def _arguments(argv: Sequence[str]) -> tuple[str, str | None]:
-    """KIND and NAME; what else is there is passed over."""
+    """KIND and NAME; what else is there is told, and passed over."""
     kind, agent = "", None
     words = iter(argv)
     for word in words:
         if word == "--agent":
             agent = next(words, None)
+            if agent is None:
+                _complain("--agent is given no name; the event is stored as without it")
         elif word.startswith("--agent="):
             agent = word.partition("=")[2]
         elif not word.startswith("-") and not kind:
             kind = word
+        else:
+            _complain(f"{word} is not understood, and passed over: `fleet hook-event --help` shows its form")
     return KINDS.get(kind.lower(), kind), agent
 
 
@@ -138,7 +142,7 @@ def _clock() -> str:
     return f"{hundredths // 100}.{hundredths % 100:02d}"
 
 
-def _complain(error: Exception) -> None:
+def _complain(error: Exception | str) -> None:
     """On stderr, for who types it; where that is closed too, nothing can be said."""
     try:
         print(f"fleet hook-event: {error}", file=sys.stderr)

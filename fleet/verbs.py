@@ -56,7 +56,7 @@ def _is_map(value: Any) -> bool:
 
 TEXT = Form("a text without a zero byte", _is_text)
 WORD = Form("a text of printable characters", _is_word)
-NAMED = Form("the name of an agent, or the path of its manifest", lambda v: _is_text(v) and bool(v), needed=True)
+NAMED = Form("the name of an agent, or the path of its manifest", _is_text, needed=True)
 TEXTS = Form("a list of texts", lambda v: isinstance(v, list) and all(map(_is_text, v)))
 FLAG = Form("true or false", lambda v: isinstance(v, bool))
 COUNT = Form("a whole number, not below 0", _is_count)

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from fleet import __version__
-from fleet.cli import output
+from fleet.cli import mistakes
 from fleet.errors import FleetError, Usage
 
 SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
@@ -142,8 +142,11 @@ def run(words: Sequence[str]) -> int:
     try:
         with fleet.make_context("fleet", list(words)) as ctx:
             code: Any = fleet.invoke(ctx)
+    except click.exceptions.NoArgsIsHelpError as help_instead:
+        click.echo(help_instead.format_message(), err=True)
+        return Usage.exit_code
     except click.UsageError as error:
-        raise _usage(error) from error
+        raise mistakes.usage(error) from error
     except click.exceptions.Exit as left:
         return left.exit_code
     except click.Abort as error:
@@ -151,9 +154,3 @@ def run(words: Sequence[str]) -> int:
     except click.ClickException as error:
         raise FleetError(error.format_message()) from error
     return code if isinstance(code, int) else 0
-
-
-def _usage(error: click.UsageError) -> Usage:
-    """click's complaint as one of ours, with where to read more."""
-    path = error.ctx.command_path if error.ctx else "fleet"
-    return Usage(output.printable(error.format_message()), hint=f"`{path} --help` shows its form.")

@@ -1,14 +1,17 @@
 """What the commands share: the options that mean the same everywhere, and the one call."""
 
+# ruff: noqa: PTH110, PTH118
+
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
 
-from fleet import client
+from fleet import client, places
 from fleet.cli import output, reads
 from fleet.errors import FleetError, Usage
 
@@ -68,6 +71,15 @@ def selection(targets: tuple[str, ...], labels: tuple[tuple[str, str], ...], eve
     if everything and (targets or labels):
         raise Usage("`--all` already means every agent.", hint="Leave out the names and labels, or `--all`.")
     return {"targets": list(targets), "labels": dict(labels), "all": everything, "cwd": reads.here()}
+
+
+def manifest(word: str) -> str:
+    """The path of a manifest, also where the name of one in the default fleet folder is given."""
+    if "/" in word or os.path.exists(word):
+        return word
+    folder = os.path.join(places.folders()[0], "agents")
+    beside = (os.path.join(folder, f"{word}.yaml"), os.path.join(folder, word, f"{word}.yaml"))
+    return next(filter(os.path.exists, beside), word)
 
 
 def call(

@@ -84,7 +84,7 @@ def check(paths: tuple[str, ...], as_json: bool) -> int:
     """
     from fleet import manifests
 
-    loaded = manifests.load_all(paths)
+    loaded = manifests.load_all([call.manifest(path) for path in paths])
     here = Here(os.environ, Places.of())
     names = {spec.name for spec in loaded.specs}
     findings = [found for spec in loaded.specs for found in examine(spec, here, names)]

@@ -18,7 +18,7 @@ def convert(path: str, as_json: bool) -> int:
     from fleet import manifests
     from fleet.manifests.writer import to_yaml
 
-    loaded = manifests.load(path)
+    loaded = manifests.load(call.manifest(path))
     text = to_yaml(loaded.specs)
     if as_json:
         documents = [spec.to_manifest() for spec in loaded.specs]

@@ -74,7 +74,9 @@ def _read(name: str) -> str:
     try:
         raw = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
     except OSError as problem:
-        raise Usage(f"{name}: {problem.strerror}") from problem
+        raise Usage(
+            f"{name} cannot be read: {problem.strerror}.", hint="`tmux capture-pane -p >FILE` saves one."
+        ) from problem
     return raw.decode("utf-8", errors="replace").replace("\r\n", "\n")
 
 

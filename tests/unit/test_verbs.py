@@ -197,6 +197,12 @@ async def test_events_of_a_session_that_is_no_agent_are_listed_by_its_name(daemo
     assert [event["agent"] for event in answer.data["events"]] == ["by-hand"]
 
 
+async def test_a_type_that_no_event_has_is_told_with_the_nearest(daemon: Daemon) -> None:
+    answer = await daemon.operator.do("events", {"type": "hok"}, _progress)
+    assert (answer.data["events"], answer.warnings) == ([], ["no event is of the type 'hok': did you mean hook?"])
+    assert (await daemon.operator.do("events", {"type": "killed"}, _progress)).warnings == []
+
+
 def test_what_is_not_given_and_what_a_newer_client_says_is_passed_over() -> None:
     check("logs", {"target": "web", "lines": None, "colour": 7})
 
