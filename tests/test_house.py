@@ -27,7 +27,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("ledger", "events"),
     ("preparing", "headless"),
     ("runner",),
-    ("supervisor", "schedule", "report"),
+    ("supervisor", "schedule", "report", "reach"),
     ("control",),
     ("daemon",),
     ("cli", "testing"),

@@ -197,7 +197,7 @@ class Harness(Protocol):
         """The ways into the program, beside typing, that its launch opens for mail in its box."""
         ...
 
-    def read_said(self, tail: bytes) -> tuple[Said, ...]:
+    def read_said(self, tail: bytes) -> Heard:
         """What came from outside into its conversation, or into its queue, by this end of its transcript."""
         ...
 
@@ -261,6 +261,15 @@ class Said:
     text: str
     queued: bool = False
     """It is noted only, and not in the conversation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What the end of a transcript tells of texts from outside."""
+
+    said: tuple[Said, ...] = ()
+    begins: float | None = None
+    """When the first of its lines was written; `None` where no line tells."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,11 +20,11 @@ from typing import Any, TypeAlias
 from fleet.harnesses import claude_turns
 from fleet.harnesses.base import (
     BOX,
+    Heard,
     Launch,
     LaunchAsk,
     MailWays,
     Remedy,
-    Said,
     StartProblem,
     StateFile,
     TranscriptTail,
@@ -267,7 +267,7 @@ class ClaudeCode:
     def mail_ways(self, version: str | None) -> MailWays:
         return MailWays(doorbell=has_doorbell(version), boundary=_knows(_version(version), (2, 1, 90)))
 
-    def read_said(self, tail: bytes) -> tuple[Said, ...]:
+    def read_said(self, tail: bytes) -> Heard:
         return read_said(tail)
 
     def read_status_line(self, content: bytes, now: float) -> Mapping[str, Any] | None:

@@ -11,25 +11,38 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
-from fleet.harnesses.base import Said
+from fleet.harnesses.base import Heard, Said
 
 _KINDS = (b'"type":"user"', b'"queue-operation"', b'"queued_command"', b'"hook_additional_context"')
 """What a line must hold to be worth reading: most of a transcript is answers and tools' output."""
 
 
-def read_said(tail: bytes) -> tuple[Said, ...]:
+def read_said(tail: bytes) -> Heard:
     """The texts in the end of a transcript, in their order; its first line may be torn, and says nothing then."""
-    return tuple(said for line in tail.splitlines() if any(kind in line for kind in _KINDS) for said in _said(line))
+    lines = tail.splitlines()
+    said = (said for line in lines if any(kind in line for kind in _KINDS) for said in _said(line))
+    return Heard(tuple(said), next((at for line in lines if (at := _written_at(line)) is not None), None))
+
+
+def _entry(line: bytes) -> tuple[float, Mapping[str, Any]] | None:
+    try:
+        entry = json.loads(line)
+        return datetime.fromisoformat(entry["timestamp"]).timestamp(), entry
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def _written_at(line: bytes) -> float | None:
+    """When a line was written. What was attached may bear an older time, that of its being noted."""
+    found = None if b'"attachment"' in line else _entry(line)
+    return found[0] if found else None
 
 
 def _said(line: bytes) -> Iterator[Said]:
-    try:
-        entry = json.loads(line)
-        at = datetime.fromisoformat(entry["timestamp"]).timestamp()
-    except (ValueError, KeyError, TypeError, RecursionError):
+    found = _entry(line)
+    if found is None or found[1].get("isSidechain"):
         return
-    if entry.get("isSidechain"):
-        return
+    at, entry = found
     match entry:
         case {"type": "queue-operation", "operation": "enqueue", "content": str(text)}:
             yield Said(at, text, queued=True)

@@ -7,11 +7,11 @@ from typing import Any
 
 from fleet.harnesses import claude_code
 from fleet.harnesses.base import (
+    Heard,
     Launch,
     LaunchAsk,
     MailWays,
     Remedy,
-    Said,
     StartProblem,
     StateFile,
     TranscriptTail,
@@ -88,8 +88,8 @@ class Shell:
     def mail_ways(self, version: str | None) -> MailWays:
         return MailWays()
 
-    def read_said(self, tail: bytes) -> tuple[Said, ...]:
-        return ()
+    def read_said(self, tail: bytes) -> Heard:
+        return Heard()
 
     def read_status_line(self, content: bytes, now: float) -> Mapping[str, Any] | None:
         return None
