@@ -68,7 +68,7 @@ LASTING = STANDING | {Source.PROCESS}
 SETTLES = 5.0
 """Seconds after a new word, or a change of the pane, within which time alone may still change what is known: a hook
 leads for a moment, a quiet program is taken to be ready. After that only a new word can."""
-ATTEND = 1.0
+ATTEND = 2.0
 """Seconds after which an agent that is not settled yet is judged again."""
 TRANSCRIPT_MOST = 2_000_000
 """How much is read at most where the end holds nothing of the conversation."""

@@ -173,7 +173,13 @@ class View:
 
     def _read_ends(self, screen: Screen, lines: list[str]) -> None:
         """The lowest lines, and the cursor's line up to it."""
-        self.regions["tail"] = "\n".join([line.rstrip() for line in lines if line.strip()][-12:])
+        tail: list[str] = []
+        for line in reversed(lines):
+            if line.strip():
+                tail.append(line.rstrip())
+                if len(tail) == 12:
+                    break
+        self.regions["tail"] = "\n".join(reversed(tail))
         if screen.cursor:
             x, y = screen.cursor
             self.regions["line"] = lines[y][:x] if y < len(lines) else ""
@@ -425,7 +431,7 @@ def _find_pointer(lines: list[str], screen: Screen, *, below: bool) -> int | Non
             return screen.cursor[1]
         if screen.cursor[0] > 0 and row.strip():
             return None
-    if not below:
+    if not below or POINTER not in screen.text:
         return None
     for i in range(len(lines) - 1, max(len(lines) - 25, -1), -1):
         if lines[i][:1].strip() and not lines[i].startswith((POINTER, "Enter to", "Esc to", "navigate", "to cancel")):

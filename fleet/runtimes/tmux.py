@@ -35,6 +35,10 @@ KEEPER = "_keeper"
 """The session our client sits in, with a pane that runs nothing. No agent's name begins with `_`."""
 BATCH = 25
 """Captures asked for at once: enough to spare tmux its price per wake-up, few enough to stay in its buffers."""
+STILL = 2.0
+"""Seconds without a capture after which a pane's next change is the first of a new series …"""
+STEADY = 3.0
+"""… and how long a series lasts until the pane is one that keeps moving."""
 TERM = "tmux-256color"
 
 _SGR = re.compile(rb"\x1b\[[0-9;:]*m|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|[\x0e\x0f]")
@@ -304,6 +308,8 @@ class _Pane:
     """The server's second of the last capture."""
     captured_at: float = 0.0
     """The same by our own clock."""
+    moving_since: float = 0.0
+    """When the first capture was of those that came without a longer pause between them."""
     cursor: str = ""
     moved: bool = False
     """Whether the cursor was elsewhere at a sweep since the last capture."""
@@ -313,6 +319,8 @@ class _Pane:
     """How many lines of the scrollback have been reported; -1: it was never captured."""
     newest: str | None = None
     """The last line that was reported."""
+    grew: int = 0
+    """How many lines had entered the scrollback at the last capture that showed something new."""
     seen: int = -1
     """How many lines the scrollback had at the last capture."""
     raw: bytes = b""
@@ -588,12 +596,19 @@ class Tmux:
     def _may_have_changed(self, pane: _Pane) -> bool:
         """Whether to capture a pane. tmux tells the second of its last output, so that a pane captured in that very
         second may have changed since. One whose cursor and scrollback are where they were is then not captured at
-        each sweep of that second, but at every other.
+        each sweep of that second, but at every other. A pane that has been moving for a while is captured at every
+        third sweep, which is within the second all the same; not so where lines go by fast, for tmux drops a tenth of
+        the scrollback at its limit, and fewer than that must go by between two captures.
         """
+        turn = self._settings.observe_interval * 0.9
+        passed = self._clock.now() - pane.captured_at
+        steady = pane.captured >= 0 and pane.captured_at - pane.moving_since > STEADY
+        many = self._settings.history_limit // 40
+        if steady and passed < 3 * turn and pane.grew < many and abs(pane.history - pane.logged) < many:
+            return False
         if pane.moved or pane.logged != pane.history or pane.activity > pane.captured:
             return True
-        pause = 2 * self._settings.observe_interval * 0.9
-        return pane.activity == pane.captured and self._clock.now() - pane.captured_at >= pause
+        return pane.activity == pane.captured and passed >= 2 * turn
 
     async def _list(self) -> None:
         """Read the table of panes; one that is to the byte what it was needs no parsing."""
@@ -672,14 +687,17 @@ class Tmux:
     def _take(self, pane: _Pane, blocks: Sequence[Block]) -> Seen | None:
         """What a capture shows that the one before did not; `None` where nothing has changed."""
         detail, raw = blocks[0].body, blocks[1].body
-        pane.captured, pane.captured_at, pane.moved = blocks[1].second, self._clock.now(), False
+        now = self._clock.now()
+        if now - pane.captured_at > STILL:
+            pane.moving_since = now
+        pane.captured, pane.captured_at, pane.moved = blocks[1].second, now, False
         screen, history = read_screen(detail, raw) if (raw, detail) != (pane.raw, pane.detail) else (None, pane.seen)
         if screen is None and history == pane.logged:
             return None
         top = plain(pane.raw.partition(b"\n")[0]).rstrip()  # of what was visible, the first to leave
         pane.raw, pane.detail, pane.seen = raw, detail, history
         first = pane.logged < 0
-        grown = history if first else self._grown(pane, history)
+        grown = pane.grew = history if first else self._grown(pane, history)
         got = plain(blocks[2].body).splitlines() if len(blocks) == 3 else []
         if grown > len(got):  # they came after the sweep: the next one asks for them
             return Seen(screen or read_screen(detail, raw)[0], pane.id)
@@ -698,7 +716,8 @@ class Tmux:
 
 def plain(ansi: bytes) -> str:
     """The text without its colours."""
-    return _SGR.sub(b"", ansi).decode(errors="replace")
+    coloured = b"\x1b" in ansi or b"\x0e" in ansi or b"\x0f" in ansi
+    return (_SGR.sub(b"", ansi) if coloured else ansi).decode(errors="replace")
 
 
 def read_screen(detail: bytes, raw: bytes) -> tuple[Screen, int]:
