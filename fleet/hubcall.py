@@ -207,7 +207,7 @@ def _read_token(found: Door) -> str:
             token = file.read(TOKEN_MOST).strip()
     except (FileNotFoundError, NotADirectoryError) as error:
         if found.path and path.endswith("operator.token"):
-            raise _nobody(found) from error
+            raise nobody(found) from error
         raise NotAllowed(f"There is no token at {path}.", hint="Name its file: --token-file.") from error
     except (OSError, ValueError) as error:
         raise NotAllowed(f"The token at {path} cannot be read: {error}.") from error
@@ -442,7 +442,7 @@ class _Exchange:
         status = self._head(target)
         if status >= 400:
             body = b"".join(self.pieces())
-            raise _no(self._to, status, self._headers, body)
+            raise refusal(self._to, status, self._headers, body)
         return status, self._headers
 
     def _head(self, target: str) -> int:
@@ -519,14 +519,22 @@ class _Exchange:
         )
 
 
+def check_socket(to: Door) -> None:
+    """Raise `NotAllowed` where another user, or something else, is in the place of a hub's socket."""
+    try:
+        found = os.stat(to.path) if to.path else None
+    except OSError:  # who connects is told
+        return
+    if found and (found.st_uid not in (os.getuid(), 0) or not stat.S_ISSOCK(found.st_mode)):
+        raise NotAllowed(f"{to.path} is not a socket of yours (uid {found.st_uid}).", hint="Remove it.")
+
+
 def _connect(to: Door, timeout: float | None) -> socket.socket:
     """A connection to the hub; a socket that another user has put in its place is none."""
     connection: socket.socket | None = None
     try:
         if to.path:
-            owner = os.stat(to.path)
-            if owner.st_uid not in (os.getuid(), 0) or not stat.S_ISSOCK(owner.st_mode):
-                raise NotAllowed(f"{to.path} is not a socket of yours (uid {owner.st_uid}).", hint="Remove it.")
+            check_socket(to)
             connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             connection.settimeout(timeout)
             connection.connect(to.path)
@@ -537,7 +545,7 @@ def _connect(to: Door, timeout: float | None) -> socket.socket:
     except TimeoutError as error:
         raise _closed(connection, TimedOut(f"No connection to the hub at {to} in time.")) from error
     except OSError as error:
-        raise _closed(connection, _nobody(to, error)) from error
+        raise _closed(connection, nobody(to, error)) from error
 
 
 def _closed(connection: socket.socket | None, error: FleetError) -> FleetError:
@@ -552,7 +560,7 @@ def _encrypted(connection: socket.socket, host: str) -> socket.socket:
     return ssl.create_default_context().wrap_socket(connection, server_hostname=host)
 
 
-def _nobody(to: Door, why: OSError | None = None) -> FleetError:
+def nobody(to: Door, why: OSError | None = None) -> FleetError:
     """Nobody listens there: is it the daemon that is missing, or its hub?"""
     if not to.path:
         said = why.strerror or str(why) if why else "nobody listens"
@@ -585,7 +593,7 @@ HINTS = {
 }
 
 
-def _no(to: Door, status: int, headers: Mapping[str, str], body: bytes) -> FleetError:
+def refusal(to: Door, status: int, headers: Mapping[str, str], body: bytes) -> FleetError:
     """The hub's refusal as an error; where it is none of the hub's own, what that means."""
     try:
         told = json.loads(body)["error"]
