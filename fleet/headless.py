@@ -90,7 +90,10 @@ KILLED = frozenset({129, 130, 137, 143})
 """Exit statuses of a program that somebody has ended."""
 
 
-TERMINATED = TurnResult(ok=False, reason="terminated", message="The conversation was terminated.")
+INTERRUPTED = TurnResult(
+    ok=False, reason="interrupted", message="An operator stopped its conversation.", remedy=Remedy.RETRY
+)
+"""It may be run again: a conversation that was paused goes on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,7 +257,7 @@ class Turns:
         self._stops[name, thread] = self._stops.get((name, thread), 0) + 1
         turn = self._running.get(name, {}).get(thread)
         if turn is not None:
-            await self._cut(turn, TERMINATED)
+            await self._cut(turn, INTERRUPTED)
 
     def running(self, name: str) -> frozenset[str]:
         """The conversations whose turn runs."""
@@ -366,7 +369,7 @@ class Turns:
             if still is None or still.generation != up.generation:
                 return TurnResult(ok=False, reason="stopped", message="The agent was stopped.", remedy=Remedy.RETRY)
             if self._stops.get((name, message.thread), 0) != stops:
-                return TERMINATED
+                return INTERRUPTED
             process = _spawn(folder, up.cwd, launch.argv, {**marks, MARK: str(folder)})
         except OSError as error:
             why = f"The turn could not be started: {error.strerror or error}."
@@ -494,7 +497,7 @@ class Turns:
         output = files.read(folder / "out", OUTPUT_MOST) or b""
         errors = files.read(folder / "err", TAIL) or b""
         result = harness.read_turn(output, errors, status, self._clock.now())
-        if cut is not None and (cut.reason == "terminated" or not result.ok):
+        if cut is not None and (cut is INTERRUPTED or not result.ok):
             result = cut
         elif not result.ok and result.remedy is Remedy.RETRY and (status is None or status in KILLED):
             why = "stopped" if stopped else "died"

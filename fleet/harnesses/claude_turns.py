@@ -41,8 +41,8 @@ def instructions(spec: AgentSpec) -> str:
     return (
         f"You are the agent {spec.name} of a fleet, and you are run for one message at a time, without a terminal and "
         "with nobody to ask: each prompt is one message, and your last answer is sent to whoever wrote it as your "
-        "reply, so you need no tool to reply. If you will not or cannot do what is asked, answer with a single line "
-        f"that begins with {DECLINES} and says why."
+        "reply, so you need no tool to reply, whatever the prompt says of `fleet reply`. If you will not or cannot do "
+        f"what is asked, answer with a single line that begins with {DECLINES} and says why."
     )
 
 
