@@ -124,7 +124,7 @@ async def test_stopping_a_conversation_ends_its_turn_and_no_other(desk: Desk) ->
     assert desk.turns.running("web") == {"t-one", "t-other"}
     await desk.turns.stop_turn("web", "t-one")
     end = await first
-    assert (end.ok, end.reason, end.again) == (False, "terminated", False)
+    assert (end.ok, end.reason, end.again) == (False, "interrupted", True)
     (work / "go").touch()
     assert (await second).text == "done"
 
@@ -134,7 +134,7 @@ async def test_a_turn_that_waits_for_its_conversation_does_not_begin_once_that_w
     first, second = desk.begin(message(1)), desk.begin(message(2))
     await until(lambda: (desk.home / "work" / "began").exists(), "the first turn runs")
     await desk.turns.stop_turn("web", message().thread)
-    assert [(await first).reason, (await second).reason] == ["terminated", "terminated"]
+    assert [(await first).reason, (await second).reason] == ["interrupted", "interrupted"]
     assert (desk.home / "work" / "began").read_text() == "x\n"
 
 

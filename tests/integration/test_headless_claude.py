@@ -155,7 +155,7 @@ async def test_a_turn_that_is_stopped_leaves_nothing_and_its_conversation_goes_o
     turn = desk.begin(message(1, text='TOOL Bash {"command": "touch began; setsid sleep 300"}'))
     await until((desk.home / "work" / "began").exists, "its tool runs")
     await desk.turns.stop_turn("web", message().thread)
-    assert (await turn).reason == "terminated"
+    assert (await turn).reason == "interrupted"
     assert not desk.living()
     assert (await desk.ask(message(2), "Repeat after")).text == "after"
 
