@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import shlex
+from collections.abc import Mapping
 from typing import Any
 
 import click
 
 from fleet.cli import call, follow, output, reads, words
 from fleet.errors import Usage
+
+MOST = 160
+"""The most that is shown of what an event says, in characters."""
 
 
 @click.command()
@@ -20,7 +25,7 @@ from fleet.errors import Usage
 @click.option("-f", "--follow", "go_on", is_flag=True, help="Go on as events happen; with --json, one line each.")
 @call.as_json
 def events(target: str | None, agent: str | None, go_on: bool, as_json: bool, **which: Any) -> int:
-    """List what has happened: hooks, phases, decisions; oldest first, each with its payload in JSON."""
+    """List what has happened: hooks, phases, decisions; oldest first. `--json` has each with its whole payload."""
     if target and agent:
         raise Usage("The agent is named twice.", hint="Leave out `--agent`.")
     verb, args = reads.ask("events", agent=target or agent, **which)
@@ -38,8 +43,24 @@ def _show(data: dict[str, Any]) -> None:
 
 def _line(event: dict[str, Any]) -> None:
     """One event, one line."""
-    payload = event.get("payload")
-    told = json.dumps(payload, ensure_ascii=False) if payload else ""
-    told = told if len(told) <= 160 else f"{told[:159]}…"
+    told = _told(str(event.get("type")), event.get("payload") or {})
+    told = told if len(told) <= MOST else f"{told[: MOST - 1]}…"
     parts = [words.clock_time(event.get("at")), event.get("agent"), event.get("type"), event.get("name"), told]
     output.result("  ".join(str(part) for part in parts if part).replace("\n", " "))
+
+
+def _told(kind: str, payload: Mapping[str, Any]) -> str:
+    """What an event says, in words where fleet itself wrote it."""
+    facts = {name: value for name, value in payload.items() if value is not None}
+    match kind, facts:
+        case "phase", {"from": _}:
+            return ": ".join(str(facts[name]) for name in ("reason", "message") if name in facts)
+        case "activity", {"from": _}:
+            asks = facts.get("question") or facts.get("kind")
+            return " · ".join(str(part) for part in (asks, facts.get("source"), facts.get("evidence")) if part)
+        case "exit", {"exit_status": status}:
+            ran = f", after {words.duration(facts['after_s'])}" if "after_s" in facts else ""
+            return f"status {status}{ran}{', while nobody looked' if facts.get('unseen') else ''}"
+        case "launch", {"argv": [*argv]}:
+            return " ".join(shlex.join(map(str, argv)).split())
+    return json.dumps(facts, ensure_ascii=False) if facts else ""

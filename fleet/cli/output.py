@@ -27,6 +27,10 @@ SGR = {
 }
 """The words of a style, as a terminal knows them (ECMA-48, Select Graphic Rendition)."""
 
+LAST_COLUMN = 24
+"""What is left for the last column of a table is at least this wide, or it stands in lines of its own."""
+INDENT = "    "
+
 _CONTROLS = dict.fromkeys((*range(9), *range(11, 32), *range(127, 160)), "�")
 
 
@@ -121,21 +125,26 @@ def styled(text: str, style: str) -> str:
 
 
 def styled_table(headings: Sequence[str], rows: Iterable[Sequence[Cell]]) -> list[str]:
-    """The same for a terminal with colours; the last column is folded at its edge."""
+    """The same for a terminal with colours; the last column is folded at its edge, in a narrow one below the others."""
     from textwrap import wrap
 
     rows = list(rows)
     lines = [[_flat(cell) for cell in row] for row in rows]
     widths = _widths([headings, *lines])
     before = sum(widths[:-1]) + 2 * len(widths[:-1])
-    room = max(24, _columns() - before)
+    room = _columns() - before
+    below = room < LAST_COLUMN
+    if below:
+        before, room = len(INDENT), max(LAST_COLUMN, _columns() - len(INDENT))
     drawn = [styled("  ".join(map(str.ljust, headings, widths)).rstrip(), "bold")]
     for row, line in zip(rows, lines, strict=True):
         styles = ["" if isinstance(cell, str) else cell[1] for cell in row]
         gaps = [" " * (width - len(text) + 2) for width, text in zip(widths, line, strict=True)]
         first, *folded = wrap(line[-1], room)
+        if below:
+            first, folded = "", [] if line[-1] == "-" else [first, *folded]
         cells = map(styled, [*line[:-1], first], styles)
-        drawn.append("".join(cell + gap for cell, gap in zip(cells, [*gaps[:-1], ""], strict=True)))
+        drawn.append("".join(cell + gap for cell, gap in zip(cells, [*gaps[:-1], ""], strict=True)).rstrip())
         drawn += [" " * before + styled(rest, styles[-1]) for rest in folded]
     return drawn
 

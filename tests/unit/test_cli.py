@@ -319,6 +319,48 @@ def test_a_table_in_colours_says_the_same_and_is_folded_at_the_terminals_edge(mo
     )
 
 
+def test_where_a_terminal_is_narrow_the_last_column_stands_below(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    rows: list[list[output.Cell]] = [
+        ["reviewer-of-web", "needs_input", "Run rm -rf build in the folder?"],
+        ["db", "ready", "-"],
+    ]
+    told = output.styled_table(["NAME", "STATE", "DETAIL"], rows)
+    assert told[1:] == ["reviewer-of-web  needs_input", "    Run rm -rf build in the folder?", "db               ready"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "payload", "line"),
+    [
+        (
+            "phase",
+            {"from": "running", "to": "x", "reason": "Crashed", "message": "Back soon.", "due": None},
+            "Crashed: Back soon.",
+        ),
+        ("phase", {"from": "starting", "to": "x", "reason": None, "message": None}, "x"),
+        ("phase", {"message": "db is failed, not started"}, '{"message": "db is failed, not started"}'),
+        (
+            "activity",
+            {"from": "a", "to": "x", "question": "Run it?", "source": "screen", "evidence": None},
+            "Run it? · screen",
+        ),
+        ("exit", {"exit_status": 3, "after_s": 12.07}, "status 3, after 12s"),
+        ("exit", {"exit_status": 0, "unseen": True}, "status 0, while nobody looked"),
+        ("exit", {"exit_status": None}, "x"),
+        ("launch", {"argv": ["sh", "-c", "a\n  b"], "cwd": "/"}, "sh -c 'a b'"),
+        ("hook", {"tool_name": "Bash", "cwd": None}, '{"tool_name": "Bash"}'),
+        ("hook", {}, "x"),
+    ],
+)
+def test_an_event_is_one_line_in_words(
+    fleet: Shell, daemon: ScriptedDaemon, kind: str, payload: dict[str, Any], line: str
+) -> None:
+    event = {"id": 1, "at": 1.0, "agent": "web", "type": kind, "name": "x", "payload": payload}
+    daemon.will("events", {"events": [event]})
+    (told,) = fleet("events").out.splitlines()
+    assert told.endswith(line)
+
+
 @pytest.mark.parametrize("evil", ["\x1b]0;gotcha\x07", "\x1b[2J", "[red]x[/red]", "\x9b31m"])
 def test_what_an_agent_shows_cannot_steer_the_terminal(fleet: Shell, daemon: ScriptedDaemon, evil: str) -> None:
     daemon.will("status", {"agents": [{**WEB, "question": evil}]})
