@@ -49,7 +49,10 @@ CHUNK = 64 * 1024
 
 LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
-SAFE = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
+SAFE = {
+    "X-Content-Type-Options": "nosniff", "Cache-Control": "no-store", "Referrer-Policy": "no-referrer",
+    "Server": "fleet",
+}  # fmt: skip
 """On every answer."""
 
 
@@ -132,6 +135,7 @@ Act = Callable[[Call], Awaitable[Reply]]
 EVERYBODY = frozenset(Role)
 SPEAKERS = frozenset({Role.AGENT, Role.OPERATOR, Role.ADMIN})
 OPERATORS = frozenset({Role.OPERATOR, Role.ADMIN})
+ADMINS = frozenset({Role.ADMIN})
 NOBODY_ASKED: frozenset[Role] = frozenset()
 """No token is needed."""
 
@@ -504,7 +508,11 @@ async def revoke_token(call: Call) -> Reply:
 
 async def read_audit(call: Call) -> Reply:
     """What operators did, and what was refused to whom. Retention never takes it."""
-    return await call.exchange.audit(call.caller, call.after, call.limit(200))
+    found = await call.exchange.audit(call.caller, call.after, call.limit(200))
+    told = [
+        {**one, "pos": f"{one['epoch']}:{one['seq']}", "stream": wire.local(one["stream"])} for one in found["events"]
+    ]
+    return {**found, "events": told}
 
 
 async def read_events(call: Call) -> Reply:
@@ -621,8 +629,8 @@ ROUTES: tuple[Route, ...] = (
         query={"name": "What it is called.", "type": "Its media type."},
     ),
     Route("GET", "/workspaces", EVERYBODY, read_workspaces),
-    Route("POST", "/workspaces", OPERATORS, create_workspace, None, wire.WorkspaceBody, status=201),
-    Route("DELETE", "/workspaces/{name}", OPERATORS, delete_workspace),
+    Route("POST", "/workspaces", ADMINS, create_workspace, None, wire.WorkspaceBody, status=201),
+    Route("DELETE", "/workspaces/{name}", ADMINS, delete_workspace),
     Route("GET", "/workspaces/{name}/invites", OPERATORS, read_invites),
     Route("POST", "/workspaces/{name}/invites", OPERATORS, create_invite, None, wire.InviteBody, status=201),
     Route("DELETE", "/invites/{id}", OPERATORS, delete_invite),

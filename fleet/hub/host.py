@@ -63,8 +63,11 @@ class HubUnreachable(FleetError):
 class Gate:
     """Counts who is connected, and lets in whom there is room for."""
 
-    def __init__(self, inside: Callable[[], asyncio.Protocol], per_address: int, in_all: int) -> None:
+    def __init__(
+        self, inside: Callable[[], asyncio.Protocol], per_address: int, in_all: int, head_time: float = HEAD_TIME
+    ) -> None:
         self._inside = inside
+        self._head_time = head_time
         self._per_address = per_address
         self._in_all = in_all
         self._connected: dict[str, WeakSet[asyncio.BaseTransport]] = {}
@@ -108,9 +111,9 @@ class Gate:
         for transport, since in list(self._silent.items()):
             if transport.is_closing():
                 del self._silent[transport]
-            elif now - since > HEAD_TIME:
+            elif now - since > self._head_time:
                 del self._silent[transport]
-                _say_no(transport, Fault("timed_out", f"No request within {HEAD_TIME:g} s."))
+                _say_no(transport, Fault("timed_out", f"No request within {self._head_time:g} s."))
         for address in [address for address, found in self._connected.items() if not _open(found)]:
             del self._connected[address]
 
@@ -175,9 +178,19 @@ def _say_no(transport: asyncio.Transport, fault: Fault) -> None:
 class HubServer:
     """The doors of one hub: `start`, and `close`."""
 
-    def __init__(self, exchange: Exchange, settings: Settings, places: Places) -> None:
+    def __init__(
+        self,
+        exchange: Exchange,
+        settings: Settings,
+        places: Places,
+        *,
+        pace: Pace | None = None,
+        head_time: float = HEAD_TIME,
+    ) -> None:
         self.exchange = exchange
         self._settings = settings
+        self._pace = pace or Pace(behind=int(settings.hub_behind_kb * 1024), stalled=settings.hub_stalled)
+        self._head_time = head_time
         self._socket = places.run / "hub.sock"
         self._port_file = places.state / "hub" / "port"
         self._runner: web.AppRunner | None = None
@@ -194,9 +207,7 @@ class HubServer:
     async def start(self) -> None:
         """Listen. Raise `HubUnreachable` where not even the socket can be had."""
         settings = self._settings
-        self.streams = Streams(
-            self.exchange, Pace(behind=int(settings.hub_behind_kb * 1024), stalled=settings.hub_stalled)
-        )
+        self.streams = Streams(self.exchange, self._pace)
         doors = Doors(
             self.exchange,
             self.streams,
@@ -215,7 +226,8 @@ class HubServer:
         await self._runner.setup()
         inside = self._runner.server
         assert inside is not None
-        self._gate = Gate(inside, settings.hub_connections, files_for_connections(settings.hub_connections))
+        most = settings.hub_connections
+        self._gate = Gate(inside, most, files_for_connections(most), self._head_time)
         try:
             await self._listen_unix()
         except OSError as error:

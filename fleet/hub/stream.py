@@ -55,9 +55,6 @@ AT_A_TIME = 64
 FAULTS = 50
 """Frames in a row that the hub could not take, before it stops listening to their sender."""
 
-HELLO = 10.0
-"""Seconds for the first frame."""
-
 TEND = 5.0
 """Seconds between two looks at all connections."""
 
@@ -71,6 +68,8 @@ class Pace:
     stalled: float = 60.0
     """Seconds without progress."""
     ping: float = wire.PING
+    hello: float = 10.0
+    """Seconds for the first frame."""
 
 
 # -- frames --------------------------------------------------------------------------------------------------------
@@ -104,6 +103,8 @@ class Framing(NamedTuple):
     gap: Callable[[wire.GapAnswer], bytes]
     ping: bytes
     last: Callable[[int], bytes]
+    pongs: bool = False
+    """Whether its clients answer a ping: one that does not is taken for gone."""
 
 
 def _ws_gap(gap: wire.GapAnswer) -> bytes:
@@ -115,6 +116,7 @@ WEBSOCKET = Framing(
     gap=_ws_gap,
     ping=ws_frame(b"", 0x9),
     last=close_frame,
+    pongs=True,
 )
 SSE = Framing(
     event=lambda event, epoch: sse_chunk(f"id: {epoch}:{event.seq}\ndata: {wire.event_json(event, epoch)}\n\n"),
@@ -447,7 +449,9 @@ class Streams:
             while await self._has_read(reader):
                 after = Position(self.exchange.log.epoch, reader.after)
                 try:
-                    page = await self.exchange.history.read(streams=reader.routed, after=after, limit=limit)
+                    page = await self.exchange.history.read(
+                        streams=reader.routed, within=reader.caller.workspace, after=after, limit=limit
+                    )
                 except Gap as gap:
                     self._tell_gap(reader, gap)
                     continue
@@ -536,7 +540,7 @@ class Streams:
             self.leave(reader)
         elif reader.behind:
             pass  # whether it makes progress is being looked at
-        elif reader.framing is WEBSOCKET and now - reader.heard > 2.5 * self.pace.ping:
+        elif reader.framing.pongs and now - reader.heard > 2.5 * self.pace.ping:
             reader.transport.abort()
             self.leave(reader)
         elif now - max(reader.heard, reader.pinged) >= self.pace.ping:
@@ -613,7 +617,7 @@ class Session:
     async def _greet(self, caller: Caller | None) -> Reader | None:
         """Hear the first frame, and answer it; `None`: the client has gone, or was sent away."""
         try:
-            async with asyncio.timeout(HELLO):
+            async with asyncio.timeout(self._streams.pace.hello):
                 hello = await self._hello()
                 if hello is None:
                     return None
@@ -624,7 +628,7 @@ class Session:
                 self._cursor = f"{caller.workspace}/{caller.name}/{hello.reader}"
                 return await self._welcome(hello, caller)
         except TimeoutError:
-            await self._refuse(Fault("timed_out", f"No `hello` within {HELLO:g} s."), None, 4002)
+            await self._refuse(Fault("timed_out", f"No `hello` within {self._streams.pace.hello:g} s."), None, 4002)
         except (Fault, FleetError) as error:
             fault = as_fault(error)
             await self._refuse(fault, fault.facts.pop("ref", None), 4001 if fault.code == "unauthorized" else 4002)

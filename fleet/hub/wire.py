@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 from pydantic_core import ErrorDetails
 
+from fleet.hub.exchange import message_json
 from fleet.hub.log import Event
 from fleet.hub.message import CHANNEL, ID, KEY, NAME, Code, Intent, Position, Refusal
 from fleet.hub.projection import COPY, MESSAGE, fields
@@ -719,15 +720,12 @@ def event_frame(event: Event, epoch: str) -> str:
     return '{"type":"event",' + event_json(event, epoch)[1:]
 
 
-_UNTOLD = ("recipients", "idempotency_key", "cause")
-"""Of a stored message: what is its sender's and the hub's own business. A receipt tells the sender."""
-
-
 def _data(event: Event, epoch: str) -> str:
-    if event.kind not in (MESSAGE, COPY):
-        return event.body.decode()
-    told = {name: value for name, value in fields(event).items() if name not in _UNTOLD}
-    return encode({**told, "seq": event.seq, "epoch": epoch, "at": event.at})
+    if event.kind in (MESSAGE, COPY):
+        return encode(message_json(fields(event), event.seq, epoch))
+    if b'"sha256"' in event.body:  # what a token is known by stays here
+        return encode({name: value for name, value in fields(event).items() if name != "sha256"})
+    return event.body.decode()
 
 
 def seen_twice(event: Event, streams: frozenset[str] | None) -> bool:
