@@ -68,6 +68,8 @@ class Settings:
     hub_kept_mb: float = 4096.0  # of the log; beyond it the oldest go
     hub_host: str = "127.0.0.1"  # the address on which the hub listens; beyond loopback a token is all that guards it
     hub_port: int = 0  # its port; 0 is any free one, the same again after a restart where that is possible
+    hub_orochi_ws_port: int = 0  # the port of the compatibility WebSocket for orochi's clients; -1 is none
+    hub_orochi_http_port: int = 0  # the same of their REST paths
     hub_names: tuple[str, ...] = ()  # names by which others reach it, beside localhost and its address (`Host`)
     hub_origins: tuple[str, ...] = ()  # origins of web pages that may use it, such as https://lab.example
     hub_connections: int = 1000  # connections from one address; the next is refused

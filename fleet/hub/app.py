@@ -425,7 +425,7 @@ async def _pieces(part: BodyPartReader) -> AsyncIterator[bytes]:
 async def get_file(call: Call) -> Reply:
     """A file's bytes, as a download unless it is a picture or plain text. `name` and `type`: as its message says."""
     sha256 = call.part("sha256")
-    name = check_file_name(call.asked("name") or sha256[:12])
+    name = check_file_name(call.asked("name") or "file")
     if isinstance(name, Refusal):
         raise Fault.of(name)
     try:

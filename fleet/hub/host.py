@@ -15,10 +15,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
+import json
 import logging
 import os
 import resource
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 from weakref import WeakSet
@@ -26,7 +27,7 @@ from weakref import WeakSet
 from aiohttp import web
 
 from fleet.errors import FleetError
-from fleet.hub import wire
+from fleet.hub import mcp, orochi, wire
 from fleet.hub.app import LOCAL_NAMES, Doors, authenticated, make_app
 from fleet.hub.exchange import Exchange
 from fleet.hub.stream import Pace, Streams
@@ -191,8 +192,9 @@ class HubServer:
         self._settings = settings
         self._pace = pace or Pace(behind=int(settings.hub_behind_kb * 1024), stalled=settings.hub_stalled)
         self._head_time = head_time
+        self._places = places
         self._socket = places.run / "hub.sock"
-        self._port_file = places.state / "hub" / "port"
+        self._ports_file = places.state / "hub" / "ports"
         self._runner: web.AppRunner | None = None
         self._gate: Gate | None = None
         self._servers: list[asyncio.Server] = []
@@ -200,6 +202,7 @@ class HubServer:
         self._inode: int | None = None
         self._tending: asyncio.Task[None] | None = None
         self._url: str | None = None
+        self._orochi: orochi.Ports | None = None
         self.streams: Streams | None = None
         self.problems: list[str] = []
         """What of it does not work, for whoever looks after the machine."""
@@ -212,7 +215,7 @@ class HubServer:
             self.exchange,
             self.streams,
             self.info,
-            names=LOCAL_NAMES | {_as_host(settings.hub_host), *(name.lower() for name in settings.hub_names)},
+            names=self._names(),
             origins=frozenset(settings.hub_origins),
             log_access=settings.hub_access_log,
             seen=self._heard,
@@ -234,15 +237,19 @@ class HubServer:
             await self.close()
             raise HubUnreachable(f"The hub cannot listen on {self._socket}: {error.strerror}.") from error
         await self._listen_tcp()
+        await self._listen_orochi()
         self._tending = asyncio.get_running_loop().create_task(self._tend(), name="hub-doors")
         log.info("the hub listens on %s and %s", self._socket, self._url or "no port")
 
     def info(self) -> dict[str, Any]:
         """Where it is."""
         return {
-            "url": self._url, "socket": str(self._socket), "orochi_ws": None, "orochi_http": None,
+            "url": self._url,
+            "socket": str(self._socket),
+            "orochi_ws": self._orochi.ws if self._orochi is not None else None,
+            "orochi_http": self._orochi.http if self._orochi is not None else None,
             "problems": list(self.problems),
-        }  # fmt: skip
+        }
 
     async def close(self) -> None:
         """Tell everybody, answer what is being answered for a moment, and let go of socket and ports."""
@@ -254,6 +261,8 @@ class HubServer:
                 server.close()
         if self._inode is not None and _inode(self._socket) == self._inode:
             self._socket.unlink(missing_ok=True)
+        if self._orochi is not None:
+            await self._orochi.close()
         if self.streams is not None:
             await self.streams.close()
         if self._runner is not None:
@@ -263,8 +272,6 @@ class HubServer:
 
     def _mount(self, app: web.Application) -> None:
         """What other doors add to the same port."""
-        from fleet.hub import mcp  # noqa: PLC0415
-
         mcp.mount(app, self.exchange, lambda request: authenticated(self.exchange, request))
 
     async def _listen_unix(self) -> None:
@@ -283,36 +290,78 @@ class HubServer:
     async def _listen_tcp(self) -> None:
         """On the port of the settings; where any will do, on the last one if it is free."""
         assert self._gate is not None
+        host, gate = self._settings.hub_host, self._gate
+
+        async def listen(port: int) -> int:
+            server = await asyncio.get_running_loop().create_server(gate, host, port, backlog=BACKLOG)
+            self._servers.append(server)
+            return int(server.sockets[0].getsockname()[1])
+
+        got = await self._on_a_port("hub", self._settings.hub_port, listen)
+        if got is not None:
+            self._url = f"http://{_as_host(host)}:{got}"
+
+    async def _listen_orochi(self) -> None:
+        """The compatibility ports: both, or none."""
         settings = self._settings
-        ports = [settings.hub_port] if settings.hub_port else [*self._last_port(), 0]
-        for port in ports:
+        if settings.hub_orochi_ws_port < 0 and settings.hub_orochi_http_port < 0:
+            return
+        ports = self._last_ports()
+        wanted = [
+            (settings.hub_orochi_ws_port or ports.get("orochi_ws", 0)),
+            (settings.hub_orochi_http_port or ports.get("orochi_http", 0)),
+        ]
+        for ws, http in (wanted, (settings.hub_orochi_ws_port, settings.hub_orochi_http_port)):
             try:
-                server = await asyncio.get_running_loop().create_server(
-                    self._gate, settings.hub_host, port, backlog=BACKLOG
-                )
+                self._orochi = await orochi.serve(
+                    self.exchange, settings.hub_host, ws, http, names=self._names(),
+                    origins=frozenset(settings.hub_origins), pace=self._pace,
+                )  # fmt: skip
             except OSError as error:
-                problem = f"The hub cannot listen on {settings.hub_host} port {port}: {error.strerror}."
+                problem = f"The compatibility ports cannot be had on {settings.hub_host}: {error.strerror}."
             else:
-                self._servers.append(server)
-                got = server.sockets[0].getsockname()[1]
-                self._url = f"http://{_as_host(settings.hub_host)}:{got}"
-                self._keep_port(got)
+                for name, url in (("orochi_ws", self._orochi.ws), ("orochi_http", self._orochi.http)):
+                    if url is not None:
+                        self._keep_port(name, int(url.rpartition(":")[2]))
                 return
+        self._has_problem(problem)
+
+    async def _on_a_port(self, name: str, wanted: int, listen: Callable[[int], Awaitable[int]]) -> int | None:
+        """Where it listens then; `None`: nowhere, and that is told."""
+        last = self._last_ports().get(name)
+        for port in [wanted] if wanted else [last, 0] if last else [0]:
+            try:
+                got = await listen(port)
+            except OSError as error:
+                problem = f"The hub cannot listen on {self._settings.hub_host} port {port}: {error.strerror}."
+            else:
+                self._keep_port(name, got)
+                return got
+        self._has_problem(problem)
+        return None
+
+    def _has_problem(self, problem: str) -> None:
         self.problems.append(problem)
-        log.error("%s It is reached by its socket alone.", problem)
+        log.error("%s It is reached by its socket.", problem)
 
-    def _last_port(self) -> list[int]:
-        with contextlib.suppress(OSError, ValueError):
-            port = int(self._port_file.read_text())
-            return [port] if 0 < port < 65536 else []
-        return []
-
-    def _keep_port(self, port: int) -> None:
+    def _last_ports(self) -> dict[str, int]:
         try:
-            self._port_file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._port_file.write_text(f"{port}\n")
+            found = json.loads(self._ports_file.read_text())
+            return {name: port for name, port in found.items() if type(port) is int and 0 < port < 65536}
+        except (OSError, ValueError, AttributeError):
+            return {}
+
+    def _keep_port(self, name: str, port: int) -> None:
+        try:
+            self._ports_file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._ports_file.write_text(json.dumps({**self._last_ports(), name: port}))
         except OSError as error:
-            log.warning("the hub's port may be another one after a restart: %s", error)
+            log.warning("the hub's ports may be others after a restart: %s", error)
+
+    def _names(self) -> frozenset[str]:
+        """The names by which it is reached."""
+        settings = self._settings
+        return LOCAL_NAMES | {_as_host(settings.hub_host), *(name.lower() for name in settings.hub_names)}
 
     def _heard(self, transport: asyncio.BaseTransport) -> None:
         if self._gate is not None:

@@ -55,6 +55,9 @@ AT_A_TIME = 64
 FAULTS = 50
 """Frames in a row that the hub could not take, before it stops listening to their sender."""
 
+FAREWELL = 10.0
+"""Seconds in which a reader that was sent away may read what it was sent before."""
+
 TEND = 5.0
 """Seconds between two looks at all connections."""
 
@@ -509,7 +512,7 @@ class Streams:
         if not reader.transport.is_closing():
             reader.transport.write(b"".join(out) + reader.framing.last(code))
             reader.transport.close()
-            self._loop.call_later(max(self.pace.stalled, 1.0), reader.transport.abort)
+            self._loop.call_later(FAREWELL, reader.transport.abort)
         self.leave(reader)
 
     def leave(self, reader: Reader) -> None:
