@@ -75,7 +75,7 @@ class Accounting:
 
     def _let_go(self, now: float) -> None:
         window, rate = self._rules.window, self._rules.sender_rate
-        self._pairs = {k: w for k, w in self._pairs.items() if w.times and now - w.times[-1] < window}
+        self._pairs = {k: w for k, w in self._pairs.items() if w.last is not None and now - w.last < window}
         full = self._rules.sender_burst / rate if rate > 0 else 0.0
         self._senders = {k: b for k, b in self._senders.items() if now - b.at < full}
 

@@ -703,6 +703,8 @@ class Exchange:
         self._check(caller, speaks=True)
         if self.registry.present(caller.workspace, caller.name) is None:
             await self._admitted(caller)
+        if turn is not None and isinstance(body, Mapping):
+            body = {**body, "reply_to": turn}
         read = read_submission(body, self.limits)
         if isinstance(read, Refusal):
             raise self._refuse(caller, read)
@@ -726,8 +728,7 @@ class Exchange:
         """`opened`: a conversation that the hub opens with it; `quiet`: it may cause no turn whatever it says."""
         workspace, name = caller.workspace, caller.name
         if turn is not None:
-            key = read.idempotency_key or f"turn:{turn}"
-            read = replace(read, reply_to=turn, idempotency_key=key)
+            read = replace(read, idempotency_key=read.idempotency_key or f"turn:{turn}")
         if read.idempotency_key is not None and (workspace, name, read.idempotency_key) in self._keys:
             return await self._repeated(caller, read)
         replied = await self._replied(caller, read)

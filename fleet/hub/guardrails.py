@@ -11,6 +11,7 @@ within a window no pair and no conversation causes more turns than the rules say
 
 from __future__ import annotations
 
+import bisect
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping
@@ -130,30 +131,61 @@ def _without(messages: Mapping[str, Message], gone: str) -> Mapping[str, Message
 # -- how much --------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
 class Window:
-    """When something last happened, for as long as that counts."""
+    """When something last happened, for as long as that counts. A value: with one more it is another one, which costs
+    the same however many there are, since the two share what they have in common."""
 
-    times: tuple[float, ...] = ()
+    __slots__ = ("_end", "_start", "_times")
+
+    def __init__(self, times: Iterable[float] = ()) -> None:
+        self._times = sorted(times)
+        self._start, self._end = 0, len(self._times)
+
+    @property
+    def last(self) -> float | None:
+        """The newest."""
+        return self._times[self._end - 1] if self._end > self._start else None
 
     def wait(self, now: float, most: int, span: float) -> float:
         """How long until there is room for one more; 0.0: now. A clock that is set back shortens no wait to come."""
-        recent = self._recent(now, span)
-        return 0.0 if len(recent) < most else max(0.0, recent[-most] + span - now) if most > 0 else span
+        recent = self._end - self._since(now, span)
+        if recent < most:
+            return 0.0
+        return max(0.0, min(self._times[self._end - most], now) + span - now) if most > 0 else span
 
     def counted(self, now: float, span: float) -> Window:
         """With one more."""
-        return Window((*self._recent(now, span), now))
+        after, start = object.__new__(Window), self._since(now, span)
+        set_back = self._end > start and self._times[self._end - 1] > now
+        if set_back or self._end < len(self._times) or start > 1024 + len(self._times) // 2:
+            after._times = [min(at, now) for at in self._times[start : self._end]]
+            start = 0
+        else:  # nobody else has gone on from here
+            after._times = self._times
+        after._times.append(now)
+        after._start, after._end = start, len(after._times)
+        return after
 
-    def _recent(self, now: float, span: float) -> tuple[float, ...]:
-        return tuple(sorted(min(at, now) for at in self.times if now - at < span))
+    def _since(self, now: float, span: float) -> int:
+        """Where those begin that count."""
+        return bisect.bisect_right(self._times, now - span, self._start, self._end)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Window):
+            return NotImplemented
+        return self._times[self._start : self._end] == other._times[other._start : other._end]
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"Window({self._times[self._start : self._end]})"
 
 
 @dataclass(frozen=True, slots=True)
 class Tally:
     """The messages of one conversation that caused turns."""
 
-    window: Window = Window()
+    window: Window = field(default_factory=Window)
     total: int = 0
 
     def counted(self, now: float, span: float) -> Tally:
@@ -166,7 +198,7 @@ class Accounts:
     """What is counted about one message: its sender's, its conversation's, and those of the pairs that it concerns."""
 
     sender: Bucket
-    thread: Tally = Tally()
+    thread: Tally = field(default_factory=Tally)
     pairs: Mapping[str, Window] = field(default_factory=dict)
     """By recipient. One that is not there has nothing on it."""
 
