@@ -256,6 +256,7 @@ class Client:
             self._door.token, self._door.token_file = token, "what this program was given"
         self._patience = patience
         self._opened: aiohttp.ClientSession | None = None
+        self._closed = False
         self._stood = False
         """The hub has been there: where it is not now, it is away, and is waited for."""
 
@@ -268,7 +269,8 @@ class Client:
         await self.close()
 
     async def close(self) -> None:
-        """Let go of all connections."""
+        """Let go of all connections. What is asked after that raises `RuntimeError`."""
+        self._closed = True
         if self._opened is not None:
             await self._opened.close()
             self._opened = None
@@ -435,9 +437,8 @@ class Client:
                             place = event.position
                             yield event
             except (NoDaemon, TimedOut) as error:
-                if not (self._stood or isinstance(error, hubcall.WentAway)) or (
-                    place is None and time.monotonic() - away_since > self._patience
-                ):
+                self._stood = self._stood or isinstance(error, hubcall.WentAway)
+                if not self._stood or (place is None and time.monotonic() - away_since > self._patience):
                     raise
             await asyncio.sleep(random.uniform(0, pause))
             pause = min(2 * pause, LONGEST_PAUSE)
@@ -606,10 +607,9 @@ class Client:
             except (NoDaemon, hubcall.HubSaid) as error:
                 if isinstance(error, hubcall.HubSaid) and error.code != "closing":
                     raise
-                went = isinstance(error, hubcall.WentAway | hubcall.HubSaid)
-                if went:
-                    began = time.monotonic()
-                if not (went or self._stood) or time.monotonic() - began > self._patience:
+                if isinstance(error, hubcall.WentAway | hubcall.HubSaid):
+                    self._stood, began = True, time.monotonic()
+                if not self._stood or time.monotonic() - began > self._patience:
                     raise
             await asyncio.sleep(random.uniform(0, pause))
             pause = min(2 * pause, LONGEST_PAUSE)
@@ -650,6 +650,8 @@ class Client:
 
     @property
     def _session(self) -> aiohttp.ClientSession:
+        if self._closed:
+            raise RuntimeError("this client is closed")
         if self._opened is None:
             hubcall.check_socket(self._door)
             connector = aiohttp.UnixConnector(self._door.path) if self._door.path else aiohttp.TCPConnector()
