@@ -591,7 +591,8 @@ class Operator:
                             }
                         )
                 remaining = deadline - self.fleet.clock.now()
-                if remaining <= 0 or all(_settled(r) for r in runners):
+                begun = self.fleet.starting()  # before that, what is seen of one is of an earlier launch
+                if remaining <= 0 or all(r.name not in begun and _settled(r) for r in runners):
                     break
                 seen = {r.name: _where(r) for r in runners}
                 await self.fleet.until(partial(_moved, runners, seen), min(remaining, 0.5))

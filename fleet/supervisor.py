@@ -229,7 +229,7 @@ class Supervisor:
                 while (found := self._obstacle(need.agent, need.condition)) is not None:
                     runner.waits_for = found.message
                     self._wake()
-                    if found.hopeless and need.agent not in self._starting():
+                    if found.hopeless and need.agent not in self.starting():
                         self.record_event(runner.name, "phase", "held", {"message": found.message})
                         runner.held = True
                         await self._forget_starts([runner.name])
@@ -242,7 +242,7 @@ class Supervisor:
         finally:
             self._wake()
 
-    def _starting(self) -> set[str]:
+    def starting(self) -> set[str]:
         """Whose start is under way here, if only because it waits itself: they will not stay stopped."""
         return {t.get_name().removeprefix("start ") for t in self._starts if not t.done()}
 

@@ -139,6 +139,8 @@ def run(words: Sequence[str]) -> int:
         from fleet.cli import completion
 
         return completion.complete(fleet)
+    if words[:1] == ["help"]:
+        words = [*words[1:], "--help"]
     try:
         with fleet.make_context("fleet", list(words)) as ctx:
             code: Any = fleet.invoke(ctx)

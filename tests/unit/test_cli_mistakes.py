@@ -44,6 +44,11 @@ def test_a_wrong_word_is_told_in_one_line_with_what_to_do(fleet: Shell, words: s
     assert hint.startswith("  ")
 
 
+def test_help_is_what_people_type_first(fleet: Shell) -> None:
+    assert fleet("help") == fleet("--help")
+    assert fleet("help", "start").out == fleet("start", "--help").out
+
+
 def test_a_group_alone_shows_its_commands_as_they_are(fleet: Shell) -> None:
     ran = fleet("hooks")
     assert (ran.code, ran.out) == (2, "")

@@ -579,6 +579,23 @@ async def test_an_order_that_was_cut_short_by_the_daemons_death_is_gone_on_with_
     assert ended.count(wanted) > 6
 
 
+@pytest.mark.parametrize("phase", [Phase.BACKOFF, Phase.FAILED])
+async def test_a_start_of_one_that_is_down_for_now_tells_what_came_of_this_start(
+    world: World, daemon: Daemon, phase: Phase
+) -> None:
+    path = manifest(world, "web", restart=f"{{max_retries: {2 if phase is Phase.FAILED else 5}}}")
+    await daemon.verb("start", targets=[path], env={"HOME": "/home/u"})
+    for _ in range(2):
+        await world.clock.turn(2)
+        world.host.pane("web").exit(3)
+        await world.clock.turn(0.1)
+    assert daemon["web"].life.phase is phase
+    starting = asyncio.ensure_future(daemon.verb("start", targets=["web"], wait=True, env={"HOME": "/home/u"}))
+    await world.clock.turn(3)
+    answer = await asyncio.wait_for(starting, 30)
+    assert [(agent["outcome"], agent["phase"]) for agent in answer.data["agents"]] == [("started", Phase.RUNNING)]
+
+
 async def test_a_start_that_no_wait_can_bring_about_is_answered_at_once(world: World, daemon: Daemon) -> None:
     world.host.refusals["db"] = "no such program"
     manifest(world, "db")
