@@ -13,6 +13,15 @@ the real hosts (tests/contract). Programs on it are coroutines:
     host = MemoryRuntime(clock, programs={"greeter": greeter})
 
 A test then breaks it: `host.pane("web").kill()`, `host.lose_multiplexer()`, `host.cut("link down")`.
+
+Headless agents of the hub are coroutines too, in this process and without a supervisor:
+
+    async def clerk(message: Message) -> str:
+        return f"you said {message.text}"
+
+    agents = ScriptedAgents({"clerk": clerk})
+    await agents.enroll(exchange)
+    courier = Courier(exchange, agents, clock)
 """
 
 from __future__ import annotations
@@ -24,11 +33,18 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
+from typing import Any
 
 from fleet.clock import Clock
 from fleet.errors import HostUnreachable, LaunchError, TimedOut
+from fleet.hub.delivery import Agent, HandedOver, Seen, Ways
+from fleet.hub.exchange import Exchange
+from fleet.hub.guardrails import Speaker
+from fleet.hub.message import Message, Way
+from fleet.hub.reach import TurnEnd, Typing
+from fleet.hub.registry import Card
 from fleet.runtimes.base import Capabilities, Ended, OnHost, OnLook
-from fleet.terms import File, Handle, LaunchPlan, Look, Process, Ran, Screen
+from fleet.terms import Activity, File, Handle, LaunchPlan, Look, Phase, Process, Ran, Screen
 
 SIGKILLED = 137
 SIGTERMED = 143
@@ -460,3 +476,114 @@ class MemoryRuntime:
     def _reach(self) -> None:
         if self.reason is not None:
             raise HostUnreachable(self.reason)
+
+
+# -- headless agents of the hub -------------------------------------------------------------------------------------
+
+Answers = Callable[[Message], Awaitable["str | TurnEnd"]]
+"""A headless agent's turn: what it answers to a message, or how else the turn ends."""
+
+
+class ScriptedAgents:
+    """Headless agents whose turns are coroutines of this process: a `hub.reach.Reach` without a supervisor.
+
+    Each is up until `stop` is called for it, and again after `start`. What they were given is in `turns`, in order.
+    """
+
+    def __init__(self, answers: Mapping[str, Answers], *, max_parallel: int = 1) -> None:
+        self.answers = dict(answers)
+        self.max_parallel = max_parallel
+        self.turns: list[tuple[str, Message, str]] = []
+        """Agent, message and prompt of every turn that was begun."""
+        self._running: dict[str, dict[str, asyncio.Task[str | TurnEnd]]] = {}
+        self._down: set[str] = set()
+        self._callbacks: list[Callable[[str], None]] = []
+
+    async def enroll(self, exchange: Exchange, channels: Sequence[str] = (), **speaker: Any) -> None:
+        """Make them members of the hub; `speaker`: what their manifests would let them do."""
+        for name in self.answers:
+            card = Card(name=name, harness="shell", supervised=True)
+            await exchange.enroll(card, Speaker(name=name, **speaker), channels)
+
+    def stop(self, name: str) -> None:
+        """The agent goes down: its turns are over, its mail waits."""
+        self._down.add(name)
+        for task in self._running.get(name, {}).values():
+            task.cancel()
+        self._changed(name)
+
+    def start(self, name: str) -> None:
+        self._down.discard(name)
+        self._changed(name)
+
+    def _changed(self, name: str) -> None:
+        for callback in self._callbacks:
+            callback(name)
+
+    # -- what the courier asks ---------------------------------------------------------------------------------
+
+    def standing(self, name: str) -> Agent | None:
+        if name not in self.answers:
+            return None
+        running = frozenset(self._running.get(name, ()))
+        activity = Activity.WORKING if running else Activity.READY
+        phase = Phase.STOPPED if name in self._down else Phase.RUNNING
+        return Agent(name=name, phase=phase, activity=activity, turns=running)
+
+    def ways(self, name: str) -> Ways:
+        return Ways(typed=False, composer=False, turns=self.max_parallel)
+
+    def on_change(self, callback: Callable[[str], None]) -> None:
+        self._callbacks.append(callback)
+
+    async def turn(self, name: str, message: Message, text: str) -> TurnEnd:
+        if name in self._down:
+            return TurnEnd(ok=False, reason="offline", again=True)
+        self.turns.append((name, message, text))
+        running = self._running.setdefault(name, {})
+        task = running[message.thread] = asyncio.ensure_future(self.answers[name](message))
+        try:
+            said = await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if not task.cancelled():  # who waits has given up, not the turn
+                task.cancel()
+                raise
+            return TurnEnd(ok=False, reason="interrupted", again=True)
+        finally:
+            running.pop(message.thread, None)
+        return said if isinstance(said, TurnEnd) else TurnEnd(ok=True, text=said)
+
+    async def stop_turn(self, name: str, thread: str) -> None:
+        task = self._running.get(name, {}).get(thread)
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    # -- they have no pane and no box --------------------------------------------------------------------------
+
+    async def put(self, name: str, key: str, text: str, way: Way) -> None:
+        raise _headless(name)
+
+    async def ring(self, name: str) -> None:
+        raise _headless(name)
+
+    async def withdraw(self, name: str, key: str) -> bool:
+        return True
+
+    async def clear(self, name: str, key: str) -> None:
+        """Nothing is kept of a turn."""
+
+    async def type(self, name: str, text: str, may_submit: Callable[[Agent], bool]) -> Typing:
+        return Typing.NOTHING
+
+    async def enter(self, name: str, text: str) -> None:
+        raise _headless(name)
+
+    async def seen(
+        self, name: str, key: str, handed: HandedOver, messages: Sequence[Message], since: float
+    ) -> list[Seen]:
+        return [Seen() for _ in messages]
+
+
+def _headless(name: str) -> LaunchError:
+    return LaunchError(f"{name} is headless: nothing is put into it")
