@@ -41,7 +41,7 @@ READS: dict[str, tuple[int, int, dict[str, tuple[str, str]]]] = {
     "members": (0, 0, {}),
     "who": (0, 1, {}),
     "receipt": (1, 1, {}),
-    "threads list": (0, 0, {"--state": ("state", TEXT)}),
+    "threads list": (0, 0, {**LIMIT, "--state": ("state", TEXT), "--before": ("before", COUNT)}),
     "threads show": (1, 1, {}),
     "workspaces list": (0, 0, {}),
     "invites list": (0, 1, {}),
@@ -78,7 +78,8 @@ def ask(command: str, words: Sequence[str] = (), **options: Any) -> Request:
 def _inbox(words: Sequence[str], given: dict[str, Any]) -> Request:
     """One's own inbox is taken: what waited in it has arrived. Somebody's is looked into, which changes nothing."""
     if words:
-        return "GET", hubcall.path("inbox", member(words[0]), **given), None
+        newest = not given.get("after") and not given.get("waiting")
+        return "GET", hubcall.path("inbox", member(words[0]), newest=newest, **given), None
     if set(given) - {"limit"}:
         raise Usage("`--after` and `--waiting` look into a named inbox.", hint="Add the name: `fleet inbox NAME`.")
     return "POST", hubcall.path("inbox", "take"), given

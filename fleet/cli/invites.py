@@ -29,14 +29,14 @@ def _list(data: dict[str, Any]) -> None:
         output.message("no invites")
         return
     output.table(
-        ("ID", "ROLE", "FOR", "USES", "MADE", "ENDS"),
+        ("ID", "ROLE", "USES", "MADE", "BY", "ENDS"),
         [
             (
                 str(i["id"]),
                 str(i.get("role") or "-"),
-                str(i.get("name") or "-"),
                 str(i.get("uses") if i.get("uses") is not None else "-"),
                 words.clock_time(i.get("created_at")),
+                str(i.get("created_by") or "-"),
                 words.clock_time(i.get("expires_at")),
             )
             for i in data["invites"]
@@ -53,7 +53,6 @@ def _list(data: dict[str, Any]) -> None:
     show_default=True,
     help="What whoever redeems it may do.",
 )
-@click.option("--name", metavar="NAME", help="Whom it is for; otherwise whoever redeems it says.")
 @click.option(
     "--uses", type=click.IntRange(1, 1000), default=1, show_default=True, help="How often it can be redeemed."
 )
@@ -72,8 +71,7 @@ def create(
         return talk.would("POST", target, body, as_json)
     secrets.check(out)
     made = hubcall.request(where.door, "POST", target, body, timeout=reads.request_timeout()).json()
-    key = next(name for name in ("invite", "code") if name in made)
-    secrets.hand_over(made, key, out, f"{made['id']}: shown this once; `fleet invites redeem` takes it", as_json)
+    secrets.hand_over(made, "invite", out, f"{made['id']}: shown this once; `fleet invites redeem` takes it", as_json)
     return 0
 
 
@@ -98,19 +96,19 @@ def revoke(where: talk.Where, invite: str, dry_run: bool, as_json: bool) -> int:
 
 @invites.command()
 @click.argument("file", metavar="FILE|-")
-@click.option("--name", metavar="NAME", help="Who you are going to be; not needed where the invite says so.")
+@click.option("--name", required=True, metavar="NAME", help="Who you are going to be.")
 @secrets.option
 @talk.dry_run
 @talk.as_json
 @talk.on_hub
-def redeem(where: talk.Where, file: str, name: str | None, out: str | None, dry_run: bool, as_json: bool) -> int:
+def redeem(where: talk.Where, file: str, name: str, out: str | None, dry_run: bool, as_json: bool) -> int:
     """Redeem an invite whose code is in a file, or comes on stdin (`-`), for a token of your own."""
     target = hubcall.path("invites", "redeem")
     if dry_run:
         return talk.would("POST", target, {"name": name}, as_json)
     secrets.check(out)
-    body = {"code": secrets.take(file), **({"name": name} if name else {})}
+    body = {"invite": secrets.take(file), "name": name}
     made = hubcall.request(where.stranger, "POST", target, body, timeout=reads.request_timeout()).json()
-    about = f"you are {made.get('name') or name} in {made.get('workspace')}; the token is shown this once"
+    about = f"you are {made.get('name')} in {made.get('workspace')}; the token is shown this once"
     secrets.hand_over(made, "token", out, about, as_json)
     return 0

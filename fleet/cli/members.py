@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import click
 
-from fleet.cli import hubreads, output, talk, words
+from fleet.cli import hubreads, output, talk
 
 
 @click.command()
@@ -39,13 +40,10 @@ def _show(data: dict[str, Any]) -> None:
     )
 
 
-def presence(member: dict[str, Any]) -> output.Cell:
-    """How a member is, in a word or two."""
-    said = member.get("presence")
-    if isinstance(said, dict):
-        word = str(said.get("state") or said.get("presence") or said.get("activity") or said.get("phase") or "-")
-        more = said.get("activity")
-        word = f"{word} ({more})" if more and more != word else word
-    else:
-        word = str(said or "-")
-    return word, words.STYLES.get(word.partition(" ")[0], "dim" if word.startswith("offline") else "")
+STYLES = {"online": "cyan", "busy": "green", "waiting": "bold magenta", "limited": "yellow", "offline": "dim"}
+
+
+def presence(member: Mapping[str, Any]) -> output.Cell:
+    """How a member is, in a word."""
+    word = str(member.get("presence") or "-")
+    return word, STYLES.get(word, "")

@@ -19,11 +19,13 @@ def threads() -> None:
 
 @threads.command(name="list")
 @click.option("--state", type=click.Choice(list(STYLES)), help="Only those that stand so.")
+@click.option("--before", type=click.IntRange(min=0), metavar="SEQ", help="Only what began before: the next page.")
+@talk.limit
 @talk.as_json
 @talk.on_hub
-def list_(where: talk.Where, state: str | None, as_json: bool) -> int:
+def list_(where: talk.Where, as_json: bool, **which: Any) -> int:
     """List the newest conversations."""
-    return talk.read(where, hubreads.ask("threads list", state=state), _list, as_json=as_json)
+    return talk.read(where, hubreads.ask("threads list", **which), _list, as_json=as_json)
 
 
 def _list(data: dict[str, Any]) -> None:
@@ -31,15 +33,15 @@ def _list(data: dict[str, Any]) -> None:
         output.message("no conversations")
         return
     output.table(
-        ("THREAD", "STATE", "OPENED", "BY", "MESSAGES", "ABOUT"),
+        ("THREAD", "STATE", "OPENED", "BY", "MESSAGES", "TURNS"),
         [
             (
                 str(t["id"]),
                 (str(t["state"]), STYLES.get(str(t["state"]), "")),
                 words.clock_time(t.get("opened_at")),
                 str(t.get("opened_by") or "-"),
-                str(t.get("messages") or t.get("count") or "-"),
-                str(t.get("topic") or t.get("text") or t.get("title") or "-")[:60],
+                str(t.get("messages") or 0),
+                str(t.get("turns") or 0),
             )
             for t in data["threads"]
         ],
@@ -74,7 +76,7 @@ def _show(data: dict[str, Any]) -> None:
 
 def act(item: dict[str, Any]) -> None:
     """What an operator did, as a line between the messages."""
-    who, what = item.get("actor") or item.get("by") or item.get("sender"), item.get("verb") or item.get("act")
+    who, what = item.get("by"), item.get("verb")
     why = f": {item['reason']}" if item.get("reason") else ""
     output.pieces([(words.clock_time(item.get("at")), "dim"), (f"— {what} by {who}{why}", "bold yellow")])
 

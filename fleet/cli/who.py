@@ -22,7 +22,7 @@ def who(where: talk.Where, name: str | None, as_json: bool) -> int:
 
 
 def _all(data: dict[str, Any]) -> None:
-    there = [m for m in data["members"] if not str(_word(m)).startswith("offline")]
+    there = [m for m in data["members"] if m.get("presence") != "offline"]
     if not there:
         output.message("nobody is online; `fleet members` lists everybody")
         return
@@ -30,11 +30,6 @@ def _all(data: dict[str, Any]) -> None:
         ("NAME", "PRESENCE", "WAITING", "STATUS"),
         [(str(m["name"]), presence(m), str(m.get("waiting") or 0), _status(m.get("status"))) for m in there],
     )
-
-
-def _word(member: dict[str, Any]) -> str:
-    cell = presence(member)
-    return cell if isinstance(cell, str) else cell[0]
 
 
 def _status(status: Any) -> str:

@@ -26,21 +26,17 @@ def list_(where: talk.Where, as_json: bool) -> int:
 
 def _list(data: dict[str, Any]) -> None:
     output.table(
-        ("WORKSPACE", "MADE", "MEMBERS", "ABOUT"),
+        ("WORKSPACE", "MADE", "BY", "ABOUT"),
         [
             (
                 str(w["name"]),
                 words.clock_time(w.get("created_at")),
-                str(_count(w.get("members"))),
+                str(w.get("created_by") or "-"),
                 str(w.get("description") or "-"),
             )
             for w in data["workspaces"]
         ],
     )
-
-
-def _count(members: Any) -> Any:
-    return len(members) if isinstance(members, list | dict) else "-" if members is None else members
 
 
 @workspaces.command()

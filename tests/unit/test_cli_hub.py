@@ -43,6 +43,7 @@ def hub(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedHub]:
 ASKED: list[tuple[list[str], str, str, dict[str, str]]] = [
     (["inbox"], "POST", "inbox/take", {}),
     (["inbox", "-n", "3"], "POST", "inbox/take", {}),
+    (["inbox", "web"], "GET", "inbox/web", {"newest": "1"}),
     (["inbox", "@Web", "--after", "7", "--waiting"], "GET", "inbox/web", {"after": "7", "waiting": "1"}),
     (["history"], "GET", "messages", {}),
     (["history", "#general", "--limit", "5"], "GET", "messages", {"channel": "#general", "limit": "5"}),
@@ -369,7 +370,7 @@ DRY = [
     ["tokens", "revoke", "k-1"],
     ["invites", "create"],
     ["invites", "revoke", "i-1"],
-    ["invites", "redeem", "-"],
+    ["invites", "redeem", "-", "--name", "eve"],
     ["remove", "web"],
 ]
 
@@ -518,7 +519,7 @@ def test_an_invite_is_redeemed_from_a_file_by_who_has_no_token(
     ran = fleet("invites", "redeem", "invite", "--name", "eve")
     assert (ran.code, ran.out) == (0, "flt_new\n"), ran.err
     asked = hub.asked("POST", "invites/redeem")
-    assert asked.json == {"code": "fli_code", "name": "eve"}
+    assert asked.json == {"invite": "fli_code", "name": "eve"}
     assert "authorization" not in asked.headers
 
 
@@ -550,7 +551,7 @@ def test_what_others_wrote_can_neither_steer_the_terminal_nor_pass_for_another(
     hub.will("GET", f"messages/{evil['id']}", evil)
     hub.will("GET", "members", {"members": [{**WEB, "description": text, "status": {"status": text}}]})
     hub.will("GET", "channels", {"channels": [{"name": "#c", "members": {text: "all"}}]})
-    hub.will("GET", "threads", {"threads": [{"id": "t-1", "state": "active", "topic": text}]})
+    hub.will("GET", "threads", {"threads": [{"id": "t-1", "state": "active", "opened_by": text}]})
     hub.will(
         "GET", "threads/t-1", {"thread": {"id": "t-1"}, "messages": [evil], "acts": [{"verb": "pause", "by": text}]}
     )
