@@ -80,6 +80,8 @@ class Operator:
         self.fleet = supervisor
         self.leave = leave
         self.started_at = time.time()
+        self.notices: list[Callable[[], Iterable[str]]] = []
+        """What others beside the supervisor have to tell of themselves that does not work."""
 
     async def do(self, verb: str, args: Args, progress: Progress) -> Answer:
         """Carry out one verb."""
@@ -398,6 +400,7 @@ class Operator:
             told.append(f"Nothing can be written down, so nothing is started or stopped: {self.fleet.storage_problem}")
         if self.fleet.faults:
             told.append(f"{self.fleet.faults} internal faults; see {self.fleet.places.log}")
+        told += [notice for notices in self.notices for notice in notices()]
         if self.fleet.ramp_note:
             told.append(self.fleet.ramp_note)
         told += self.fleet.rules.errors.values()

@@ -27,6 +27,7 @@ from fleet.control import Operator, Server
 from fleet.db import Database, place
 from fleet.errors import DaemonBusy, FleetError, InvalidSettings, NotAllowed
 from fleet.events import EVENTS_MIGRATIONS, Events
+from fleet.hubside import HubSide
 from fleet.ledger import LEDGER_MIGRATIONS, Ledger, StartEnvironment
 from fleet.runtimes.local import LocalRuntime
 from fleet.settings import Places, Settings
@@ -126,10 +127,15 @@ class Daemon:
         events = Events(database, secrets)
         runtime = LocalRuntime(places, settings, clock, secrets)
         supervisor = Supervisor(settings, places, clock, Ledger(database), events, runtime)
-        server = Server(Operator(supervisor, self.leave))
+        hub = HubSide(supervisor, events, runtime, settings, places, clock)
+        operator = Operator(supervisor, self.leave)
+        operator.notices.append(lambda: hub.problems)
+        server = Server(operator)
         cleaning = asyncio.create_task(keep_clean(events, settings, places, clock), name="clean")
         try:
+            hub.begin()
             await supervisor.open()
+            hub.take_up()
             await server.listen(places.control)
             agents = len(supervisor.runners)
             log.info("fleet %s serves %d agents on %s", __version__, agents, places.control)
@@ -139,6 +145,7 @@ class Daemon:
             notify("STOPPING=1")
             cleaning.cancel()
             await server.close()
+            await hub.close()
             await supervisor.close()
             await database.close()
             log.info("fleet leaves; its agents go on")

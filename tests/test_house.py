@@ -28,7 +28,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("preparing", "headless"),
     ("runner",),
     ("supervisor", "schedule", "report", "reach"),
-    ("control",),
+    ("control", "hubside"),
     ("daemon",),
     ("cli", "testing"),
 )

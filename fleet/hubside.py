@@ -1,0 +1,272 @@
+"""The hub beside the supervisor: opened with the daemon, told of the agents, and never in their way.
+
+What holds:
+
+- A hub that cannot be opened, or stops, takes no agent down: it is told (`problem`) and tried again.
+- It takes messages before all agents are adopted; mail goes into them from then on.
+- Every launch of an agent that takes part gets a token of its own, and those of its earlier launches are nobody's.
+- The person at the command line is an administrator of the hub: the token lies in a 0600 file of the state folder.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import Coroutine, Mapping
+from pathlib import Path
+from typing import Any
+
+from fleet import report
+from fleet.clock import Clock
+from fleet.db import place
+from fleet.errors import FleetError
+from fleet.events import Events
+from fleet.hub.auth import MAIN, Caller, Role
+from fleet.hub.courier import Courier
+from fleet.hub.exchange import Exchange
+from fleet.hub.guardrails import Speaker
+from fleet.hub.host import HubServer
+from fleet.hub.registry import Card
+from fleet.manifests.model import AgentSpec
+from fleet.preparing import Admission
+from fleet.reach import Agents, Turns
+from fleet.runner import Runner
+from fleet.runtimes.base import Runtime
+from fleet.settings import Places, Settings
+from fleet.supervisor import Supervisor
+from fleet.terms import HookEvent
+
+log = logging.getLogger(__name__)
+
+BY = "fleet"
+"""Who makes the tokens of launches, and the operator's."""
+
+PATIENCE = 10.0
+"""Seconds that a launch waits for a hub that is being opened."""
+
+AGAIN = (1.0, 2.0, 5.0, 15.0, 30.0)
+"""Seconds after which a hub that could not be opened is tried again; then always after the last."""
+
+SPEAKS_OF_TURNS = frozenset({"claude-code"})
+"""Harnesses whose hooks tell the end of every turn."""
+
+
+class HubSide:
+    """The hub of one daemon. `begin` it, `take_up` the agents once they are adopted, `close` it."""
+
+    def __init__(
+        self,
+        supervisor: Supervisor,
+        events: Events,
+        runtime: Runtime,
+        settings: Settings,
+        places: Places,
+        clock: Clock,
+        turns: Turns | None = None,
+    ) -> None:
+        self._supervisor, self._events, self._runtime = supervisor, events, runtime
+        self._settings, self._places, self._clock, self._turns = settings, places, clock, turns
+        self._exchange: Exchange | None = None
+        self._server: HubServer | None = None
+        self._open = asyncio.Event()
+        self._taken_up = asyncio.Event()
+        self._declared: dict[str, AgentSpec] = {}
+        """The agents as they stand in the hub."""
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self.problem: str | None = None
+        """Why there is no hub at the moment."""
+
+    @property
+    def problems(self) -> list[str]:
+        """What of the hub does not work, for the operator."""
+        whole = [] if self.problem is None else [self.problem]
+        return whole if self._server is None else [*whole, *self._server.problems]
+
+    def begin(self) -> None:
+        """Open it, and try again until it is open."""
+        self._supervisor.admit = self.admit
+        self._beside(self._keep_open(), "hub")
+
+    def take_up(self) -> None:
+        """The agents are adopted: they may be told of, and given their mail."""
+        self._taken_up.set()
+
+    async def close(self) -> None:
+        """Let go; what is under way goes on from the log."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._server is not None:
+            await self._server.close()
+        if self._exchange is not None:
+            await self._exchange.close()
+
+    # -- opening ---------------------------------------------------------------------------------------------------
+
+    async def _keep_open(self) -> None:
+        for tries in range(10**9):
+            try:
+                self._exchange, self._server = await self._opened()
+                break
+            except Exception as error:
+                expected = isinstance(error, FleetError | OSError)
+                log.error("there is no hub: %s", error, exc_info=None if expected else error)
+                self.problem = f"There is no hub: {error}"
+                await self._clock.sleep(AGAIN[min(tries, len(AGAIN) - 1)])
+        self.problem = None
+        self._open.set()
+        await self._taken_up.wait()
+        await self._serve_agents(self._hub)
+
+    async def _opened(self) -> tuple[Exchange, HubServer]:
+        folder = place(self._places.state / "hub", self._settings.database_folder)
+        exchange = await Exchange.open(folder, self._settings, self._clock)
+        try:
+            await self._keep_operators_token(exchange)
+            server = HubServer(exchange, self._settings, self._places)
+            await server.start()
+        except BaseException:
+            await exchange.close()
+            raise
+        return exchange, server
+
+    async def _keep_operators_token(self, exchange: Exchange) -> None:
+        """Where there is none that is good, make one."""
+        path = self._places.state / "hub" / "operator.token"
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            caller = exchange.tokens.check(path.read_text().strip())
+            if caller is not None and (caller.name, caller.role) == (self._settings.hub_operator, Role.ADMIN):
+                return
+        _, token = await exchange.tokens.create(Role.ADMIN, self._settings.hub_operator, by=BY)
+        await asyncio.to_thread(_write_secret, path, token)
+
+    @property
+    def _hub(self) -> Exchange:
+        assert self._exchange is not None
+        return self._exchange
+
+    # -- agents ----------------------------------------------------------------------------------------------------
+
+    async def _serve_agents(self, hub: Exchange) -> None:
+        """Bring the hub's members up to the supervisor's agents, then carry their mail."""
+        hub.presence = self._presence
+        reach = Agents(
+            self._supervisor.runners, self._runtime, self._clock, self._supervisor.rules.of,
+            self._events.of_generation, self._turns,
+        )  # fmt: skip
+        self._supervisor.on_change(reach.heard)
+        self._supervisor.on_change(self._heard)
+        for runner in list(self._supervisor.runners.values()):
+            await self._declare(runner.spec)
+        me = Caller(self._settings.hub_operator, Role.ADMIN)
+        for member in hub.members(me):
+            if member["supervised"] and member["name"] not in self._supervisor.runners:
+                await hub.remove(me, member["name"])
+        while True:
+            courier = Courier(hub, reach, self._clock)
+            try:
+                await courier.run()
+                return
+            except Exception:  # mail waits, and is taken up again
+                log.exception("the courier stopped; again in a second")
+                await self._clock.sleep(1.0)
+            finally:
+                await courier.close()
+
+    def _presence(self, name: str) -> Mapping[str, Any] | None:
+        runner = self._supervisor.runners.get(name)
+        if runner is None:
+            return None
+        told = report.summary(runner, self._clock.now(), self._settings)
+        return {key: told[key] for key in _TOLD}
+
+    def _heard(self, runner: Runner, event: HookEvent | None) -> None:
+        if event is not None or not self._open.is_set():
+            return
+        if self._declared.get(runner.name) is not runner.spec:
+            self._beside(self._declare(runner.spec), f"declare {runner.name}")
+        self._hub.announce(runner.name)
+
+    async def _declare(self, spec: AgentSpec) -> None:
+        """The agent is a member as its manifest says."""
+        self._declared[spec.name] = spec
+        try:
+            if spec.hub.enabled:
+                named = spec.hub.channels or (self._settings.hub_channel,)
+                channels = [f"#{channel.removeprefix('#').lower()}" for channel in named]
+                await self._hub.enroll(_card(spec), _speaker(spec), channels)
+            elif any(member["name"] == spec.name for member in self._hub.members(_OPERATOR)):
+                await self._hub.remove(_OPERATOR, spec.name)
+        except FleetError as error:
+            del self._declared[spec.name]
+            log.error("the hub does not know %s as it is now: %s", spec.name, error)
+
+    async def admit(self, spec: AgentSpec, generation: str) -> Admission | None:
+        """See `preparing.Admit`. A hub that is away does not keep an agent from its launch."""
+        if not spec.hub.enabled:
+            return None
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await self._open.wait()
+            assert self._server is not None
+            await self._declare(spec)
+            id, token = await self._hub.tokens.create(Role.AGENT, spec.name, by=BY)
+            for row in await self._hub.tokens.list(MAIN):
+                if (row.name, row.created_by, row.revoked_at) == (spec.name, BY, None) and row.id != id:
+                    await self._hub.tokens.revoke(row.id, by=BY)
+        except (FleetError, TimeoutError) as error:
+            log.error("%s is launched without the hub: %s", spec.name, error or self.problem)
+            return None
+        return Admission(str(self._server.info()["socket"]), token)
+
+    def _beside(self, doing: Coroutine[Any, Any, None], name: str) -> None:
+        task = asyncio.create_task(doing, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("the hub: %s failed", task.get_name(), exc_info=task.exception())
+
+
+_OPERATOR = Caller("fleet", Role.ADMIN)
+
+_TOLD = ("phase", "activity", "kind", "reason", "since", "activity_since", "observed_at", "context_pct", "resets_at")
+"""What members hear of an agent, from its report."""
+
+
+def _card(spec: AgentSpec) -> Card:
+    return Card(
+        name=spec.name,
+        description=spec.description or "",
+        machine=report.machine(spec),
+        role=spec.labels.get("role", ""),
+        harness=spec.harness,
+        model=spec.model or "",
+        project=spec.labels.get("project", ""),
+        capabilities=tuple(spec.capabilities),
+        labels=dict(spec.labels),
+        supervised=True,
+        turns=spec.harness in SPEAKS_OF_TURNS and spec.mode != "headless",
+    )
+
+
+def _speaker(spec: AgentSpec) -> Speaker:
+    hub = spec.hub
+    return Speaker(
+        name=spec.name, may=frozenset(hub.may), wake=hub.wake, hop_limit=hub.hop_limit,
+        suppress_thanks=hub.suppress_thanks,
+    )  # fmt: skip
+
+
+def _write_secret(path: Path, text: str) -> None:
+    """Whole or not at all, and the user's own."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    part = path.with_name(path.name + ".part")
+    part.unlink(missing_ok=True)
+    with open(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600), "w") as file:
+        file.write(text + "\n")
+    part.rename(path)
