@@ -560,15 +560,15 @@ async def test_an_order_that_was_cut_short_by_the_daemons_death_is_gone_on_with_
         folder.mkdir()
         world = World(folder, backoff_jitter=0.0)
         first = await world.daemon()
-        await first.start(*team(world))
-        await world.clock.turn(6)
+        await first.start(world.shell("a", depends_on=needs("b", "started")), world.shell("b"))
+        await world.clock.turn(4)
         first.kill()
         daemon = await world.daemon(last, after=True)
         asking = asyncio.ensure_future(daemon.verb(verb, all=True)) if not daemon.hands.dead else None
-        await world.clock.turn(12)
+        await world.clock.turn(6)
         killed = daemon.hands.dead
         daemon = await world.daemon() if killed else daemon
-        await world.clock.turn(12)
+        await world.clock.turn(6)
         ended.append(set(phases(daemon).values()))
         wanted = {Phase.STOPPED} if verb == "stop" else {Phase.RUNNING}
         assert ended[-1] in (wanted, {Phase.RUNNING}), (last, phases(daemon), daemon.hands.touches)
