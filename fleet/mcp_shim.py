@@ -31,6 +31,17 @@ from typing import Any
 PROTOCOLS = ("2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25")
 """The versions of MCP that begin with `initialize`, oldest first."""
 
+SERVER = "fleet"
+"""What programs know it as: its tools are `mcp__fleet__send` and so on."""
+OWN = "--own"
+"""The argument that says: this is the session of the agent itself."""
+UNASKED = (
+    "send", "ask", "poll", "reply", "decline", "history", "who", "channels", "react", "status", "health", "context",
+    "task", "subagents", "discuss", "transcript",
+)  # fmt: skip
+"""Tools that a program need not ask a person about each time: they reach nothing but the hub, by the agent's own token.
+`upload` and `download` read and write files, and `control` is the operator's."""
+
 INSTRUCTIONS = """\
 These tools reach the other members of your fleet: coding agents, people and programs on this and other machines.
 `who` lists them. `send` tells one of them, several or a #channel something; `ask` waits for one answer; `reply` answers
@@ -283,7 +294,7 @@ class Shim:
         arguments = _params(message).get("arguments")
         path = arguments.get("path") if isinstance(arguments, dict) else None
         if tool == "poll" and self._nested:
-            raise Refused("This session runs inside of an agent, whose mail is its own to read.")
+            raise Refused("An agent's mail is not read from here: it comes to the agent by itself.")
         if not isinstance(path, str) or not isinstance(arguments, dict):
             return None
         which = json.dumps(message["id"])
@@ -385,7 +396,7 @@ def main(
 ) -> int:
     """Serve until stdin ends; the exit code. `--own` says that this is the session of the agent itself: without it
     a session inside of an agent (one that the agent's tools have started) leaves the agent's mail alone."""
-    nested = "FLEET_GENERATION" in environ and "--own" not in words
+    nested = "FLEET_GENERATION" in environ and OWN not in words
     shim = Shim(Hub.of(environ, folders), _to_stdout, version=version, nested=nested)
     for line in sys.stdin.buffer:
         if line.strip():

@@ -11,12 +11,14 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from importlib import resources
 from typing import Any, TypeAlias
 
+from fleet import mcp_shim
 from fleet.harnesses import claude_turns
 from fleet.harnesses.base import (
     BOX,
@@ -66,6 +68,8 @@ HOOK_TIMEOUT = 10
 
 MAIL_TIMEOUT = 30
 """The same for the hook that hands over mail: a few files are copied."""
+MCP_SHIM = "mcp_shim.py"
+"""A copy of it lies in the launch's folder: there it serves on any host that has a Python."""
 DOORBELL_SINCE: Version = (2, 1, 210)
 """From here on a watched file wakes it with words of fleet's own; before, mail goes in at a tool's end or is typed."""
 TOLD_AT = ("PostToolUse", "PostToolUseFailure")
@@ -431,6 +435,9 @@ def _settings(ask: LaunchAsk, version: Version | None, mode: str | None, found: 
         settings["enableAllProjectMcpServers"] = True
     elif ask.mcp_written:
         settings["enabledMcpjsonServers"] = list(ask.mcp_written)
+    if has_fleet_tools(spec):
+        # Talking to the fleet needs no person's word each time; what reads or writes files does.
+        settings["permissions"] = {"allow": [f"mcp__{mcp_shim.SERVER}__{tool}" for tool in mcp_shim.UNASKED]}
     if _knows(version, (2, 1, 289)) and not any("tui" in s for s in found):
         # Else the renderer follows a remote flag, and may be another one tomorrow.
         settings["tui"] = "fullscreen"
@@ -513,23 +520,49 @@ def _merged(ours: dict[str, Any], theirs: Sequence[Json]) -> dict[str, Any]:
         hooks = {**merged["hooks"]}
         for event, entries in _section(settings, "hooks").items():
             hooks[event] = [*hooks.get(event, []), *(entries if isinstance(entries, list) else [])]
+        permissions = _both(_section(merged, "permissions"), _section(settings, "permissions"))
         merged = {**merged, **{k: v for k, v in settings.items() if k not in ("hooks", "statusLine")}, "hooks": hooks}
+        if permissions:
+            merged["permissions"] = permissions
     return merged
 
 
-def _mcp_servers(spec: AgentSpec) -> dict[str, Any]:
-    """The MCP servers that a launch is given."""
-    return {k: s.model_dump(mode="json", exclude_unset=True) for k, s in spec.mcp_servers.items()}
+def _both(ours: Json, theirs: Json) -> dict[str, Any]:
+    """Permissions of both; what both name as a list is one list."""
+    lists = {k: [*v, *theirs[k]] for k, v in ours.items() if isinstance(v, list) and isinstance(theirs.get(k), list)}
+    return {**ours, **theirs, **lists}
+
+
+def _mcp_servers(folder: str, spec: AgentSpec) -> dict[str, Any]:
+    """The MCP servers that a launch is given: the manifest's, and fleet's own, unless the manifest says no."""
+    given = {k: s.model_dump(mode="json", exclude_unset=True) for k, s in spec.mcp_servers.items()}
+    if not has_fleet_tools(spec):
+        return given
+    # What comes to a headless agent comes as its turns: those do not read its mail.
+    own = [] if spec.mode == "headless" else [mcp_shim.OWN]
+    python = sys.executable if spec.runtime == "local" else "python3"
+    args = ["-I", "-S", f"{folder}/{MCP_SHIM}", *own]
+    return {**given, mcp_shim.SERVER: {"type": "stdio", "command": python, "args": args}}
+
+
+def has_fleet_tools(spec: AgentSpec) -> bool:
+    """Whether it gets fleet's own MCP server. One of its own by that name counts more."""
+    return spec.hub.enabled and spec.hub.mcp and mcp_shim.SERVER not in spec.mcp_servers
 
 
 def _mcp_file(ask: LaunchAsk) -> list[File]:
-    servers = _mcp_servers(ask.spec)
-    return [_json_file(f"{ask.folder}/mcp.json", {"mcpServers": servers})] if servers else []
+    servers = _mcp_servers(ask.folder, ask.spec)
+    shim = [File(f"{ask.folder}/{MCP_SHIM}", _shim(), 0o600)] if has_fleet_tools(ask.spec) else []
+    return [*shim, _json_file(f"{ask.folder}/mcp.json", {"mcpServers": servers})] if servers else []
+
+
+def _shim() -> bytes:
+    return resources.files("fleet").joinpath(MCP_SHIM).read_bytes()
 
 
 def _mcp_option(folder: str, spec: AgentSpec) -> list[str]:
     """With "=", since the option takes every word that follows it."""
-    return [f"--mcp-config={folder}/mcp.json"] if _mcp_servers(spec) else []
+    return [f"--mcp-config={folder}/mcp.json"] if _mcp_servers(folder, spec) else []
 
 
 def _json_file(path: str, content: Json) -> File:

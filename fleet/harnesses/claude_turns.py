@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
+from fleet import mcp_shim
 from fleet.harnesses.base import Remedy, TurnAsk, TurnLaunch, TurnResult
 from fleet.harnesses.limits import LIMIT, resets_at
 from fleet.manifests.model import AgentSpec
@@ -67,7 +68,7 @@ def _tools(spec: AgentSpec) -> list[str]:
     """The tools that there are for it, and those that it may use unasked. With "=", since the options take every word
     that follows."""
     wanted = spec.headless.tools
-    own = ["mcp__fleet"] if spec.hub.enabled and spec.hub.mcp else []
+    own = [f"mcp__{mcp_shim.SERVER}__{tool}" for tool in mcp_shim.UNASKED] if spec.hub.enabled and spec.hub.mcp else []
     if wanted == "all":
         return ["--disallowedTools=AskUserQuestion"]
     names = READ_ONLY if wanted == "read-only" else wanted

@@ -1,7 +1,8 @@
 """The compatibility ports: scitex-orochi 0.5.1's clients, its Python client, command line and sidecars, unchanged.
 
-Two ports, as its server has them: one for agents, whose WebSocket takes any path, and one for REST (`orochi_rest.py`)
-and observers. `/ws/agent/` on both is the flat form of its newer server. docs/orochi.md says what is where in fleet.
+Two ports, as its server has them: one for agents, whose WebSocket takes any path, and one for observers; REST
+(`orochi_rest.py`) and `/ws/agent/`, the flat form of its newer server, are on both. docs/orochi.md says what is where
+in fleet.
 
 What is fleet's own rule holds here too:
 
@@ -24,14 +25,14 @@ from typing import Any
 
 from aiohttp import WSMsgType, web
 
-from fleet.clock import Clock, SystemClock
 from fleet.errors import FleetError
 from fleet.hub import orochi_frames as frames
 from fleet.hub import orochi_rest, wire
 from fleet.hub.auth import Caller, Role
 from fleet.hub.exchange import Exchange
 from fleet.hub.log import Event
-from fleet.hub.message import Position, mint
+from fleet.hub.mailbox import Change, box
+from fleet.hub.message import Position, Proven, Way, mint
 from fleet.hub.orochi_frames import Frame
 from fleet.hub.projection import COPY, MESSAGE, fields
 from fleet.hub.registry import PRESENCE, STATUS
@@ -41,6 +42,8 @@ from fleet.hub.wire import Fault
 FRAME = 1024 * 1024
 """Bytes of a frame; a larger one closes the connection (1009)."""
 PING = 30.0
+NOTED = 0.25
+"""Seconds until what was written to a client counts as delivered, if the connection has held until then."""
 GRACE = 0.2
 """Seconds after a registration in which nothing is pushed: a client that only asks has its answer first."""
 IN_FLIGHT = 256
@@ -52,9 +55,8 @@ Json = dict[str, Any]
 class Orochi:
     """What all connections share."""
 
-    def __init__(self, exchange: Exchange, pace: Pace, clock: Clock) -> None:
+    def __init__(self, exchange: Exchange, pace: Pace) -> None:
         self.exchange = exchange
-        self.clock = clock
         self.streams = Streams(exchange, pace)
         self.scoped: Counter[tuple[str, str, str]] = Counter()
         """Channels that are heard for as long as a connection lasts, and by how many."""
@@ -102,7 +104,7 @@ class Orochi:
 
     def frame(self, kind: str, payload: Json) -> str:
         """A frame of the hub's own."""
-        return frames.frame(kind, payload, id=mint("f", os.urandom(10)), at=self.clock.now())
+        return frames.frame(kind, payload, id=mint("f", os.urandom(10)), at=self.exchange.clock.now())
 
     async def close(self) -> None:
         await self.streams.close()
@@ -185,7 +187,7 @@ class Observer(_Client):
         if event.kind == MESSAGE:
             return ws_frame(frames.message_frame(told, "", event.seq).encode(errors="replace"))
         if event.kind == PRESENCE:
-            what = "connected" if told.get("presence") == "online" else "disconnected"
+            what = "connected" if frames.is_online(told) else "disconnected"
             return self._of("presence_change", told["name"], event, {"event": what})
         if event.kind == STATUS:
             said = {"status": told.get("status", ""), "current_task": told.get("task", "")}
@@ -225,7 +227,8 @@ class Connection(_Client):
         self._wanted: set[str] = set()
         """Of an observer's token: what it has registered for."""
         self._resumes = False
-        self._registered = False
+        self._given: list[str] = []
+        """Messages for its own box that were written to it."""
         self._begin: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._acts: Mapping[str, Callable[[Frame], Awaitable[None]]] = {
@@ -295,8 +298,7 @@ class Connection(_Client):
         own = payload.keys() == frames.OWN_CLIENT
         self._way = _Way(payload.get("acks") is True, payload.get("acks") is True or not (own or self._flat))
         await self._hear(channel for channel in wanted if channel.startswith("#"))
-        await self._introduce(payload)
-        self._registered = True
+        await self.exchange.introduce(self.caller, payload)
         if payload.get("resume") is True or payload.get("after") is not None:
             await self._go_on(frame)
             return
@@ -314,14 +316,9 @@ class Connection(_Client):
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _introduce(self, payload: Json) -> None:
-        """What it says of itself, beside its name: a status like any other."""
-        told = {name: payload[name] for name in ("machine", "role", "model", "project") if payload.get(name)}
-        if told and self.caller.role is Role.AGENT:
-            await self.exchange.set_status(self.caller, {**self._said(), **told})
-
     def _said(self) -> Json:
-        said = dict(self.exchange.member(self.caller, self.caller.name).get("status") or {})
+        """What it last said of how it is; an update of orochi's changes a part of that."""
+        said = dict(self.exchange.member(self.caller, self.caller.name)["status"])
         said.pop("at", None)
         return said
 
@@ -369,7 +366,7 @@ class Connection(_Client):
         if self.caller.role is not Role.AGENT:
             self._wanted |= set(channels)
             return
-        mine = self.exchange.member(self.caller, self.caller.name).get("channels") or {}
+        mine = self.exchange.member(self.caller, self.caller.name)["channels"]
         for channel in channels:
             key = (self.caller.workspace, self.caller.name, channel)
             if channel not in self._scoped and (channel not in mine or self.orochi.scoped[key]):
@@ -469,7 +466,25 @@ class Connection(_Client):
             return b""
         if self._resumes:
             self.exchange.history.set_cursor(self._cursor, event.seq)
+        if any(recipient["name"] == self.caller.name for recipient in message.get("recipients", ())):
+            self._give(message["id"])
         return ws_frame(frames.message_frame(message, self.caller.name, event.seq).encode(errors="replace"))
+
+    def _give(self, id: str) -> None:
+        self._given.append(id)
+        if len(self._given) == 1:
+            asyncio.get_running_loop().call_later(NOTED, lambda: self._do(self._note()))
+
+    async def _note(self) -> None:
+        """What was written, and has left for the client, need not wait in its inbox. Into an agent that fleet runs
+        the courier brings its mail, and the courier knows when it is there."""
+        given, self._given = self._given, []
+        if not given or self.transport.is_closing() or self.transport.get_write_buffer_size():
+            return
+        if self.exchange.member(self.caller, self.caller.name)["supervised"]:
+            return
+        of = box(self.caller.workspace, self.caller.name)
+        await self.exchange.change([Change(id, of, Proven("orochi", Way.INBOX)) for id in given])
 
 
 # -- the ports -----------------------------------------------------------------------------------------------------
@@ -499,13 +514,13 @@ async def serve(
     names: frozenset[str] = frozenset(),
     origins: frozenset[str] = frozenset(),
     pace: Pace | None = None,
-    clock: Clock | None = None,
 ) -> Ports:
     """Listen on both ports; 0 is any free one, a negative number none. `names` are those of the hub in `Host`,
     `origins` those of pages that may use it. Raise `OSError` where a port is taken."""
-    orochi = Orochi(exchange, pace or Pace(), clock or SystemClock())
+    orochi = Orochi(exchange, pace or Pace())
     door = orochi_rest.at_the_door(names, origins)
-    agents = web.Application(middlewares=[door])
+    agents = web.Application(middlewares=[door], client_max_size=FRAME)
+    orochi_rest.mount(agents, exchange, orochi.caller, lambda: orochi.observers)  # its command line asks here
     agents.router.add_get("/{path:.*}", orochi.agent)
     rest = web.Application(middlewares=[door], client_max_size=FRAME)
     rest.router.add_get("/ws", orochi.observe)

@@ -296,7 +296,7 @@ def message_frame(message: Mapping[str, Any], reader: str, seq: int) -> str:
 def agent(member: Mapping[str, Any], workspace: str) -> Json:
     """A member as REST lists it."""
     said = member.get("status") or {}
-    about = {name: said.get(name) or member.get(name) or "" for name in ("machine", "role", "model", "project")}
+    about = {name: member.get(name) or "" for name in ("machine", "role", "model", "project")}
     return {
         "name": member["name"],
         "channels": sorted(member.get("channels") or {}),

@@ -21,8 +21,7 @@ from fleet.hub.app import CHUNK, NOBODY, SAFE, read_body
 from fleet.hub.auth import Caller
 from fleet.hub.blobs import served
 from fleet.hub.exchange import Card, Exchange, Speaker
-from fleet.hub.message import CHANNEL, NAME, Attachment, Code, Refusal
-from fleet.hub.projection import COPY, MESSAGE
+from fleet.hub.message import CHANNEL, NAME, Attachment, Code
 from fleet.hub.stream import as_fault
 from fleet.hub.wire import Fault
 
@@ -129,10 +128,10 @@ async def history(exchange: Exchange, caller: Caller, asked: str, since: object,
     """The newest messages of a channel, or between the caller and somebody (`@name`), the newest first."""
     direct = asked.startswith("@")
     page = await exchange.read(
-        caller, channel=None if direct else asked, with_=asked[1:] if direct else None,
-        since=frames.since(since), limit=frames.number(limit, 50),
+        caller, channel=None if direct else asked, with_=asked[1:] if direct else None, limit=frames.number(limit, 50)
     )  # fmt: skip
-    return [frames.row(message) for message in reversed(page["messages"])]
+    oldest = frames.since(since) or 0.0
+    return [frames.row(message) for message in reversed(page["messages"]) if message["at"] >= oldest]
 
 
 async def read_history(call: Call) -> Answer:
@@ -148,19 +147,8 @@ async def read_messages(call: Call) -> Answer:
     if (asked := call.asked("channel")) is not None:
         found = await history(call.exchange, call.caller, frames.channel(asked), call.asked("since"), limit)
         return found[::-1]
-    exchange, caller = call.exchange, call.caller
-    streams = exchange.streams_of(caller)
-    page = await exchange.history.read(
-        streams=streams if streams is not None else await _all_channels(call), kinds=(MESSAGE, COPY), limit=limit,
-        newest=True,
-    )  # fmt: skip
-    shown = [event for event in page.events if not wire.seen_twice(event, streams)]
-    return [frames.row(await exchange.message_json(event)) for event in shown]
-
-
-async def _all_channels(call: Call) -> list[str]:
-    """What a dashboard shows: the channels of its workspace. Direct messages are asked for by name."""
-    return [f"{call.caller.workspace}/{channel['name']}" for channel in call.exchange.channels(call.caller)]
+    page = await call.exchange.read(call.caller, limit=limit)
+    return [frames.row(message) for message in page["messages"]]
 
 
 async def post_message(call: Call) -> Answer:
@@ -184,7 +172,8 @@ async def upload(call: Call) -> Answer:
     try:
         async for part in await call.request.multipart():
             if isinstance(part, BodyPartReader) and part.filename is not None:
-                return _kept(await call.exchange.blobs.put(part.filename, part.headers.get("Content-Type"), _of(part)))
+                kind = part.headers.get("Content-Type")
+                return _kept(await call.exchange.upload(call.caller, part.filename, kind, _of(part)))
     except (ValueError, RuntimeError, AssertionError) as error:
         raise Fault("bad_multipart", f"That is not multipart/form-data: {str(error)[:120]}.") from None
     raise Fault(Code.MISSING, "No file field", field="file")
@@ -202,27 +191,24 @@ async def upload_base64(call: Call) -> Answer:
     kind = body.get("mime_type") or None
     if kind is not None and not isinstance(kind, str):
         raise Fault(Code.WRONG_TYPE, "`mime_type` is a string.", field="mime_type")
-    return _kept(await call.exchange.blobs.put_base64(body.get("filename", "upload"), kind, body.get("data")))
+    name, content = body.get("filename", "upload"), body.get("data")
+    return _kept(await call.exchange.upload_base64(call.caller, name, kind, content))
 
 
-def _kept(file: Attachment | Refusal) -> Answer:
-    if isinstance(file, Refusal):
-        raise Fault.of(file)
+def _kept(file: Attachment) -> Answer:
     told = {"sha256": file.sha256, "name": file.name, "size": file.size, "type": file.type}
     return 201, frames.attachment(told)
 
 
 async def media(call: Call) -> Answer:
     """A file's bytes, so that a page runs none of them."""
-    sha256 = call.part("file")
+    kept = await call.exchange.attachment(call.caller, call.part("file"))
     try:
-        file = await asyncio.to_thread(call.exchange.blobs.open, sha256)
+        file = await asyncio.to_thread(call.exchange.blobs.open, kept.sha256)
     except OSError:
         raise Fault("unknown_file", "There is no such file.") from None
     with file:
-        size = call.exchange.blobs.size(sha256) or 0
-        kind = Attachment(sha256, sha256[:12], size)
-        response = web.StreamResponse(headers={**SAFE, **served(kind), "Content-Length": str(size)})
+        response = web.StreamResponse(headers={**SAFE, **served(kept), "Content-Length": str(kept.size)})
         await response.prepare(call.request)
         while piece := await asyncio.to_thread(file.read, CHUNK):
             await response.write(piece)

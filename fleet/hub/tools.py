@@ -433,15 +433,13 @@ async def _upload(asked: Asked) -> Answer:
         raise no(Code.BAD_VALUE, "A path is read beside the program, by `fleet mcp`; here give text or base64.")
     if "name" not in arguments or ("text" in arguments) == ("base64" in arguments):
         raise no(Code.MISSING, "Give the file's name, and its content as text or as base64.", field="name")
-    blobs, kind = asked.exchange.blobs, arguments.get("type")
+    exchange, caller, name, kind = asked.exchange, asked.caller, arguments["name"], arguments.get("type")
     if "base64" in arguments:
-        kept = await blobs.put_base64(arguments["name"], kind, arguments["base64"])
+        kept = await exchange.upload_base64(caller, name, kind, arguments["base64"])
     else:
-        kept = await blobs.put(
-            arguments["name"], kind or "text/plain", _one(arguments["text"].encode(errors="replace"))
+        kept = await exchange.upload(
+            caller, name, kind or "text/plain", _one(arguments["text"].encode(errors="replace"))
         )
-    if isinstance(kept, Refusal):
-        raise no(kept.code, kept.reason, **kept.facts)
     return {"sha256": kept.sha256, "name": kept.name, "size": kept.size, "type": kept.type}
 
 
@@ -452,18 +450,16 @@ async def _one(content: bytes) -> AsyncIterator[bytes]:
 async def _download(asked: Asked) -> Answer:
     if "path" in asked.arguments:
         raise no(Code.BAD_VALUE, "A path is written beside the program, by `fleet mcp`; here leave it out.")
-    sha256 = asked.arguments["file"]
-    try:
-        with asked.exchange.blobs.open(sha256) as file:
-            content = await asyncio.to_thread(file.read, FILE_SHOWN + 1)
-    except FileNotFoundError:
-        raise no(Code.BAD_VALUE, f"There is no file {ascii(sha256)[:80]}.", field="file") from None
-    if len(content) > FILE_SHOWN:
+    kept = await asked.exchange.attachment(asked.caller, asked.arguments["file"])
+    if kept.size > FILE_SHOWN:
         raise no(Code.TOO_LARGE, f"It is larger than {FILE_SHOWN} bytes: give a `path` to write it to.")
+    with asked.exchange.blobs.open(kept.sha256) as file:
+        content = await asyncio.to_thread(file.read)
+    told: Json = {"file": kept.sha256, "name": kept.name, "type": kept.type, "size": kept.size}
     try:
-        return {"file": sha256, "size": len(content), "text": content.decode()}
+        return told | {"text": content.decode()}
     except UnicodeDecodeError:
-        return {"file": sha256, "size": len(content), "base64": base64.b64encode(content).decode()}
+        return told | {"base64": base64.b64encode(content).decode()}
 
 
 # -- the operator ----------------------------------------------------------------------------------------------

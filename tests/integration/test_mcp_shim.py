@@ -277,7 +277,7 @@ def test_a_line_that_is_no_request_is_refused_and_the_session_goes_on(session: S
 
 def test_a_session_inside_of_an_agent_does_not_take_its_mail(home: Home, hub: ScriptedHub) -> None:
     nested = Session(home, hub, FLEET_GENERATION="web.1.abc")
-    assert "is its own to read" in words_of(nested.call("poll"))
+    assert "comes to the agent by itself" in words_of(nested.call("poll"))
     assert nested.call("who")["result"] == {"echo": "tools/call"}
     own = Session(home, hub, "--own", FLEET_GENERATION="web.1.abc")
     assert own.call("poll")["result"] == {"echo": "tools/call"}

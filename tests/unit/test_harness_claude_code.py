@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from fleet import mcp_shim
 from fleet.errors import CannotYet
 from fleet.harnesses import HARNESSES, harness
 from fleet.harnesses.base import Conversation, Harness, Launch, LaunchAsk, Remedy
@@ -153,14 +155,46 @@ def test_every_file_of_a_launch_lies_in_its_own_folder_and_is_private() -> None:
     launch = CLAUDE.launch(ask(mcp_servers={"s": {"command": "x"}}))
     assert all(f.path.startswith("/f/launch/web.1.a/") and not f.mode & 0o077 for f in launch.files)
     assert {f.path.rpartition("/")[2] for f in launch.files} == {
-        "settings.json", "mcp.json", "hook.sh", "statusline.sh", "mail.sh", "bell"
+        "settings.json", "mcp.json", "mcp_shim.py", "hook.sh", "statusline.sh", "mail.sh", "bell"
     }  # fmt: skip
 
 
 def test_mcp_servers_go_with_the_launch_and_swallow_no_argument() -> None:
     launch = CLAUDE.launch(ask(mcp_servers={"own": {"command": "x", "args": ["1"], "env": {"A": "b"}}}, prompt="do it"))
     assert "--mcp-config=/f/launch/web.1.a/mcp.json" in launch.argv
-    assert file(launch, "mcp.json") == {"mcpServers": {"own": {"command": "x", "args": ["1"], "env": {"A": "b"}}}}
+    servers = file(launch, "mcp.json")["mcpServers"]
+    assert servers["own"] == {"command": "x", "args": ["1"], "env": {"A": "b"}}
+
+
+def test_an_agent_gets_fleets_own_server_unless_its_manifest_says_no() -> None:
+    launch = CLAUDE.launch(ask())
+    server = file(launch, "mcp.json")["mcpServers"]["fleet"]
+    assert server["args"] == ["-I", "-S", "/f/launch/web.1.a/mcp_shim.py", "--own"]
+    shim = next(f for f in launch.files if f.path.endswith("/mcp_shim.py"))
+    assert shim.content == Path(mcp_shim.__file__).read_bytes()
+    assert "mcp__fleet__send" in file(launch, "settings.json")["permissions"]["allow"]
+    for no in ({"hub": {"mcp": False}}, {"hub": {"enabled": False}}):
+        without = CLAUDE.launch(ask(**no))
+        assert not [f.path for f in without.files if "mcp" in f.path]
+        assert "permissions" not in file(without, "settings.json")
+    own = CLAUDE.launch(ask(mcp_servers={"fleet": {"command": "mine"}}))
+    assert file(own, "mcp.json") == {"mcpServers": {"fleet": {"command": "mine"}}}
+
+
+def test_what_reads_or_writes_files_is_asked_about_however_it_is_done() -> None:
+    assert not {"mcp__fleet__upload", "mcp__fleet__download", "mcp__fleet"} & set(settings()["permissions"]["allow"])
+
+
+def test_permissions_of_the_manifests_own_settings_stand_beside_fleets() -> None:
+    given = json.dumps({"permissions": {"allow": ["Bash(ls:*)"], "deny": ["Read(x)"]}})
+    permissions = settings(args=["--settings", given])["permissions"]
+    assert "Bash(ls:*)" in permissions["allow"] and "mcp__fleet__send" in permissions["allow"]
+    assert permissions["deny"] == ["Read(x)"]
+
+
+def test_a_turn_of_a_headless_agent_does_not_read_the_mail_that_comes_as_turns() -> None:
+    server = file(CLAUDE.launch(ask(mode="headless")), "mcp.json")["mcpServers"]["fleet"]
+    assert "--own" not in server["args"]
 
 
 # -- settings ---------------------------------------------------------------------------------------------------------
