@@ -67,7 +67,7 @@ SAFE_SQLITE = (3, 51, 3)
 """The first one in which two connections cannot damage a WAL database by writing and checkpointing at one moment."""
 
 
-_as_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+as_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 """Made once: `json.dumps` would make one for every event."""
 
 
@@ -90,7 +90,7 @@ class New(NamedTuple):
     @classmethod
     def of(cls, stream: str, kind: str, sender: str, data: Any, key: str | None = None) -> New:
         """The same from a JSON value."""
-        return cls(stream, kind, sender, _as_json(data).encode(), key)
+        return cls(stream, kind, sender, as_json(data).encode(), key)
 
 
 @dataclass(frozen=True)
