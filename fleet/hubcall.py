@@ -304,12 +304,19 @@ def repeatable(
             time.sleep(ASK_EVERY)
 
 
-def upload(to: Door, file: IO[bytes], name: str, size: int, *, timeout: float | None) -> Answer:
-    """Give the hub a file, in pieces."""
+def upload(
+    to: Door,
+    file: IO[bytes],
+    name: str,
+    size: int,
+    *,
+    media: str = "application/octet-stream",
+    timeout: float | None,
+) -> Answer:
+    """Give the hub a file, in pieces; `media` is its media type, as far as that is known."""
     mark = "fleet-" + os.urandom(12).hex()
     head = (
-        f'--{mark}\r\nContent-Disposition: form-data; name="file"; {_file_name(name)}\r\n'
-        "Content-Type: application/octet-stream\r\n\r\n"
+        f'--{mark}\r\nContent-Disposition: form-data; name="file"; {_file_name(name)}\r\nContent-Type: {media}\r\n\r\n'
     ).encode()
     tail = f"\r\n--{mark}--\r\n".encode()
 
@@ -586,8 +593,7 @@ def _daemon_listens() -> bool:
 
 
 HINTS = {
-    401: "The token is not (or no longer) one of this hub's. `fleet tokens create` makes a new one; name its file with"
-    " --token-file or FLEET_TOKEN_FILE.",
+    401: "`fleet tokens create` makes a new one; name its file with --token-file or FLEET_TOKEN_FILE.",
     403: "This takes another role. `fleet tokens list` shows who has which, `fleet tokens create --role operator` makes"
     " one.",
 }
@@ -607,7 +613,8 @@ def refusal(to: Door, status: int, headers: Mapping[str, str], body: bytes) -> F
             )
         error = {}
     if status == 401:
-        error = {"code": "unauthorized", "message": f"The hub does not take the token in {to.token_file}.", **error}
+        told = f"The hub does not take the token in {to.token_file}: it has ended, or is another hub's."
+        error = {"code": "unauthorized", **error, "message": told}
     later = headers.get("retry-after", "")
     if later.isdigit() and "retry_after" not in error:
         error = {**error, "retry_after": int(later)}

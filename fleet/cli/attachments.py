@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mimetypes
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,7 +38,9 @@ def give_one(where: talk.Where, file: Path) -> dict[str, Any]:
     try:
         with file.open("rb") as stream:
             size = os.fstat(stream.fileno()).st_size
-            given: dict[str, Any] = hubcall.upload(where.door, stream, file.name, size, timeout=TIMEOUT).json()
+            media = mimetypes.guess_type(file.name)[0] or "application/octet-stream"
+            said = hubcall.upload(where.door, stream, file.name, size, media=media, timeout=TIMEOUT)
+            given: dict[str, Any] = said.json()
     except OSError as error:
         raise Usage(f"{file} cannot be read: {error.strerror}.") from error
     return given

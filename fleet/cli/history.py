@@ -35,11 +35,12 @@ class Moment(click.ParamType[float]):
 def history(where: talk.Where, target: str | None, as_json: bool, **which: Any) -> int:
     """Show what was said: in a channel, with somebody, in a conversation, or all that you may see; newest page."""
     asked = hubreads.ask("history", [target] if target else [], **which)
-    return talk.read(where, asked, _show, as_json=as_json)
 
+    def show(data: dict[str, Any]) -> None:
+        messages = data["messages"]
+        conversation.show(messages, none="nothing was said")
+        if data.get("more") and messages and not conversation.to_agent():
+            on = f"--after {data.get('position')}" if which["after"] else f"--before {messages[0]['seq']}"
+            output.message(f"there is more: `{on}`")
 
-def _show(data: dict[str, Any]) -> None:
-    messages = data["messages"]
-    conversation.show(messages, none="nothing was said")
-    if data.get("more") and messages and not conversation.to_agent():
-        output.message(f"there is more: `--before {messages[0]['seq']}` or `--after {data.get('position')}`")
+    return talk.read(where, asked, show, as_json=as_json)

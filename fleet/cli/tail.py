@@ -72,11 +72,24 @@ def _first(where: talk.Where, targets: tuple[str, ...], limit: int, seen: Seen, 
     for message in sorted(found.values(), key=lambda m: m["seq"])[-limit:]:
         seen.add(message["id"])
         if as_json:
-            position = f"{message['epoch']}:{message['seq']}"
-            output.as_json({"pos": position, "seq": message["seq"], "kind": "message", "data": message})
+            output.as_json(_as_event(message))
         else:
             conversation.show([message])
     return place
+
+
+def _as_event(message: Mapping[str, Any]) -> dict[str, Any]:
+    """A message from before, in the form of the event that it was."""
+    place = next((name for name in message["to"] if name.startswith("#")), f"@{', @'.join(message['to'])}")
+    return {
+        "pos": f"{message['epoch']}:{message['seq']}",
+        "seq": message["seq"],
+        "at": message["at"],
+        "stream": place,
+        "kind": "message",
+        "sender": message["sender"],
+        "data": message,
+    }
 
 
 def follow(where: talk.Where, place: str, show: Any) -> int:
@@ -95,6 +108,9 @@ def follow(where: talk.Where, place: str, show: Any) -> int:
                 event = json.loads(data)
                 if kind == "gap":
                     _gap(event)
+                    place = event.get("oldest") or place
+                elif kind == "end":
+                    break
                 else:
                     show(event)
                 place = position or event.get("pos") or place
