@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
+import signal
 from collections.abc import AsyncIterator
 
 import pytest
@@ -35,8 +38,165 @@ async def post(home: Home, claude_program: str, stub: Stub) -> AsyncIterator[Pos
 
 async def test_a_message_wakes_an_idle_agent_and_is_proven_by_its_conversation(post: Post) -> None:
     await post.ready(**ASKS_NOTHING)
-    id = await post.send("Repeat GOT-IT")
+    id = await post.send("Hello there")
     told = await post.arrives(id)
-    assert (told["way"], told["evidence"]) == ("doorbell", "transcript")
-    await until(lambda: post.runner().facts.transcript.last_assistant_message == "GOT-IT", "it answers")
+    assert (told["way"], told["evidence"], told["attempts"]) == ("doorbell", "transcript", 1)
+    await post.is_at("web", Activity.READY)
+    assert "fleet: mail" in await post.screen()
+    assert post.times_there(id) == 1
+
+
+async def test_a_message_to_a_busy_agent_goes_into_the_running_turn_at_the_next_tool_boundary(post: Post) -> None:
+    await post.ready(**ASKS_NOTHING)
+    await post.say("web", bash(GATED))
+    await post.is_at("web", Activity.WORKING)
+    id = await post.send("Hello there")
+    await until(lambda: list(post.box().glob("taken/*")), "it is taken while the tool runs")
+    assert (await post.recipient(id))["state"] == State.INJECTING, "noted is not delivered"
+    post.home.write("go", "")
+    assert (await post.arrives(id))["way"] == "doorbell"
+    await post.is_at("web", Activity.READY)
+    assert post.times_there(id) == 1
+
+
+async def test_a_message_to_a_streaming_agent_has_a_turn_of_its_own_after_it(post: Post) -> None:
+    await post.ready(**ASKS_NOTHING)
+    await post.say("web", "SLOW 4")
+    await post.is_at("web", Activity.WORKING)
+    id = await post.send("Hello there")
+    assert (await post.arrives(id))["way"] == "doorbell"
+    await post.is_at("web", Activity.READY)
+    assert post.times_there(id) == 1
+
+
+async def test_a_dialog_is_left_alone_and_the_message_waits_behind_it(post: Post) -> None:
+    await post.ready()
+    await post.say("web", bash("touch made"))
+    await post.is_at("web", Activity.NEEDS_INPUT)
+    id, order = await post.send("Hello there"), await post.prompt("Repeat ORDERED")
+    await post.waits(id, "dialog")
+    await post.waits(order, "dialog")
+    await asyncio.sleep(3)  # long enough to ring, were it rung
+    assert post.runner().state.activity is Activity.NEEDS_INPUT
+    assert not (post.home.work / "made").exists()
+    assert not list(post.box().glob("[db].*"))
+    await post.keys("web", "1")
+    assert (await post.arrives(id))["way"] == "doorbell"
+    assert (await post.arrives(order))["way"] == "typed"
+    assert (post.home.work / "made").exists()
+    assert post.times_there(id) == 1
+
+
+async def test_a_draft_stays_as_it_was_and_what_must_be_typed_waits_for_it(post: Post) -> None:
+    await post.ready(**ASKS_NOTHING)
+    await post.keys("web", "my half of a thought", literal=True)
+    await until(lambda: post.runner().state.draft, "the draft is seen")
+    id, order = await post.send("Hello there"), await post.prompt("Repeat ORDERED")
+    await post.arrives(id)
+    await post.is_at("web", Activity.READY)
+    await post.waits(order, "draft")
+    assert "my half of a thought" in (await post.screen()).rpartition("❯")[2]
+    await post.keys("web", "Enter")
+    assert (await post.arrives(order))["way"] == "typed"
+
+
+LONG = "\n".join(f"{n}: " + "all work and no play makes a long prompt " * 3 for n in range(50))
+
+
+@pytest.mark.parametrize("text", ["Repeat ONE", LONG, "!echo no shell", "/help is no command", "ends in a \\"])
+async def test_an_operators_prompt_is_typed_whole_as_a_persons_own_word(post: Post, text: str) -> None:
+    await post.ready(**ASKS_NOTHING)
+    id = await post.prompt(text)
+    told = await post.arrives(id)
+    assert (told["way"], told["evidence"]) == ("typed", "transcript")
+    await post.is_at("web", Activity.READY)
+
+
+async def test_what_may_cause_no_turn_goes_in_beside_a_tools_result(post: Post) -> None:
+    await post.ready(**ASKS_NOTHING)
+    id = await post.send("For your information", to=["web", "operator"], intent="inform")
+    await post.waits(id, "no_wake")
+    await post.say("web", bash("sleep 2"))
+    assert (await post.arrives(id))["way"] == "boundary"
+    await post.is_at("web", Activity.READY)
+    assert post.times_there(id) == 1
+
+
+async def test_the_bell_is_heard_after_a_clearing_a_compaction_and_a_change_of_folder(post: Post) -> None:
+    (post.home.work / "sub").mkdir()
+    await post.ready(**ASKS_NOTHING)
+    ids = [await post.send("before")]
+    await post.arrives(ids[0])
+    for command in ("/clear", bash("cd sub && pwd"), "/compact"):
+        await post.is_at("web", Activity.READY)
+        await post.say("web", command)
+        await until(lambda: not post.runner().state.draft, "it is taken")
+        await asyncio.sleep(1)
+        await post.is_at("web", Activity.READY)
+        ids.append(await post.send(f"after {command[:6]}"))
+        assert (await post.arrives(ids[-1]))["way"] == "doorbell"
+    await post.is_at("web", Activity.READY)
+    assert [post.times_there(id) for id in ids] == [1, 1, 1, 1]
+
+
+async def test_a_nested_program_with_the_same_settings_takes_nothing(post: Post) -> None:
+    await post.ready(**ASKS_NOTHING)
+    nested = f"{post.program} -p 'SLOW 8' --settings \"$FLEET_LAUNCH/settings.json\" > nested; touch nested-over"
+    await post.say("web", bash(nested))
+    await post.is_at("web", Activity.WORKING)
+    await asyncio.sleep(2)
+    id = await post.send("Hello there")
+    await until(lambda: list(post.box().glob("taken/*")), "it is taken")
+    assert (post.box() / "owner").read_text().strip() == str(post.runner().facts.owner)
+    await post.arrives(id)
+    assert (post.home.work / "nested-over").exists(), "in the outer turn, after its tool"
+    await post.is_at("web", Activity.READY)
+    assert post.times_there(id) == 1
+
+
+async def test_a_program_killed_between_hand_over_and_proof_is_given_it_again_once(post: Post) -> None:
+    await post.ready(**ASKS_NOTHING)
+    first = await post.send("something to resume")
+    await post.arrives(first)
+    await post.is_at("web", Activity.READY)
+    await post.say("web", bash(GATED))
+    await post.is_at("web", Activity.WORKING)
+    id = await post.send("Hello there")
+    await until(lambda: list(post.box().glob("taken/*")), "it is taken, and noted by a program that is about to die")
+    owner = post.runner().facts.owner
+    assert owner is not None
+    os.kill(owner, signal.SIGKILL)
+    told = await post.arrives(id)
+    assert (told["way"], told["attempts"]) == ("doorbell", 2)
+    await post.is_at("web", Activity.READY)
+    assert post.times_there(id) == 1
+    assert post.times_there(first) == 1
+
+
+@pytest.mark.parametrize("step", ["before it is put", "before the ring", "after the ring"])
+async def test_a_courier_killed_between_any_two_steps_loses_and_doubles_nothing(post: Post, step: str) -> None:
+    await post.ready(**ASKS_NOTHING)
+    reached = asyncio.Event()
+    stuck: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    put, ring = post.reach.put, post.reach.ring
+
+    async def stop(*_: object) -> None:
+        reached.set()
+        await stuck
+
+    async def ring_and_stop(name: str) -> None:
+        await ring(name)
+        await stop()
+
+    if step == "before it is put":
+        post.reach.put = stop  # type: ignore[method-assign, assignment]
+    else:
+        post.reach.ring = stop if step == "before the ring" else ring_and_stop  # type: ignore[method-assign, assignment]
+    assert put is not None
+    id = await post.send("Hello there")
+    await asyncio.wait_for(reached.wait(), 30)
+    assert (await post.recipient(id))["state"] == State.INJECTING, "it is written down before it is done"
+    await post.again()
+    assert (await post.arrives(id))["way"] == "doorbell"
+    await post.is_at("web", Activity.READY)
     assert post.times_there(id) == 1
