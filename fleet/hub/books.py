@@ -91,6 +91,8 @@ class Turns:
         self._rules = rules
         self._turns: dict[Who, Turn] = {}
         self._heard: dict[Who, OrderedDict[str, tuple[Message, float]]] = {}
+        self._spoken: OrderedDict[Who, tuple[Message, float]] = OrderedDict()
+        """What each sender last said to a channel."""
 
     def handed(self, who: Who, message: Message) -> None:
         """Its hand-over begins."""
@@ -126,6 +128,16 @@ class Turns:
         if len(by_sender) > HEARD:
             by_sender.popitem(last=False)
 
+    def spoken(self, message: Message, now: float) -> None:
+        """Whoever listens to its channel may have read it from now on."""
+        who = (message.workspace, message.sender)
+        before = self._spoken.get(who)
+        if before is None or now - before[1] > self._rules.implied_reply or message.hops >= before[0].hops:
+            self._spoken[who] = (message, now)
+            self._spoken.move_to_end(who)
+        if len(self._spoken) > MANY:
+            self._spoken.popitem(last=False)
+
     def causes(
         self, who: Who, replied: Message | None, to: Iterable[str], seen: bool, now: float
     ) -> tuple[Message, ...]:
@@ -142,6 +154,10 @@ class Turns:
                 last = heard.get(name)
                 if last is not None and now - last[1] <= self._rules.implied_reply:
                     found.setdefault(last[0].id, last[0])
+        for name in to:
+            spoke = self._spoken.get((who[0], name))
+            if spoke is not None and name != who[1] and now - spoke[1] <= self._rules.implied_reply:
+                found.setdefault(spoke[0].id, spoke[0])
         return tuple(found.values())
 
     def forget(self, who: Who) -> None:

@@ -31,7 +31,20 @@ from fleet.hub.blobs import Blobs
 from fleet.hub.books import Accounting, Turns
 from fleet.hub.guardrails import Attempt, Speaker, Tally, Window, admit, lineage
 from fleet.hub.log import Event, New, SqliteLog
-from fleet.hub.mailbox import HUB, PROJECTIONS, RECEIPT, Change, Mail, Mailboxes, box, receipts
+from fleet.hub.mailbox import (
+    HUB,
+    JOINED,
+    LEFT,
+    PROJECTIONS,
+    RECEIPT,
+    REMOVED,
+    WORKSPACE_DELETED,
+    Change,
+    Mail,
+    Mailboxes,
+    box,
+    receipts,
+)
 from fleet.hub.message import (
     CHANNEL,
     NAME,
@@ -63,6 +76,7 @@ from fleet.hub.message import (
     Way,
     mint,
     reply_id,
+    step,
 )
 from fleet.hub.projection import COPY, DELETION, EDIT, MESSAGE, REACTION, History, Page, Shown, fields, retain
 from fleet.hub.registry import Card, Registry
@@ -96,6 +110,8 @@ LEFT_AFTER = 5.0
 """Seconds without a connection after which somebody has gone."""
 REBUILT = 2000
 """Of the newest receipts, how many are looked at for what agents are at work on."""
+LISTED = 50
+"""Of those who only listen to a channel, how many are listed in the answer to a send; `receipt` lists all."""
 REACTION_MOST = 64
 """Bytes."""
 
@@ -111,6 +127,17 @@ class Known(NamedTuple):
     """Without what the rules do not look at."""
     seq: int
     hearers: frozenset[str]
+
+
+class _Composed(NamedTuple):
+    """A message that may leave."""
+
+    message: Message
+    recipients: list[Recipient]
+    listening: tuple[str, ...]
+    """Those who only listen to its channel."""
+    counted: bool
+    """It causes turns, and counts."""
 
 
 class Exchange:
@@ -260,7 +287,7 @@ class Exchange:
                     self._alarm.at(asked.deadline)
             elif kind == threads.THREAD:
                 self._thread_changed(event)
-            elif kind == registry.WORKSPACE_DELETED:
+            elif kind == WORKSPACE_DELETED:
                 self.tokens.drop_workspace(event.stream.partition("/")[0])
         for listener in tuple(self._on_events):
             _told(listener, events)
@@ -376,7 +403,7 @@ class Exchange:
         body = {"name": name}
         await self.log.append(
             [
-                New.of(registry.stream(workspace), registry.REMOVED, self._sender(caller), body),
+                New.of(registry.stream(workspace), REMOVED, self._sender(caller), body),
                 New.of(registry.audit(workspace), ACT, self._sender(caller), {"verb": "remove", **body}),
             ]
         )
@@ -492,14 +519,14 @@ class Exchange:
         member = self.registry.directory(caller.workspace).members[name]
         if member.channels.get(channel) is not wanted:
             body = {"name": name, "channel": channel, "hears": wanted.value}
-            await self._written(caller, name, registry.JOINED, body)
+            await self._written(caller, name, JOINED, body)
 
     async def leave(self, caller: Caller, channel: str, who: str | None = None) -> None:
         """Hear it no longer."""
         name = await self._on_behalf(caller, who)
         channel = _channel(channel)
         if channel in self.registry.directory(caller.workspace).members[name].channels:
-            await self._written(caller, name, registry.LEFT, {"name": name, "channel": channel})
+            await self._written(caller, name, LEFT, {"name": name, "channel": channel})
 
     async def _on_behalf(self, caller: Caller, who: str | None) -> str:
         self._check(caller, speaks=True)
@@ -589,7 +616,7 @@ class Exchange:
         body = {"name": name}
         await self.log.append(
             [
-                New.of(registry.audit(name), registry.WORKSPACE_DELETED, f"{name}/{caller.name}", body),
+                New.of(registry.audit(name), WORKSPACE_DELETED, f"{name}/{caller.name}", body),
                 New.of(
                     registry.audit(caller.workspace), ACT, self._sender(caller), {"verb": "delete_workspace", **body}
                 ),
@@ -736,14 +763,12 @@ class Exchange:
             raise self._refuse(caller, missing, read)
         thread = opened.id if opened is not None else await self._thread_of(caller, read, replied)
         asked = await self._answered(caller, read, replied)
-        message, recipients, counted = self._composed(
-            caller, read, replied, thread, asked, nature, turn is not None, quiet, answer_to
-        )
-        if isinstance(message, Refusal):
+        composed = self._composed(caller, read, replied, thread, asked, nature, turn is not None, quiet, answer_to)
+        if isinstance(composed, Refusal):
             if read.idempotency_key and await self.history.by_key(self._sender(caller), read.idempotency_key):
                 return await self._repeated(caller, read)
-            raise self._refuse(caller, message, read)
-        return await self._stored(message, recipients, counted, asked, timeout)
+            raise self._refuse(caller, composed, read)
+        return await self._stored(composed, asked, timeout)
 
     def _composed(
         self,
@@ -756,9 +781,9 @@ class Exchange:
         of_turn: bool,
         quiet: bool,
         answer_to: str | None,
-    ) -> tuple[Message | Refusal, list[Recipient], bool]:
-        """The message with whom it goes to and whether it counts, or why it may not leave. Nothing else happens
-        between the look at the rules and what they count."""
+    ) -> _Composed | Refusal:
+        """The message with whom it goes to, or why it may not leave. Nothing else happens between the look at the
+        rules and what they count."""
         workspace, name = who = (caller.workspace, caller.name)
         now = self.clock.now()
         present = self.registry.present(workspace, name)
@@ -795,12 +820,12 @@ class Exchange:
             metadata=read.metadata,
             idempotency_key=read.idempotency_key,
         )
-        where = route(message, directory)
+        where = route(message, directory, apart=True)
         if isinstance(where, Refusal):
-            return where, [], False
+            return where
         if not where.hearers and not message.channels:
             reason = "A message to oneself goes nowhere; name somebody else, or a channel."
-            return Refusal(Code.NOT_ALLOWED, reason, facts={"field": "to"}), [], False
+            return Refusal(Code.NOT_ALLOWED, reason, facts={"field": "to"})
         if where.mentions:
             message = replace(message, mentions=where.mentions)
         wakes = () if quiet else where.wakes
@@ -820,13 +845,13 @@ class Exchange:
             waiting = {h.name: self.boxes.waiting(box(workspace, h.name)) for h in where.hearers}
             refusal = guardrails.room(waiting, self.limits.waiting)
         if refusal is not None:
-            return refusal, [], False
+            return refusal
         waits = asked is not None and self._asks.waited_for(asked.message.id)
         recipients = [
             self._recipient(workspace, h.name, message, not h.wakes or quiet or h.name == waits, now)
             for h in where.hearers
         ]
-        return message, recipients, bool(wakes) and not speaker.operator
+        return _Composed(message, recipients, where.listening, bool(wakes) and not speaker.operator)
 
     def _recipient(self, workspace: str, name: str, message: Message, quiet: bool, now: float) -> Recipient:
         if message.intent is Intent.ACK:
@@ -836,21 +861,16 @@ class Exchange:
             return Recipient(name=name, since=now, quiet=quiet)
         return Recipient(name=name, state=State.QUEUED, reason="inbox", since=now, quiet=quiet)
 
-    async def _stored(
-        self,
-        message: Message,
-        recipients: Sequence[Recipient],
-        counted: bool,
-        asked: Known | None,
-        timeout: float | None,
-    ) -> Receipt:
+    async def _stored(self, composed: _Composed, asked: Known | None, timeout: float | None) -> Receipt:
+        message, recipients, listening = composed.message, composed.recipients, composed.listening
         workspace, sender = message.workspace, f"{message.workspace}/{message.sender}"
-        direct = message.channels == ()
-        listeners = () if direct else self.registry.directory(workspace).listeners
+        direct = not message.channels
         streams = [f"{workspace}/{channel}" for channel in message.channels]
-        for recipient in recipients:
-            if direct or not any(recipient.name in listeners.get(c, ()) for c in message.channels):  # type: ignore[union-attr]
-                streams.append(box(workspace, recipient.name))
+        hears = frozenset[str]()
+        if not direct and recipients:
+            listeners = self.registry.directory(workspace).listeners
+            hears = frozenset(name for channel in message.channels for name in listeners.get(channel, ()))
+        streams += [box(workspace, recipient.name) for recipient in recipients if recipient.name not in hears]
         told: list[New] = []
         if message.intent is Intent.ASK and len(recipients) == 1 and direct:
             deadline = message.at + (self.settings.hub_ask_timeout if timeout is None else timeout)
@@ -867,7 +887,9 @@ class Exchange:
             if channel not in space.channels:
                 told.append(New.of(registry.stream(workspace), registry.CHANNEL, sender, {"name": channel}))
         also = [] if asked is None else [Change(asked.message.id, box(workspace, message.sender), Answer(message.id))]
-        accepted = await self.boxes.accept(message, recipients, streams, counted=counted, also=also, told=told)
+        accepted = await self.boxes.accept(
+            message, recipients, streams, counted=composed.counted, heard=bool(listening), also=also, told=told
+        )
         if accepted.duplicate:
             return await self._first(message, accepted.seq)
         known = self._remember(message, accepted.seq, (r.name for r in recipients))
@@ -879,7 +901,17 @@ class Exchange:
             self._keys[workspace, message.sender, message.idempotency_key] = message.id
             if len(self._keys) > KEYS:
                 self._keys.popitem(last=False)
-        return Receipt(id=message.id, position=Position(self.log.epoch, accepted.seq), recipients=tuple(recipients))
+        if message.channels:
+            self._turns.spoken(known.message, message.at)
+        named = {recipient.name for recipient in recipients}
+        others = [
+            Recipient(name=name, state=State.QUEUED, reason="no_wake", since=message.at, quiet=True)
+            for name in listening[:LISTED]
+            if name != message.sender and name not in named
+        ]
+        return Receipt(
+            id=message.id, position=Position(self.log.epoch, accepted.seq), recipients=(*recipients, *others)
+        )
 
     async def _replied(self, caller: Caller, read: Submission) -> Known | None:
         """What it replies to, as far as its sender may know of it."""
@@ -1147,15 +1179,28 @@ class Exchange:
         """The caller reads its inbox: what waited is handed over, and that is its proof."""
         self._check(caller, speaks=True)
         of = box(caller.workspace, caller.name)
-        found = await self.boxes.open(of, limit=self.limits.waiting)
-        mail = [m for m in found if m.recipient.state in WAITING and self._moves(m.message.thread)]
+        mail = []
+        for one in await self.boxes.open(of, limit=self.limits.waiting):
+            if self._moves(one.message.thread) and one.recipient.state in WAITING:
+                mail.append(one)
+            elif one.heard:
+                break  # what is caught up with must not pass over it
         mail = mail[: max(1, min(limit, 500))]
-        after = await self.change([Change(m.message.id, of, Proven("inbox", Way.INBOX)) for m in mail])
-        return [
-            self._mail_json(one._replace(recipient=stands))
-            for one, stands in zip(mail, after, strict=True)
-            if stands is not None and stands.state not in (State.CANCELLED, State.EXPIRED)
-        ]
+        proven = [Change(m.message.id, of, Proven("inbox", Way.INBOX)) for m in mail if not m.heard]
+        stands = {change.message: after for change, after in zip(proven, await self.change(proven), strict=True)}
+        heard = max((m.seq for m in mail if m.heard), default=None)
+        if heard is not None:
+            await self.boxes.catch_up(of, heard, "inbox")
+        now = self.clock.now()
+        taken = []
+        for one in mail:
+            if one.heard:
+                after: Recipient | None = step(one.recipient, Proven("inbox", Way.INBOX), now)
+            else:
+                after = stands[one.message.id]
+            if after is not None and after.state not in (State.CANCELLED, State.EXPIRED):
+                taken.append(self._mail_json(one._replace(recipient=after)))
+        return taken
 
     def _moves(self, thread: str) -> bool:
         held = self._held.get(thread)
@@ -1573,6 +1618,7 @@ class Exchange:
         """The same now. How many events went."""
         now = self.clock.now()
         gone = await retain(self.log, now, self.settings.hub_kept_days, self.settings.hub_kept_mb)
+        self.boxes.forget()
         spoken_of = await self.log.database.read(threads.spoken_of)
         await asyncio.to_thread(self.blobs.sweep, spoken_of, now - UNSENT_FILES)
         return gone

@@ -3,6 +3,10 @@
 A message is one event in the log, with its recipients; each later change at one of them is another. The tables here
 follow from those events. `message.step` decides what a change makes of a receipt; this writes it down before anybody
 acts on it, and one change at a box never overtakes another.
+
+What is said to a channel, and asks nothing of those who only listen there, is stored once, however many they are: it
+is in a listener's box because the box listens, and has a receipt of its own there once something becomes of it. Up to
+where a box has caught up, such a message is read; what comes after it waits, and keeps nobody from sending.
 """
 
 from __future__ import annotations
@@ -10,10 +14,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import heapq
 import json
 import sqlite3
-from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections import Counter, OrderedDict
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
@@ -21,18 +26,35 @@ from weakref import WeakValueDictionary
 from fleet.clock import Clock
 from fleet.db import Migrations
 from fleet.hub import message as words
-from fleet.hub.log import EVENT, Event, New, Projection, SqliteLog
-from fleet.hub.message import WAITING, Message, Recipient, State, step
+from fleet.hub.log import EVENT, Event, New, Projection, SqliteLog, as_json
+from fleet.hub.message import WAITING, Message, Recipient, State, Way, step
 from fleet.hub.projection import COPY, HISTORY, MESSAGE, as_it_stands, fields
 
 RECEIPT = "receipt"
 """`{message, seq, box, was, recipient}`: where a message stands at one recipient now, and in which state it was."""
+
+JOINED = "joined"
+"""`{name, channel, hears}`."""
+LEFT = "left"
+"""`{name, channel}`."""
+REMOVED = "removed"
+"""`{name}`."""
+WORKSPACE_DELETED = "workspace_deleted"
+"""`{name}`."""
+CAUGHT_UP = "caught_up"
+"""`{box, seq, evidence}`: what a box hears by listening has been read up to there."""
 
 COUNTED = "counted"
 """Of a message's event: it counts as one that has caused turns in its conversation."""
 
 HUB = "fleet"
 """Who tells what became of a message."""
+
+HEARD = "heard"
+"""Of a message's event: those who listen to its channel have it too, without a receipt of their own yet."""
+
+STANDINGS = 10_000
+"""Receipts that are kept at hand."""
 
 OPEN = WAITING | {State.INJECTING}
 """The hub still has something to do about it; retention leaves the message."""
@@ -61,6 +83,8 @@ class Mail(NamedTuple):
     message: Message
     """As it was accepted, with the text as it stands now (empty where it was deleted)."""
     recipient: Recipient
+    heard: bool = False
+    """It is there because the box listens to a channel, and nothing has become of it yet."""
 
 
 def box(workspace: str, name: str) -> str:
@@ -79,36 +103,104 @@ def channel(workspace: str, name: str) -> str:
 
 
 def _project(connection: sqlite3.Connection, events: Sequence[Event]) -> None:
+    new: list[tuple[object, ...]] = []
     for event in events:
         if event.kind == MESSAGE:
             data = fields(event)
-            connection.executemany(
-                "INSERT OR IGNORE INTO receipts VALUES (?, ?, ?, ?, ?, ?, ?)",
-                [
+            for stored in data.get("recipients", ()):
+                state = stored["state"]
+                new.append(
                     (
-                        box(data["workspace"], stored["name"]),
+                        f"{data['workspace']}/@{stored['name']}",
                         event.seq,
                         data["id"],
-                        stored["state"],
-                        stored["state"] in OPEN,
+                        state,
+                        state in OPEN,
                         data.get("expires_at"),
-                        json.dumps(stored),
+                        as_json(stored),
                     )
-                    for stored in data.get("recipients", ())
-                ],
-            )
-        elif event.kind == RECEIPT:
-            data = fields(event)
-            stored = data["recipient"]
-            connection.execute(
-                "UPDATE receipts SET state = ?, open = ?, recipient = ? WHERE box = ? AND seq = ?",
-                (stored["state"], stored["state"] in OPEN, json.dumps(stored), data["box"], data["seq"]),
-            )
+                )
+        elif event.kind in _WRITES:
+            _add(connection, new)
+            _WRITES[event.kind](connection, event)
+    _add(connection, new)
+
+
+def _add(connection: sqlite3.Connection, new: list[tuple[object, ...]]) -> None:
+    """Store new receipts, all at once: what each statement costs beside its rows is most of the cost."""
+    if new:
+        connection.executemany("INSERT OR IGNORE INTO receipts VALUES (?, ?, ?, ?, ?, ?, ?)", new)
+        new.clear()
+
+
+def _receipt(connection: sqlite3.Connection, event: Event) -> None:
+    data = fields(event)
+    stored, of, seq = data["recipient"], data["box"], data["seq"]
+    state = stored["state"]
+    connection.execute(
+        "INSERT INTO receipts VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (box, seq) DO UPDATE SET"
+        " state = excluded.state, open = excluded.open, recipient = excluded.recipient",
+        (of, seq, data["message"], state, state in OPEN, data.get("expires_at"), as_json(stored)),
+    )
+    if stored.get(HEARD) and state not in OPEN:
+        _catch_up(connection, of, seq)  # they are handed over oldest first
+
+
+def _caught_up(connection: sqlite3.Connection, event: Event) -> None:
+    data = fields(event)
+    _catch_up(connection, data["box"], data["seq"])
+
+
+def _catch_up(connection: sqlite3.Connection, of: str, seq: int) -> None:
+    connection.execute(
+        "INSERT INTO caught_up VALUES (?, ?) ON CONFLICT (box) DO UPDATE SET seq = max(seq, excluded.seq)", (of, seq)
+    )
+
+
+def _joined(connection: sqlite3.Connection, event: Event) -> None:
+    data = event.data
+    connection.execute(
+        "INSERT INTO hearing VALUES (?, ?, ?, ?) ON CONFLICT (box, channel) DO UPDATE SET hears = excluded.hears,"
+        " since = excluded.since",
+        (*_which(event), data["hears"], event.seq),
+    )
+
+
+def _left(connection: sqlite3.Connection, event: Event) -> None:
+    connection.execute("DELETE FROM hearing WHERE box = ? AND channel = ?", _which(event))
+
+
+def _which(event: Event) -> tuple[str, str]:
+    workspace = event.stream.partition("/")[0]
+    return box(workspace, event.data["name"]), channel(workspace, event.data["channel"])
+
+
+def _removed(connection: sqlite3.Connection, event: Event) -> None:
+    of = box(event.stream.partition("/")[0], event.data["name"])
+    connection.execute("DELETE FROM hearing WHERE box = ?", (of,))
+    connection.execute("DELETE FROM caught_up WHERE box = ?", (of,))
+
+
+def _workspace_deleted(connection: sqlite3.Connection, event: Event) -> None:
+    workspace = event.stream.partition("/")[0]
+    for table in ("hearing", "caught_up"):
+        connection.execute(f"DELETE FROM {table} WHERE box >= ? AND box < ?", (f"{workspace}/", f"{workspace}0"))
+
+
+_WRITES = {
+    RECEIPT: _receipt,
+    CAUGHT_UP: _caught_up,
+    JOINED: _joined,
+    LEFT: _left,
+    REMOVED: _removed,
+    WORKSPACE_DELETED: _workspace_deleted,
+}
 
 
 def _forget(connection: sqlite3.Connection, events: Sequence[Event]) -> None:
     connection.executemany(
-        "DELETE FROM receipts WHERE seq = ?", [(event.seq,) for event in events if event.kind == MESSAGE]
+        "DELETE FROM receipts WHERE message = ?",
+        [(str(fields(event).get("id")),) for event in events if event.kind == MESSAGE],
     )
 
 
@@ -127,15 +219,24 @@ MAILBOX = Projection(
                 recipient TEXT NOT NULL,
                 PRIMARY KEY (box, seq)
             ) STRICT, WITHOUT ROWID;
-            CREATE INDEX receipts_seq ON receipts (seq);
             CREATE UNIQUE INDEX receipts_message ON receipts (message, box);
             CREATE INDEX receipts_open ON receipts (box, seq, state) WHERE open = 1;
             CREATE INDEX receipts_expiry ON receipts (expires_at) WHERE open = 1 AND expires_at IS NOT NULL;
+            CREATE TABLE hearing (
+                box TEXT NOT NULL,
+                channel TEXT NOT NULL,
+                hears TEXT NOT NULL,
+                since INTEGER NOT NULL,
+                PRIMARY KEY (box, channel)
+            ) STRICT, WITHOUT ROWID;
+            CREATE INDEX hearing_channel ON hearing (channel, box);
+            CREATE TABLE caught_up (box TEXT PRIMARY KEY, seq INTEGER NOT NULL) STRICT, WITHOUT ROWID;
             """,
         ),
     ),
     _project,
-    held="EXISTS (SELECT 1 FROM receipts WHERE receipts.seq = log.seq AND receipts.open = 1)",
+    held="log.kind = 'message' AND EXISTS (SELECT 1 FROM receipts WHERE receipts.open = 1 AND receipts.message ="
+    " CASE WHEN json_valid(CAST(log.body AS TEXT)) THEN json_extract(CAST(log.body AS TEXT), '$.id') END)",
     forget=_forget,
 )
 
@@ -154,6 +255,8 @@ class Mailboxes:
         self._coming: Counter[str] = Counter()
         """Accepted, and on its way into the log."""
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._standings: OrderedDict[tuple[str, str], _Standing] = OrderedDict()
+        """How messages stand in boxes that were lately of concern: nobody else changes that."""
 
     async def load(self) -> int:
         """Count what waits, after a start. The seq after which `seen` is to go on."""
@@ -175,7 +278,8 @@ class Mailboxes:
             if event.kind == MESSAGE:
                 data = fields(event)
                 for stored in data.get("recipients", ()):
-                    self._waiting[box(data["workspace"], stored["name"])] += stored["state"] in WAITING
+                    if stored["state"] in WAITING:
+                        self._waiting[f"{data['workspace']}/@{stored['name']}"] += 1
             elif event.kind == RECEIPT:
                 data = fields(event)
                 self._waiting[data["box"]] += (data["recipient"]["state"] in WAITING) - (data["was"] in WAITING)
@@ -189,26 +293,44 @@ class Mailboxes:
         streams: Sequence[str],
         *,
         counted: bool = False,
+        heard: bool = False,
         also: Sequence[Change] = (),
         told: Sequence[New] = (),
     ) -> Accepted:
         """Store the message with its recipients, on the first stream; the others get a copy. Durable on return.
 
-        It counts as waiting at once, so that a limit looked at before the next call sees it. What happens with it
-        (`also`: it answers another; `told`: it is a question with a time limit) is stored with it or not at all.
-        Raise `NotStored`.
+        It counts as waiting at once, so that a limit looked at before the next call sees it. `heard`: who listens to
+        its channel and is no recipient has it too. What happens with it (`also`: it answers another; `told`: it is a
+        question with a time limit) is stored with it or not at all. Raise `NotStored`.
         """
-        coming = [box(message.workspace, r.name) for r in recipients if r.state in WAITING]
-        self._coming.update(coming)
-        events = [*_as_events(message, recipients, streams, counted), *told]
+        workspace = message.workspace
+        coming = [f"{workspace}/@{r.name}" for r in recipients if r.state in WAITING]
+        for of in coming:
+            self._coming[of] += 1
+        events = _as_events(message, recipients, streams, counted, heard)
+        events += told
         try:
             if not also:
-                return Accepted(*(await self._log.append(events))[0])
-            async with self._changing(also) as standing:
-                facts, _ = _stepped(also, standing, self._clock.now())
-                return Accepted(*(await self._log.append([*events, *facts]))[0])
+                accepted = Accepted(*(await self._log.append(events))[0])
+            else:
+                async with self._changing(also) as standing:
+                    facts, latest = _stepped(also, standing, self._clock.now())
+                    accepted = Accepted(*(await self._log.append([*events, *facts]))[0])
+                    if not accepted.duplicate:
+                        self._keep(latest)
         finally:
-            self._coming.subtract(coming)
+            for of in coming:
+                if self._coming[of] > 1:
+                    self._coming[of] -= 1
+                else:
+                    del self._coming[of]
+        if not accepted.duplicate:
+            told_to = receipts(workspace, message.sender)
+            for recipient in recipients:
+                which = (message.id, f"{workspace}/@{recipient.name}")
+                if which not in self._standings:  # else it has been changed since
+                    self._keep({which: _Standing(accepted.seq, told_to, recipient, message.expires_at)})
+        return accepted
 
     async def change(self, changes: Sequence[Change]) -> list[Recipient | None]:
         """Write down what happened, and return how each message then stands at its recipient.
@@ -217,17 +339,51 @@ class Mailboxes:
         message in the box (any more). Raise `NotStored`.
         """
         async with self._changing(changes) as standing:
-            facts, after = _stepped(changes, standing, self._clock.now())
-            await self._log.append(facts)
-            return after
+            facts, latest = _stepped(changes, standing, self._clock.now())
+            if facts:
+                await self._log.append(facts)
+                self._keep(latest)
+            return [
+                stands.recipient if (stands := latest.get((change.message, change.box))) is not None else None
+                for change in changes
+            ]
+
+    async def catch_up(self, of: str, seq: int, evidence: str) -> None:
+        """What the box hears by listening has been read up to there."""
+        fact = {"box": of, "seq": seq, "evidence": evidence}
+        await self._log.append([New.of(f"{of}/receipts", CAUGHT_UP, HUB, fact)])
 
     @contextlib.asynccontextmanager
     async def _changing(self, changes: Sequence[Change]) -> AsyncIterator[list[_Standing | None]]:
         """How the messages stand that are to be changed, while nobody else changes anything in these boxes."""
+        boxes = sorted({change.box for change in changes})
+        if len(boxes) == 1:
+            async with self._lock(boxes[0]):
+                yield await self._standing_of(changes)
+            return
         async with contextlib.AsyncExitStack() as held:
-            for of in sorted({change.box for change in changes}):
+            for of in boxes:
                 await held.enter_async_context(self._lock(of))
-            yield await self._database.read(lambda c: _standing(c, changes))
+            yield await self._standing_of(changes)
+
+    async def _standing_of(self, changes: Sequence[Change]) -> list[_Standing | None]:
+        known = [self._standings.get((change.message, change.box)) for change in changes]
+        if None not in known:
+            return known
+        return await self._database.read(
+            lambda c: [
+                found or _standing(c, change.message, change.box) for found, change in zip(known, changes, strict=True)
+            ]
+        )
+
+    def _keep(self, latest: Mapping[tuple[str, str], _Standing]) -> None:
+        self._standings.update(latest)
+        while len(self._standings) > STANDINGS:
+            self._standings.popitem(last=False)
+
+    def forget(self) -> None:
+        """Retention was here: what is kept at hand may be gone."""
+        self._standings.clear()
 
     def _lock(self, of: str) -> asyncio.Lock:
         lock = self._locks.get(of)
@@ -238,8 +394,8 @@ class Mailboxes:
     # -- reading ---------------------------------------------------------------------------------------------------
 
     def waiting(self, of: str) -> int:
-        """How many messages wait in a box; what is being handed over does not."""
-        return self._waiting[of] + self._coming[of]
+        """How many messages wait in a box; what is being handed over does not, nor what it only listens to."""
+        return self._waiting[of] + self._coming.get(of, 0)
 
     def all_waiting(self) -> dict[str, int]:
         """The same for every box in which some do."""
@@ -249,29 +405,42 @@ class Mailboxes:
         """How a message stands at each of its recipients; `None`: there is no such message (any more)."""
 
         def read(connection: sqlite3.Connection) -> list[Recipient] | None:
-            known = connection.execute("SELECT 1 FROM messages WHERE id = ?", (message,)).fetchone()
+            known = connection.execute("SELECT seq FROM messages WHERE id = ?", (message,)).fetchone()
+            if known is None:
+                return None
             rows = connection.execute("SELECT recipient FROM receipts WHERE message = ? ORDER BY box", (message,))
-            return [Recipient.from_json(json.loads(row[0])) for row in rows] if known else None
+            found = {r.name: r for r in (Recipient.from_json(json.loads(row[0])) for row in rows)}
+            for recipient in _listeners(connection, known["seq"]):
+                found.setdefault(recipient.name, recipient)
+            return [found[name] for name in sorted(found)]
 
         return await self._database.read(read)
 
     async def standing(self, message: str, of: str) -> Recipient | None:
         """How a message stands in one box."""
-        row = await self._database.read(
-            lambda c: c.execute(
-                "SELECT recipient FROM receipts WHERE message = ? AND box = ?", (message, of)
-            ).fetchone()
-        )
-        return None if row is None else Recipient.from_json(json.loads(row[0]))
+        known = self._standings.get((message, of))
+        if known is None:
+            known = await self._database.read(lambda c: _standing(c, message, of))
+        return None if known is None else known.recipient
 
     async def open(self, of: str | None = None, *, limit: int = 500) -> list[Mail]:
         """What the hub has still to do about, oldest first: what waits, and what was being handed over, also by a
-        hub that was killed. In one box, or in all."""
-        where = "1" if of is None else "box = ?"
-        values = () if of is None else (of,)
-        return await self._mail(
-            f"SELECT seq, recipient FROM receipts WHERE open = 1 AND {where} ORDER BY seq LIMIT ?", (*values, limit)
-        )
+        hub that was killed. In one box, with what it has heard and not read; or in all."""
+
+        def read(connection: sqlite3.Connection) -> list[Mail]:
+            where, values = ("1", ()) if of is None else ("box = ?", (of,))
+            rows = connection.execute(
+                f"SELECT seq, recipient FROM receipts WHERE open = 1 AND {where} ORDER BY seq LIMIT ?", (*values, limit)
+            ).fetchall()
+            mail = [_read_mail(connection, row["seq"], row["recipient"]) for row in rows]
+            if of is not None:
+                after = connection.execute("SELECT seq FROM caught_up WHERE box = ?", (of,)).fetchone()
+                heard = _heard(connection, of, after["seq"] if after else 0, limit, newest=False)
+                mail += [_heard_mail(connection, of, seq, caught_up=0) for seq in heard]
+                mail.sort(key=lambda one: one.seq)
+            return mail[:limit]
+
+        return await self._database.read(read)
 
     async def names_open(self, workspace: str) -> list[str]:
         """Whose boxes hold something that the hub has still to do about."""
@@ -286,7 +455,7 @@ class Mailboxes:
     async def open_in(self, thread: str) -> list[Mail]:
         """The same, of one conversation."""
         return await self._mail(
-            "SELECT r.seq, r.recipient FROM messages m JOIN receipts r ON r.seq = m.seq"
+            "SELECT r.seq, r.recipient FROM messages m JOIN receipts r ON r.message = m.id"
             " WHERE m.thread = ? AND r.open = 1 ORDER BY r.seq",
             (thread,),
         )
@@ -302,10 +471,24 @@ class Mailboxes:
     async def inbox(self, of: str, *, after: int = 0, limit: int = 50, newest: bool = False) -> list[Mail]:
         """A box's mail whatever became of it, oldest first: the first ones after a seq, or the last ones."""
         order = "DESC" if newest else "ASC"
-        return await self._mail(
-            f"SELECT seq, recipient FROM receipts WHERE box = ? AND seq > ? ORDER BY seq {order} LIMIT ?",
-            (of, after, limit),
-        )
+
+        def read(connection: sqlite3.Connection) -> list[Mail]:
+            rows = connection.execute(
+                f"SELECT seq, recipient FROM receipts WHERE box = ? AND seq > ? ORDER BY seq {order} LIMIT ?",
+                (of, after, limit),
+            ).fetchall()
+            told = {row["seq"]: row["recipient"] for row in rows}
+            heard = _heard(connection, of, after, limit, newest=newest)
+            caught_up = connection.execute("SELECT seq FROM caught_up WHERE box = ?", (of,)).fetchone()
+            seqs = sorted([*told, *heard], reverse=newest)[:limit]
+            return [
+                _read_mail(connection, seq, told[seq])
+                if seq in told
+                else _heard_mail(connection, of, seq, caught_up["seq"] if caught_up else 0)
+                for seq in sorted(seqs)
+            ]
+
+        return await self._database.read(read)
 
     async def _mail(self, statement: str, values: Sequence[object]) -> list[Mail]:
         def read(connection: sqlite3.Connection) -> list[Mail]:
@@ -313,6 +496,60 @@ class Mailboxes:
             return [_read_mail(connection, row["seq"], row["recipient"]) for row in rows]
 
         return await self._database.read(read)
+
+
+# -- what a box hears by listening ---------------------------------------------------------------------------------
+
+
+def _heard(connection: sqlite3.Connection, of: str, after: int, limit: int, *, newest: bool) -> list[int]:
+    """Where those messages are that the box has by listening and that have no receipt of their own there."""
+    order = "DESC" if newest else "ASC"
+    me = of.replace("/@", "/", 1)
+    of_each = [
+        [
+            row[0]
+            for row in connection.execute(
+                "SELECT seq FROM log WHERE stream = ? AND seq > ? AND kind = 'message' AND sender != ?"
+                f" AND NOT EXISTS (SELECT 1 FROM receipts r WHERE r.box = ? AND r.seq = log.seq) ORDER BY seq {order}"
+                " LIMIT ?",
+                (hearing["channel"], max(after, hearing["since"]), me, of, limit),
+            )
+        ]
+        for hearing in connection.execute(
+            "SELECT channel, since FROM hearing WHERE box = ? AND hears = 'all'", (of,)
+        ).fetchall()
+    ]
+    return sorted(heapq.merge(*of_each, reverse=newest), reverse=newest)[:limit]
+
+
+def _heard_mail(connection: sqlite3.Connection, of: str, seq: int, caught_up: int) -> Mail:
+    row = connection.execute(f"SELECT {EVENT} FROM log WHERE seq = ?", (seq,)).fetchone()
+    shown = as_it_stands(connection, Event(*row))
+    message = replace(Message.from_json(shown.event.data), text=shown.text or "")
+    return Mail(seq, message, _listening(of, shown.event.at, read=seq <= caught_up), heard=True)
+
+
+def _listening(of: str, at: float, *, read: bool) -> Recipient:
+    """How a message stands that a box has by listening, and of which nothing else has become."""
+    name = of.partition("/@")[2]
+    if read:
+        return Recipient(name=name, state=State.DELIVERED, since=at, way=Way.INBOX, evidence="inbox", quiet=True)
+    return Recipient(name=name, state=State.QUEUED, since=at, reason="no_wake", quiet=True)
+
+
+def _listeners(connection: sqlite3.Connection, seq: int) -> Iterator[Recipient]:
+    """Those who have a message by listening."""
+    row = connection.execute(f"SELECT {EVENT} FROM log WHERE seq = ?", (seq,)).fetchone()
+    event = Event(*row)
+    if not fields(event).get(HEARD):
+        return
+    for hearing in connection.execute(
+        "SELECT h.box, c.seq AS read FROM hearing h LEFT JOIN caught_up c ON c.box = h.box"
+        " WHERE h.channel = ? AND h.hears = 'all' AND h.since < ?",
+        (event.stream, seq),
+    ):
+        if hearing["box"].replace("/@", "/", 1) != event.sender:
+            yield _listening(hearing["box"], event.at, read=(hearing["read"] or 0) >= seq)
 
 
 # -- events and rows -----------------------------------------------------------------------------------------------
@@ -324,22 +561,30 @@ class _Standing(NamedTuple):
     seq: int
     stream: str
     recipient: Recipient
+    expires_at: float | None = None
+    heard: bool = False
+    """It has it by listening."""
+    fresh: bool = False
+    """It has no receipt of its own yet."""
 
 
-_MESSAGE = tuple(f.name for f in dataclasses.fields(Message) if f.name != "attachments")
 _RECIPIENT = tuple(f.name for f in dataclasses.fields(Recipient))
 
 
-def _as_events(message: Message, recipients: Sequence[Recipient], streams: Sequence[str], counted: bool) -> list[New]:
-    """The message and its copies. Their bodies are what `from_json` reads; copying deeply, as `to_json` does, would
-    cost more than storing them."""
-    stored = {name: getattr(message, name) for name in _MESSAGE}
-    stored["attachments"] = [dataclasses.asdict(attachment) for attachment in message.attachments]
+def _as_events(
+    message: Message, recipients: Sequence[Recipient], streams: Sequence[str], counted: bool, heard: bool
+) -> list[New]:
+    """The message and its copies."""
+    stored = message.to_json()
     stored["recipients"] = [_plain(recipient) for recipient in recipients]
     if counted:
         stored[COUNTED] = True
+    if heard:
+        stored[HEARD] = True
     sender = f"{message.workspace}/{message.sender}"
     first = New.of(streams[0], MESSAGE, sender, stored, message.idempotency_key)
+    if len(streams) == 1:
+        return [first]
     return [first, *(first._replace(stream=stream, kind=COPY, key=None) for stream in streams[1:])]
 
 
@@ -347,44 +592,61 @@ def _plain(recipient: Recipient) -> dict[str, Any]:
     return {name: value for name in _RECIPIENT if (value := getattr(recipient, name)) is not None}
 
 
-def _standing(connection: sqlite3.Connection, changes: Sequence[Change]) -> list[_Standing | None]:
-    found: list[_Standing | None] = []
-    for change in changes:
-        row = connection.execute(
-            "SELECT r.seq, r.recipient, log.sender FROM receipts r JOIN log ON log.seq = r.seq"
-            " WHERE r.message = ? AND r.box = ?",
-            (change.message, change.box),
-        ).fetchone()
-        if row is None:
-            found.append(None)
-        else:
-            stream = receipts(*row["sender"].split("/", 1))
-            found.append(_Standing(row["seq"], stream, Recipient.from_json(json.loads(row["recipient"]))))
-    return found
+def _standing(connection: sqlite3.Connection, message: str, of: str) -> _Standing | None:
+    row = connection.execute(
+        "SELECT r.seq, r.recipient, r.expires_at, log.sender FROM receipts r JOIN log ON log.seq = r.seq"
+        " WHERE r.message = ? AND r.box = ?",
+        (message, of),
+    ).fetchone()
+    if row is not None:
+        stored = json.loads(row["recipient"])
+        told_to = receipts(*row["sender"].split("/", 1))
+        return _Standing(row["seq"], told_to, Recipient.from_json(stored), row["expires_at"], HEARD in stored)
+    known = connection.execute("SELECT seq FROM messages WHERE id = ?", (message,)).fetchone()
+    if known is None:
+        return None
+    row = connection.execute(f"SELECT {EVENT} FROM log WHERE seq = ?", (known["seq"],)).fetchone()
+    event = Event(*row)
+    name = of.partition("/@")[2]
+    found = next((r for r in _listeners(connection, event.seq) if r.name == name), None)
+    if found is None or event.stream.partition("/")[0] != of.partition("/")[0]:
+        return None
+    told_to = receipts(*event.sender.split("/", 1))
+    return _Standing(event.seq, told_to, found, fields(event).get("expires_at"), heard=True, fresh=True)
 
 
 def _stepped(
     changes: Sequence[Change], standing: Sequence[_Standing | None], now: float
-) -> tuple[list[New], list[Recipient | None]]:
+) -> tuple[list[New], dict[tuple[str, str], _Standing]]:
     """What is to be written, and how each message stands once all changes are made."""
     facts: list[New] = []
-    latest: dict[tuple[str, str], Recipient] = {}
+    latest: dict[tuple[str, str], _Standing] = {}
     for change, found in zip(changes, standing, strict=True):
         if found is None:
             continue
         which = (change.message, change.box)
-        before = latest.get(which, found.recipient)
-        after = latest[which] = step(before, change.event, now)
-        if after is not before:
-            fact = {
-                "message": change.message,
-                "seq": found.seq,
-                "box": change.box,
-                "was": before.state,
-                "recipient": _plain(after),
-            }
-            facts.append(New.of(found.stream, RECEIPT, HUB, fact))
-    return facts, [latest.get((change.message, change.box)) for change in changes]
+        before = latest.setdefault(which, found)
+        after = step(before.recipient, change.event, now)
+        if after is before.recipient or (before.fresh and _not_worth_it(change.event)):
+            continue
+        latest[which] = before._replace(recipient=after, fresh=False)
+        fact = {
+            "message": change.message,
+            "seq": found.seq,
+            "box": change.box,
+            "was": None if before.fresh else before.recipient.state,
+            "recipient": {**_plain(after), HEARD: True} if found.heard else _plain(after),
+        }
+        if found.expires_at is not None:
+            fact["expires_at"] = found.expires_at
+        facts.append(New.of(found.stream, RECEIPT, HUB, fact))
+    return facts, latest
+
+
+def _not_worth_it(event: words.Event) -> bool:
+    """Why something waits that was only heard is not written down; but that its conversation is paused keeps it from
+    being passed over."""
+    return isinstance(event, words.Wait) and event.reason != "paused"
 
 
 def _read_mail(connection: sqlite3.Connection, seq: int, recipient: str) -> Mail:

@@ -233,6 +233,8 @@ class Message:
 
     @property
     def channels(self) -> tuple[str, ...]:
+        if len(self.to) == 1:
+            return self.to if self.to[0].startswith("#") else ()
         return tuple(name for name in self.to if name.startswith("#"))
 
     @property
@@ -247,6 +249,7 @@ class Message:
 
     def to_json(self) -> dict[str, Any]:
         told = {name: getattr(self, name) for name in _MESSAGE}
+        told["to"], told["mentions"] = list(self.to), list(self.mentions)
         told["attachments"] = [asdict(attachment) for attachment in self.attachments]
         return told
 

@@ -23,16 +23,16 @@ from fleet.errors import StorageError
 from fleet.hub.auth import MAIN, Caller
 from fleet.hub.guardrails import Speaker
 from fleet.hub.log import Event, New, Projection, SqliteLog
+from fleet.hub.mailbox import JOINED, LEFT, REMOVED, WORKSPACE_DELETED
 from fleet.hub.routing import Directory, Hears, Member
+
+__all__ = [
+    "CHANNEL", "ENROLLED", "JOINED", "LEFT", "PRESENCE", "REGISTRY", "REMOVED", "RESOURCES", "STATUS", "WORKSPACE",
+    "WORKSPACE_DELETED", "Card", "Present", "Registry", "Space", "audit", "stream",
+]  # fmt: skip
 
 ENROLLED = "enrolled"
 """`{name, card, speaker, declared}`: a member, as it is declared (again)."""
-REMOVED = "removed"
-"""`{name}`."""
-JOINED = "joined"
-"""`{name, channel, hears}`."""
-LEFT = "left"
-"""`{name, channel}`."""
 CHANNEL = "channel"
 """`{name}`: the first message to a channel."""
 STATUS = "status"
@@ -43,8 +43,6 @@ RESOURCES = "resources"
 """`{name, resources}`: a member's machine is short of something, or no longer."""
 WORKSPACE = "workspace"
 """`{name, description}`: it was made."""
-WORKSPACE_DELETED = "workspace_deleted"
-"""`{name}`."""
 
 RESOURCES_PAUSE = 30.0
 """Seconds between two writes of the figures."""
@@ -152,28 +150,13 @@ def _enrolled(connection: sqlite3.Connection, workspace: str, event: Event) -> N
 
 
 def _removed(connection: sqlite3.Connection, workspace: str, event: Event) -> None:
-    for table in ("members", "hearing", "resources"):
+    for table in ("members", "resources"):
         connection.execute(f"DELETE FROM {table} WHERE workspace = ? AND name = ?", (workspace, event.data["name"]))
 
 
 def _channel(connection: sqlite3.Connection, workspace: str, event: Event) -> None:
     name = event.data["name" if event.kind == CHANNEL else "channel"]
     connection.execute("INSERT OR IGNORE INTO channels VALUES (?, ?)", (workspace, name))
-
-
-def _joined(connection: sqlite3.Connection, workspace: str, event: Event) -> None:
-    data = event.data
-    _channel(connection, workspace, event)
-    connection.execute(
-        "INSERT OR REPLACE INTO hearing VALUES (?, ?, ?, ?)", (workspace, data["name"], data["channel"], data["hears"])
-    )
-
-
-def _left(connection: sqlite3.Connection, workspace: str, event: Event) -> None:
-    connection.execute(
-        "DELETE FROM hearing WHERE workspace = ? AND name = ? AND channel = ?",
-        (workspace, event.data["name"], event.data["channel"]),
-    )
 
 
 def _status(connection: sqlite3.Connection, workspace: str, event: Event) -> None:
@@ -192,7 +175,7 @@ def _workspace(connection: sqlite3.Connection, workspace: str, event: Event) -> 
 
 def _workspace_deleted(connection: sqlite3.Connection, workspace: str, event: Event) -> None:
     connection.execute("UPDATE workspaces SET deleted_at = ? WHERE name = ?", (event.at, workspace))
-    for table in ("members", "hearing", "channels", "resources"):
+    for table in ("members", "channels", "resources"):
         connection.execute(f"DELETE FROM {table} WHERE workspace = ?", (workspace,))
 
 
@@ -200,12 +183,13 @@ _WRITES = {
     ENROLLED: _enrolled,
     REMOVED: _removed,
     CHANNEL: _channel,
-    JOINED: _joined,
-    LEFT: _left,
+    JOINED: _channel,
     STATUS: _status,
     WORKSPACE: _workspace,
     WORKSPACE_DELETED: _workspace_deleted,
 }
+
+_KINDS = frozenset({*_WRITES, LEFT})
 
 REGISTRY = Projection(
     Migrations(
@@ -228,13 +212,6 @@ REGISTRY = Projection(
                 status TEXT NOT NULL,
                 since REAL NOT NULL,
                 PRIMARY KEY (workspace, name)
-            ) STRICT, WITHOUT ROWID;
-            CREATE TABLE hearing (
-                workspace TEXT NOT NULL,
-                name TEXT NOT NULL,
-                channel TEXT NOT NULL,
-                hears TEXT NOT NULL,
-                PRIMARY KEY (workspace, name, channel)
             ) STRICT, WITHOUT ROWID;
             CREATE TABLE channels (
                 workspace TEXT NOT NULL,
@@ -288,7 +265,8 @@ class Registry:
             self._space(row["workspace"]).channels.add(row["name"])
         channels: dict[tuple[str, str], dict[str, Hears]] = {}
         for row in hearing:
-            channels.setdefault((row["workspace"], row["name"]), {})[row["channel"]] = Hears(row["hears"])
+            workspace, _, name = row["box"].partition("/@")
+            channels.setdefault((workspace, name), {})[row["channel"].partition("/")[2]] = Hears(row["hears"])
         found: dict[str, dict[str, Member]] = {}
         for row in members:
             workspace, name = row["workspace"], row["name"]
@@ -311,7 +289,7 @@ class Registry:
     def seen(self, events: Iterable[Event]) -> None:
         """What the log's tail brings."""
         for event in events:
-            if event.kind in _WRITES:
+            if event.kind in _KINDS:
                 workspace, _, of = event.stream.partition("/")
                 if of in ("!members", "!audit"):
                     self._seen(workspace, event)

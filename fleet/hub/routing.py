@@ -122,6 +122,8 @@ class Route:
     hearers: tuple[Hearer, ...]
     mentions: tuple[str, ...]
     """Members that its text names."""
+    listening: tuple[str, ...] = ()
+    """Beside the hearers, those who only listen to its one channel: it asks nothing of them. Its sender may be one."""
 
     @property
     def wakes(self) -> tuple[str, ...]:
@@ -133,18 +135,25 @@ class Route:
         return (*message.channels, *own)
 
 
-def route(message: Message, directory: Directory) -> Route | Refusal:
-    """Who hears it. Its `wake` is taken as allowed."""
+def route(message: Message, directory: Directory, *, apart: bool = False) -> Route | Refusal:
+    """Who hears it. Its `wake` is taken as allowed. With `apart`, those who only listen to the channel are told apart,
+    so that it costs the same however many they are."""
     names = tuple(name for name in message.to if not name.startswith("#"))
     if unknown := [name for name in names if not directory.addressable(name)]:
         return _nobody(unknown, directory)
     mentions = mentioned(message.text, directory) if message.channels else ()
-    because = dict.fromkeys(_listeners(message, directory), Because.CHANNEL)
-    because |= dict.fromkeys(mentions, Because.MENTIONED)
+    listening: tuple[str, ...] = ()
+    because: dict[str, Because] = {}
+    if message.channels:
+        if apart and len(message.to) == 1 and not message.wake:
+            listening = directory.listeners.get(message.to[0], ())
+        else:
+            because = dict.fromkeys(_listeners(message, directory), Because.CHANNEL)
+        because |= dict.fromkeys(mentions, Because.MENTIONED)
     because |= dict.fromkeys(names, Because.NAMED)
     because.pop(message.sender, None)
     hearers = tuple(Hearer(name, why, _wakes(message, why)) for name, why in sorted(because.items()))
-    return Route(hearers, mentions)
+    return Route(hearers, mentions, listening)
 
 
 def _listeners(message: Message, directory: Directory) -> Iterable[str]:
