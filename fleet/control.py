@@ -319,7 +319,11 @@ class Operator:
             runner.post(lifecycle.Reset())
         for runner in chosen:
             await runner.handled()
-        return Answer({"agents": [{"name": r.name, "outcome": "reset", "phase": r.life.phase} for r in chosen]})
+        told = [
+            {"name": r.name, "outcome": "reset", "phase": r.life.phase, "reason": None, "message": r.life.message}
+            for r in chosen
+        ]
+        return Answer({"agents": told})
 
     async def verb_remove(self, args: Args, progress: Progress) -> Answer:
         chosen = self._select(args)

@@ -20,6 +20,10 @@ HINTS = {
 }
 
 
+NEVER_BEGAN = "LaunchError"
+"""The reason of a launch that was refused: there is nothing that it put out."""
+
+
 def act(verb: str, args: Mapping[str, Any], *, timeout: float, as_json: bool, show: call.Show | None = None) -> int:
     """Have the daemon do it and show what became of each agent."""
     try:
@@ -45,7 +49,7 @@ def news() -> client.Progress:
         if not name:
             output.message(str(line.get("message") or ""))
         elif told.get(name, "stopped") != word:
-            output.message(f"{name}: " + ": ".join(filter(None, [word, line.get("message")])))
+            output.message(f"{name}: " + ": ".join(filter(None, [word, _about(name, line.get("message"))])))
         told[name] = word
 
     return tell
@@ -61,16 +65,24 @@ def outcomes(data: dict[str, Any]) -> None:
         output.warnings(f"{agent['name']}: {text}" for text in agent.get("warnings") or ())
     output.table(("NAME", "OUTCOME", "STATE", "DETAIL"), [_row(agent) for agent in agents])
     for agent in agents:
+        if agent.get("reason") == NEVER_BEGAN:
+            continue  # what there is to say of it stands in its row
         if hint := HINTS.get(str(agent.get("outcome"))):
             output.message(hint.format(name=agent["name"]))
 
 
 def _row(agent: Mapping[str, Any]) -> list[output.Cell]:
     outcome, word = str(agent.get("outcome")), words.one_word(agent)
-    told = [agent.get("question"), ": ".join(str(agent[key]) for key in ("reason", "message") if agent.get(key))]
+    why = filter(None, [agent.get("reason"), _about(str(agent["name"]), agent.get("message"))])
+    told = [agent.get("question"), ": ".join(map(str, why))]
     return [
         str(agent["name"]),
         (outcome.replace("_", " "), STYLES.get(outcome, "")),
         (f"{word} ({agent['kind']})" if agent.get("kind") else word, words.STYLES.get(word, "")),
         " · ".join(filter(None, told)) or "-",
     ]
+
+
+def _about(name: str, message: str | None) -> str | None:
+    """A message without the agent's name before it, where that stands beside it already."""
+    return message.removeprefix(f"{name}: ") if message else None

@@ -319,6 +319,41 @@ def test_a_table_in_colours_says_the_same_and_is_folded_at_the_terminals_edge(mo
     )
 
 
+def test_an_agents_name_is_not_said_twice_and_a_launch_that_never_began_has_no_logs_to_look_at(
+    fleet: Shell, daemon: ScriptedDaemon
+) -> None:
+    daemon.will("ping", {})
+    refused = {
+        "name": "web",
+        "phase": "failed",
+        "outcome": "failed",
+        "reason": "LaunchError",
+        "message": "web: no claude.",
+    }
+    news = {"agent": "web", "phase": "failed", "message": "web: no claude."}
+    daemon.will("start", {"agents": [refused]}, exit_code=1, progress=[news])
+    ran = fleet("start", "web")
+    assert ran.err.splitlines() == ["fleet: web: failed: no claude."]
+    assert ran.out.endswith("LaunchError: no claude.\n")
+
+
+def test_apply_shows_what_became_of_who_was_started_though_its_manifest_is_the_same(
+    fleet: Shell, daemon: ScriptedDaemon
+) -> None:
+    daemon.will("ping", {})
+    same = {"change": "same", "fields": [], "restart": False}
+    changes = [{"name": "web", "outcome": "started", **same}, {"name": "db", "outcome": "same", **same}]
+    failed = {"name": "web", "phase": "failed", "outcome": "failed", "reason": "CrashLoop", "message": "5 deaths"}
+    daemon.will("apply", {"changes": changes, "agents": [failed]}, exit_code=1)
+    ran = fleet("apply")
+    assert "web   same    started" in ran.out
+    assert "db" not in ran.out
+    assert "CrashLoop: 5 deaths" in ran.out
+    assert "no differences" not in ran.err
+    daemon.will("diff", {"changes": [{"name": "db", **same}]})
+    assert "no differences: 1 agent as declared" in fleet("diff").err
+
+
 def test_where_a_terminal_is_narrow_the_last_column_stands_below(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "40")
     rows: list[list[output.Cell]] = [
