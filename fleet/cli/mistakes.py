@@ -11,7 +11,7 @@ import click
 from fleet.cli import output
 from fleet.errors import Usage
 
-_RANGE = re.compile(r"^(?P<value>\S+) is not in the range x>(?P<or_equal>=?)(?P<least>\S+?)\.$")
+_RANGE = re.compile(r"^(?P<value>\S+) is not in the range \S+$")
 _NUMBER = re.compile(r"^(?P<value>'.*') is not a valid (?P<whole>integer|float)(?: range)?\.$")
 
 
@@ -46,12 +46,8 @@ def _one_of(param: click.Parameter) -> str:
 
 def _value(message: str, param: click.Parameter) -> tuple[str, str | None]:
     """What is wrong with a value, and what was probably meant."""
-    if found := _RANGE.match(message):
-        least = f"{float(found['least']):g}"
-        return (
-            f"{found['value']} is too small: it must be {'at least' if found['or_equal'] else 'above'} {least}.",
-            None,
-        )
+    if (found := _RANGE.match(message)) and isinstance(param.type, click.IntRange | click.FloatRange):
+        return f"it must be {_bounds(param.type)}, not {found['value']}.", None
     if found := _NUMBER.match(message):
         return f"{found['value']} is no {'whole number' if found['whole'] == 'integer' else 'number'}.", None
     if choices := _choices(param):
@@ -60,3 +56,12 @@ def _value(message: str, param: click.Parameter) -> tuple[str, str | None]:
         told = f"'{value}' is none of {', '.join(choices)}." if len(choices) > 1 else f"'{value}' is not {choices[0]}."
         return told, f"Did you mean {near[0]}?" if near else None
     return message if message.endswith((".", "?", "!")) else f"{message}.", None
+
+
+def _bounds(form: click.IntRange | click.FloatRange) -> str:
+    """The range in words. An open upper end is in use nowhere."""
+    if form.min is not None and form.max is not None:
+        return f"from {form.min:g} to {form.max:g}"
+    if form.max is not None:
+        return f"at most {form.max:g}"
+    return f"{'above' if form.min_open else 'at least'} {form.min:g}"

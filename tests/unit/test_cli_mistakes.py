@@ -16,11 +16,12 @@ __all__ = ["daemon", "fleet", "place"]
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        ("events -n -3", "`--limit`: -3 is too small: it must be at least 0."),
+        ("events -n -3", "`--limit`: it must be at least 0, not -3."),
+        ("invites create main --uses 5000", "`--uses`: it must be from 1 to 1000, not 5000."),
         ("events --after abc", "`--after`: 'abc' is no whole number."),
         ("logs web -n many", "`--lines`: 'many' is no whole number."),
         ("start web --timeout x", "`--timeout`: 'x' is no number."),
-        ("stop web --timeout 0", "`--timeout`: 0.0 is too small: it must be above 0."),
+        ("stop web --timeout 0", "`--timeout`: it must be above 0, not 0.0."),
         ("wait web", "`fleet wait` needs `--for`: one of started, ready, working,"),
         ("wait --for ready", "`fleet wait` needs NAME|FILE."),
         ("wait web --for redy", "Did you mean ready?"),
