@@ -26,6 +26,7 @@ import asyncio
 import json
 import logging
 import os
+import shlex
 import shutil
 import signal
 import uuid
@@ -107,6 +108,7 @@ class Standing:
     """The launch's folder."""
     cwd: str
     env: Mapping[str, str] = field(repr=False)
+    """What is known of its environment here; the whole of it stands in the launch's `env`."""
     version: str | None = None
 
 
@@ -361,10 +363,9 @@ class Turns:
             session_id=conversation.session_id if conversation else None,
         )
         about = {"FLEET_MESSAGE_ID": message.id, "FLEET_THREAD": message.thread, "FLEET_SENDER": message.sender}
-        env = {**up.env, **launch.env, **about}
         marks = {processes.MARK: up.generation, "FLEET_LAUNCH": up.folder}
         try:
-            folder = await asyncio.to_thread(self._lay_out, note, {**env, **marks}, launch.stdin)
+            folder = await asyncio.to_thread(self._lay_out, up, note, {**launch.env, **about}, launch.stdin)
             still = self._hear.standing(name)
             if still is None or still.generation != up.generation:
                 return TurnResult(ok=False, reason="stopped", message="The agent was stopped.", remedy=Remedy.RETRY)
@@ -458,19 +459,20 @@ class Turns:
 
     # -- its folder ------------------------------------------------------------------------------------------------
 
-    def _lay_out(self, note: Note, env: Mapping[str, str], prompt: bytes) -> Path:
-        """The folder of a new turn, with all that its launcher needs."""
+    def _lay_out(self, up: Standing, note: Note, env: Mapping[str, str], prompt: bytes) -> Path:
+        """The folder of a new turn, with all that its launcher needs. Its environment is its launch's, read from
+        there, and what is its own."""
         root = self._places.agent(note.agent) / "turns"
         before = _attempts(root, note.message)
         number = int(before[-1].suffix[1:]) + 1 if before else 1
         folder = root / f"{note.message}.{number}"
-        marked = {**env, MARK: str(folder)}
+        own = launches.quote_env({**env, MARK: str(folder)})
         said = json.dumps(asdict(note)).encode()
         files.put(
             [
                 File(str(folder / "turn"), said),
                 File(str(folder / "prompt"), prompt),
-                File(str(folder / "env"), launches.quote_env(marked)),
+                File(str(folder / "env"), f". {shlex.quote(f'{up.folder}/env')}\n".encode() + own),
             ]
         )
         return folder
@@ -491,7 +493,7 @@ class Turns:
         return None if result.remedy in (Remedy.RETRY, Remedy.FRESH, Remedy.RESUME) else result
 
     def _read(self, folder: Path, harness: Harness, cut: TurnResult | None, stopped: bool) -> TurnResult:
-        """What came of the turn in this folder. It is kept from then on; the turn's secrets and its prompt go."""
+        """What came of the turn in this folder. It is kept from then on; the prompt goes."""
         noted = (files.read(folder / "exit") or b"").strip()
         status = int(noted) if noted.isdigit() else None
         output = files.read(folder / "out", OUTPUT_MOST) or b""
@@ -507,8 +509,7 @@ class Turns:
         said = asdict(result) | {"at": self._clock.now()}
         kept = [File(str(folder / "out"), output[-OUTPUT_KEPT:])] if len(output) > OUTPUT_KEPT else []
         files.put([*kept, File(str(folder / "end"), json.dumps(said).encode())])
-        for name in ("env", "prompt"):
-            (folder / name).unlink(missing_ok=True)
+        (folder / "prompt").unlink(missing_ok=True)
         _forget_oldest(folder.parent)
         return result
 

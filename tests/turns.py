@@ -18,9 +18,9 @@ from fleet.headless import HEADLESS_MIGRATIONS, MARK, Hearers, Sessions, Standin
 from fleet.hub.message import Message
 from fleet.hub.reach import TurnEnd
 from fleet.manifests.model import AgentSpec
-from fleet.runtimes import files
+from fleet.runtimes import files, launches
 from fleet.settings import Places, Settings
-from fleet.terms import Evidence, Process
+from fleet.terms import Evidence, File, Process
 
 PATIENCE = 40.0
 """Seconds that anything which must happen may take: a deadline on a busy machine, not a wait."""
@@ -67,7 +67,7 @@ class Desk:
         settings = Settings(kill_grace=0.2)
         return Turns(SystemClock(), settings, self.places, Sessions(self.database), hearers)
 
-    def agent(self, name: str = "web", **spec: Any) -> Standing:
+    def agent(self, name: str = "web", env: Mapping[str, str] | None = None, **spec: Any) -> Standing:
         """An agent that is up."""
         wanted = AgentSpec(name=name, mode="headless", **spec)
         generation = f"{name}.1.aaaa"
@@ -75,7 +75,14 @@ class Desk:
         files.make_folder(folder)
         cwd = self.home / "work"
         cwd.mkdir(exist_ok=True)
-        env = {**self.env, "FLEET_AGENT": name, "FLEET_GENERATION": generation, "FLEET_LAUNCH": str(folder)}
+        env = {
+            **self.env,
+            **(env or {}),
+            "FLEET_AGENT": name,
+            "FLEET_GENERATION": generation,
+            "FLEET_LAUNCH": str(folder),
+        }
+        files.put([File(str(folder / "env"), launches.quote_env(env))])
         up = Standing(wanted, harness(wanted.harness), generation, str(folder), str(cwd.resolve()), env)
         self.agents[name] = up
         return up

@@ -53,7 +53,9 @@ class WithHeadless:
                 f"the program {program} is not there, or may not be executed.",
                 hint="Install it, or give its path as command.",
             )
-        await self._host.put([*plan.files, File(f"{handle.folder}/{STANDS}", b"")])
+        marks = {processes.MARK: handle.generation, "FLEET_LAUNCH": handle.folder}
+        env = File(f"{handle.folder}/env", launches.quote_env({**plan.env, **marks}))
+        await self._host.put([*plan.files, env, File(f"{handle.folder}/{STANDS}", b"")])
 
     async def look(self, handle: Handle) -> Look:
         return self._look(handle) if handle.multiplexer == NONE else await self._host.look(handle)

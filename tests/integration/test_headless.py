@@ -87,12 +87,11 @@ async def test_an_answer_larger_than_a_message_is_cut_and_says_so(desk: Desk) ->
     assert end.text.endswith("(40000 bytes are left out)")
 
 
-async def test_its_environment_goes_when_it_is_over(desk: Desk) -> None:
-    up = desk.runner("echo $KEY")
-    desk.agents["web"] = replace(up, env={**up.env, "KEY": "sesame"})
-    assert (await desk.ask()).text == "sesame"
+async def test_its_environment_is_its_launchs_and_its_secrets_are_copied_nowhere(desk: Desk) -> None:
+    desk.runner("echo $KEY $FLEET_GENERATION", env={"KEY": "it's $HOME"})
+    assert (await desk.ask()).text == "it's $HOME web.1.aaaa"
     folder = desk.places.agent("web") / "turns" / desk.turns_of()[0]
-    assert not (folder / "env").exists() and not (folder / "prompt").exists()
+    assert not any("it's" in path.read_text() for path in folder.iterdir() if path.name not in ("out", "end"))
 
 
 # -- its time, and its end ---------------------------------------------------------------------------------------

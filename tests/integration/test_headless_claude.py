@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -127,9 +126,8 @@ async def test_it_declines_by_how_its_answer_begins(desk: Desk, claude_program: 
 async def test_a_usage_limit_is_told_with_its_end_and_is_the_agents_state(
     desk: Desk, stub: Stub, claude_program: str, version: str
 ) -> None:
-    desk.claude(claude_program, version)
+    desk.claude(claude_program, version, env={"CLAUDE_CODE_MAX_RETRIES": "1"})
     stub.mode(error=429, text="You've hit your 5-hour limit · resets 9:20pm (UTC)")
-    desk.agents["web"] = _hurried(desk.agents["web"])
     end = await desk.ask(message(1), "Repeat one")
     assert (end.ok, end.reason, end.again) == (False, "usage_limit", True)
     assert desk.heard[-1].activity is Activity.LIMITED and desk.heard[-1].resets_at is not None
@@ -175,11 +173,6 @@ async def test_its_prompt_is_seen_by_nobody_in_the_process_table(desk: Desk, cla
     await until(lambda: b"stream-json" in Path(f"/proc/{pid}/cmdline").read_bytes(), "the program runs")
     assert b"for the eyes" not in Path(f"/proc/{pid}/cmdline").read_bytes()
     assert (await turn).ok
-
-
-def _hurried(up: Standing) -> Standing:
-    """Its program gives up sooner."""
-    return replace(up, env={**up.env, "CLAUDE_CODE_MAX_RETRIES": "1"})
 
 
 def _transcript(up: Standing) -> Path:
