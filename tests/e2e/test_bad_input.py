@@ -296,10 +296,10 @@ def test_garbage_on_the_socket_and_clients_that_hang_up_cost_nobody_else_anythin
     deep = b"[" * 100_000 + b"\n"
     long = b'{"verb": "' + b"x" * (17 << 20) + b'"}\n'
     for line in (b"garbage\n", b"\xff\x00\n", b"[1]\n", b"{}\n", b'{"verb": "__init__"}\n', deep):
-        assert b'{"error":{"code":"usage"' in say(fleet, line), line[:40]
+        assert b'{"error":{"code":"bad_request"' in say(fleet, line), line[:40]
     assert b'"data"' not in say(fleet, long)
     for line in (b'{"verb": "status", "args": 5}\n', b'{"verb": "start", "args": {"targets": ["\\u0000/x"]}}\n'):
-        assert b'{"error":' in say(fleet, line), line
+        assert b'{"error":{"code":"bad_request"' in say(fleet, line), line
     for line in (
         b'{"verb": "sta',
         b"",
