@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,10 +25,13 @@ from fleet.clock import Clock
 from fleet.harnesses.base import BOX, Said
 from fleet.harnesses.screens import RuleSet, version_of
 from fleet.health.classify import View, classify
+from fleet.hub.auth import MAIN, Role, Tokens
 from fleet.hub.delivery import Agent, HandedOver, Seen, Sign, Ways, appears
 from fleet.hub.message import Message, Way
 from fleet.hub.reach import TurnEnd, Typing
 from fleet.keys import BEFORE_ENTER, harmless, typed
+from fleet.manifests.model import AgentSpec
+from fleet.preparing import Admission
 from fleet.runner import Runner
 from fleet.runtimes.base import Runtime
 from fleet.terms import Activity, File, Handle, HookEvent, Phase, Screen, Verdict
@@ -39,6 +43,12 @@ LIVES = (Phase.STARTING, Phase.RUNNING, Phase.STOPPING, Phase.UNVERIFIABLE)
 DRAWN_WITHIN = 5.0
 """Seconds until what was typed must stand in the composer: a busy program draws late."""
 LOOK_EVERY = 0.1
+AHEAD = 500
+"""Characters that are typed at most before the program is seen to have read them."""
+READ_WITHIN = 2.0
+LONG = 200
+"""Characters in sight, from which on the beginning may be out of sight."""
+_PASTED = re.compile(r"\[Pasted text #\d+(?: \+\d+ lines)?\]")
 TAIL = 65_536
 """Bytes of a transcript's end that are read first; more where it was written to a lot since it was last read."""
 TAIL_MOST = 64 * 2**20
@@ -233,11 +243,16 @@ class Agents:
         if handle is None or not await self._takes_text(runner, handle):
             return Typing.NOTHING
         notes.ours = text
+        so_far, seen = "", 0
         for press in typed(text, runner.harness.newline_key()):
             if _asks(runner):  # whatever was typed into it is lost, and the next key could answer it
                 return Typing.HELD
             await self._runtime.type(handle, press.keys, literal=press.literal)
             await self._clock.sleep(press.pause)
+            so_far += "".join(press.keys) if press.literal else "\n"
+            if len(so_far) - seen >= AHEAD and runner.harness.has_sessions:
+                seen = len(so_far)
+                await self._drawn(runner, handle, so_far)
         await self._clock.sleep(BEFORE_ENTER)
         outcome = await self._stands(runner, handle, text)
         agent = self.standing(name)
@@ -287,6 +302,15 @@ class Agents:
                 return Typing.NOTHING if verdict.composer and verdict.draft is False else Typing.HELD
             await self._clock.sleep(LOOK_EVERY)
 
+    async def _drawn(self, runner: Runner, handle: Handle, so_far: str) -> None:
+        """Give a busy program the time to read what was typed: what comes too fast is taken for a paste."""
+        until = self._clock.now() + READ_WITHIN
+        while self._clock.now() < until and not _asks(runner):
+            screen = (await self._runtime.look(handle)).screen
+            if screen is None or self._holds(runner, screen, so_far):
+                return
+            await self._clock.sleep(0.02)
+
     def _verdict(self, runner: Runner, screen: Screen) -> Verdict:
         rules = self._rules_of(runner.spec.harness)
         if rules is None:
@@ -299,8 +323,7 @@ class Agents:
         if screen is None or rules is None:
             return False
         view = View.of(screen, rules, version_of(runner.record.version))
-        shown, ours = _bare(view.regions.get("composer", "")), _bare(harmless(text))
-        return bool(view.draft) and bool(shown) and ours.endswith(shown) and (len(shown) > 200 or shown == ours)
+        return bool(view.draft) and shows(view.regions.get("composer", ""), harmless(text))
 
     # -- what came of it -------------------------------------------------------------------------------------------
 
@@ -416,6 +439,28 @@ class Found:
     """The pid of who has taken it; `None`: nobody has."""
 
 
+class Admissions:
+    """Lets launches into the hub: each has a token of its own, and what its agent's older ones were given is revoked.
+    Its `admit` is given to the supervisor."""
+
+    def __init__(self, tokens: Tokens, hub: Callable[[], str]) -> None:
+        """`hub`: where it is, for an agent on this machine."""
+        self._tokens, self._hub = tokens, hub
+
+    async def admit(self, spec: AgentSpec, generation: str) -> Admission | None:
+        """One that takes no part gets nothing; neither do the tokens it had count any more."""
+        if not spec.hub.enabled:
+            await self._tokens.revoke_all(MAIN, spec.name, by=FLEET)
+            return None
+        id, token = await self._tokens.create(Role.AGENT, spec.name, MAIN, by=FLEET)
+        await self._tokens.revoke_all(MAIN, spec.name, by=FLEET, but=id)
+        return Admission(self._hub(), token)
+
+
+FLEET = "fleet"
+"""Who gives launches their tokens."""
+
+
 def _note_hook(notes: Notes, event: HookEvent) -> None:
     _note_transcript(notes, event)
     if event.name == "SessionStart":
@@ -443,6 +488,18 @@ def _asks(runner: Runner) -> bool:
 def _is_introduced(runner: Runner) -> bool:
     """Whether the runner is still to type the manifest's own first message: nothing else is typed before it."""
     return runner.spec.prompt_file is not None and runner.harness.has_sessions and not runner.record.session_used
+
+
+def shows(composer: str, text: str) -> bool:
+    """Whether a composer that shows this holds the text: all of it, or of a long one the end. White space is drawn as
+    it fits; a part that came too fast is drawn as a note of its length."""
+    parts = [_bare(part) for part in _PASTED.split(composer)]
+    shown, ours = "".join(parts), _bare(text)
+    if not shown and len(parts) == 1:
+        return False
+    pattern = ".*".join(re.escape(part) for part in parts)
+    whole = re.fullmatch(pattern, ours) is not None
+    return whole or (len(shown) > LONG and re.fullmatch(f".*{pattern}", ours) is not None)
 
 
 def _bare(text: str) -> str:

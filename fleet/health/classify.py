@@ -30,7 +30,7 @@ EXCERPT = 200
 _RULE_LINE = re.compile(r"─(.*─)?\s*$")
 _NAMED_RULE = re.compile(r"[^❯●]*\S ─+\s*$")
 """The composer's upper rule where the session's name takes all of a narrow screen's width."""
-_SCROLLED = re.compile(r"─+ ↑ \d+ more ─+\s*$")
+_SCROLLED = re.compile(r"─+ ↑ \d+ more ─+(?: \S.*\S? ─+)?\s*$")
 _BORDER = re.compile(r"\s{0,4}[─▔]{8,}\s*$")
 _SOFT_LINE = re.compile(r"\s*[╌─▔]{3,}\s*$|.*↑ \d+ more lines?\b")
 _NOTICE = re.compile(r"\s{9,}\S")

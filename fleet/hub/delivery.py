@@ -722,10 +722,14 @@ def _how_to_answer(messages: Sequence[Message]) -> Iterable[str]:
         yield "Nobody waits for an answer. Only if one is needed: `fleet reply ID TEXT`."
 
 
+_PASTED = re.compile(r"</?pasted_content[^<>]{0,80}>")
+"""What a program puts around the parts of a typed text that came too fast for it."""
+
+
 def appears(found: str, message: Message) -> bool:
     """Whether a text from the agent's conversation holds this message: by the marker that nobody else can write, or is
     it, of a prompt: by its words. Programs change white space."""
     if message.nature is Nature.PROMPT:
         ours = "".join(harmless(message.text).split())
-        return bool(ours) and "".join(found.split()) == ours
+        return bool(ours) and "".join(_PASTED.sub("", found).split()) == ours
     return re.search(rf'<fleet-message-\S+ id="{re.escape(message.id)}"', found) is not None
