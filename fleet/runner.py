@@ -700,8 +700,8 @@ class Runner:
 
     def measured(self, figures: Figures) -> None:
         """What its processes cost now."""
-        self.facts.figures = figures
-        if self._hear_process():
+        before, self.facts.figures = self.facts.figures, figures
+        if figures != before and self._hear_process():
             self._judge()
 
     def _hear_process(self) -> bool:

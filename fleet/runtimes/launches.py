@@ -107,12 +107,20 @@ def strays(agents: Path, keep: Iterable[str]) -> dict[Process, str]:
     return found
 
 
-def remember(roots: Mapping[str, Process]) -> None:
-    """Note the processes below each launcher, by its launch's folder, that were not noted before."""
+def remember(roots: Mapping[str, Process], noted: dict[str, set[Process]]) -> None:
+    """Note the processes below each launcher, by its launch's folder, that were not noted before.
+
+    `noted` holds each tree as it was last time, so that the files are read once.
+    """
     forest = processes.Forest(processes.table())
+    for folder in noted.keys() - roots.keys():
+        del noted[folder]
     for folder, launcher in roots.items():
         path = Path(folder)
-        new = forest.below([launcher]) - set(_seen(path))
+        if folder not in noted:
+            noted[folder] = set(_seen(path))
+        tree = forest.below([launcher])
+        new, noted[folder] = tree - noted[folder], tree
         if new and path.is_dir():
             with open(path / "seen", "ab") as file:
                 file.write(b"".join(_line(process) for process in sorted(new, key=lambda process: process.pid)))

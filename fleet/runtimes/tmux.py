@@ -74,6 +74,10 @@ def command(*words: str) -> str:
     return " ".join(quote(word) for word in words)
 
 
+_LIST = command("list-panes", "-a", "-F", _SWEEP)
+"""What every sweep asks first."""
+
+
 def start_argv(socket: str, settings: Settings) -> list[str]:
     """The command that starts a server. It stays in `ps` for the server's life, so it says nothing of agents.
 
@@ -612,7 +616,7 @@ class Tmux:
 
     async def _list(self) -> None:
         """Read the table of panes; one that is to the byte what it was needs no parsing."""
-        block = await self.ask("list-panes", "-a", "-F", _SWEEP)
+        block = (await self.ask_line(_LIST, 1))[0]
         if not block.ok:
             raise HostUnreachable(block.body.decode(errors="replace").strip())
         if block.body == self._listed:
