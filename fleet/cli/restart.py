@@ -22,7 +22,10 @@ def restart(
     timeout: float,
     as_json: bool,
 ) -> int:
-    """Stop and start agents, whatever their restart policy says; a stopped or failed one is started."""
+    """Stop and start agents, whatever their restart policy says; a stopped or failed one is started.
+
+    Those that depend on others of them stop first and start last.
+    """
     selected = call.selection(targets, labels, everything)
     args = {**selected, "env": reads.environment(), "fresh": fresh, "wait": True, "timeout": timeout}
     ondemand.ensure_daemon()
