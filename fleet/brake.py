@@ -29,8 +29,8 @@ class Bucket:
         level = min(float(self.burst), self.level + gained)
         # A share of one that arithmetic has lost must not cost a wait of nanoseconds.
         if level >= 1.0 - 1e-9:
-            return replace(self, level=max(0.0, level - 1.0), at=now), 0.0
-        return replace(self, level=level, at=now), (1.0 - level) * every
+            return Bucket(self.burst, max(0.0, level - 1.0), now), 0.0
+        return Bucket(self.burst, level, now), (1.0 - level) * every
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,6 +59,7 @@ from fleet.hub.message import (
     Decline,
     Expire,
     HandOver,
+    Ids,
     Intent,
     Limits,
     Message,
@@ -74,7 +75,6 @@ from fleet.hub.message import (
     ThreadState,
     Verb,
     Way,
-    mint,
     reply_id,
     step,
 )
@@ -159,7 +159,7 @@ class Exchange:
         self.registry = Registry(log, clock)
         self.presence: Callable[[str], Mapping[str, Any] | None] = lambda name: None
         """The supervisor's word on an agent of `main`: phase, activity and more. Set by the daemon."""
-        self._chance = chance
+        self._ids = Ids(chance)
         self._invites = Invites(log, clock, chance)
         self._asks = Asks(clock, self._ask_ended)
         self._alarm = Alarm(clock, self._ring)
@@ -795,10 +795,10 @@ class Exchange:
             causes: tuple[Message, ...] = (said,) if said is not None else ()
         else:
             seen = present is not None and present.card.turns
-            spoken_to = (*to, *mentioned(read.text, directory)) if not seen and "@" in read.text else to
+            spoken_to = to if seen or "@" not in read.text else (*to, *mentioned(read.text, directory))
             causes = self._turns.causes(who, said, spoken_to, seen, now)
         line = lineage(causes, read.max_hops, speaker, self.rules)
-        id = reply_id(replied.message.id, name) if of_turn and replied is not None else mint("m", self._chance(10))
+        id = reply_id(replied.message.id, name) if of_turn and replied is not None else self._ids.mint("m")
         message = Message(
             id=id,
             workspace=workspace,
@@ -806,7 +806,7 @@ class Exchange:
             to=to,
             text=read.text,
             at=now,
-            thread=thread if thread is not None else mint("t", self._chance(10)),
+            thread=thread if thread is not None else self._ids.mint("t"),
             intent=read.intent,
             nature=nature,
             wake=read.wake,
@@ -1325,7 +1325,7 @@ class Exchange:
             raise no(Code.BAD_VALUE, "A discussion is between two.", field="b")
         now = self.clock.now()
         thread = Thread(
-            id=mint("t", self._chance(10)), workspace=caller.workspace, opened_by=caller.name, opened_at=now, since=now
+            id=self._ids.mint("t"), workspace=caller.workspace, opened_by=caller.name, opened_at=now, since=now
         )
         notes = (
             (b, a, True, f"{a} will discuss this with you, and begins. Reply to what {a} writes.\n\n{checked}"),

@@ -223,7 +223,7 @@ def admit(attempt: Attempt, accounts: Accounts, now: float, rules: Rules) -> tup
     """Whether the message may leave, and what that makes of the accounts. A refused one costs its sender's rate and
     nothing else; the accounts are to be kept in either case."""
     bucket, wait = accounts.sender.take(now, every=1.0 / rules.sender_rate if rules.sender_rate > 0 else 0.0)
-    accounts = replace(accounts, sender=bucket)
+    accounts = Accounts(bucket, accounts.thread, accounts.pairs)
     if wait > 0:
         reason = f"{attempt.speaker.name} sends more than {rules.sender_rate:g} messages a second."
         return accounts, Refusal(Code.RATE_LIMITED, reason, retry_after=wait)
@@ -316,7 +316,7 @@ def _counted(attempt: Attempt, accounts: Accounts, now: float, rules: Rules) -> 
         return accounts
     pairs = {to: accounts.pairs.get(to, Window()).counted(now, rules.window) for to in attempt.wakes}
     thread = accounts.thread.counted(now, rules.window)
-    return replace(accounts, thread=thread, pairs={**accounts.pairs, **pairs})
+    return Accounts(accounts.sender, thread, {**accounts.pairs, **pairs})
 
 
 # -- thanks ----------------------------------------------------------------------------------------------------

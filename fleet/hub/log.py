@@ -86,11 +86,13 @@ class New(NamedTuple):
     """JSON."""
     key: str | None = None
     """Good once per sender."""
+    data: Any = None
+    """The body's JSON, where it is at hand: then nobody has to read it again. It is not changed any more."""
 
     @classmethod
     def of(cls, stream: str, kind: str, sender: str, data: Any, key: str | None = None) -> New:
-        """The same from a JSON value."""
-        return cls(stream, kind, sender, as_json(data).encode(), key)
+        """The same from a JSON value: of lists and strings, as reading it again would give it."""
+        return cls(stream, kind, sender, as_json(data).encode(), key, data)
 
 
 @dataclass(frozen=True)
@@ -567,6 +569,8 @@ def _store(
         for new in waiting.batch:
             seq += 1
             event = Event(seq, at, new.stream, new.kind, new.sender, new.body, new.key)
+            if new.data is not None:
+                event.__dict__["data"] = new.data  # where the property keeps it
             chain = chained(chain, event)
             kept = None
             if is_kept(new.stream):

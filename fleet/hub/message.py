@@ -182,6 +182,24 @@ def mint(kind: str, chance: bytes) -> str:
     return f"{kind}-{base64.b32encode(chance[:10]).decode().lower()}"
 
 
+class Ids:
+    """Mints one id after the other, of chance that is drawn for many at once."""
+
+    def __init__(self, chance: Callable[[int], bytes]) -> None:
+        self._chance = chance
+        self._letters = ""
+
+    def mint(self, kind: str) -> str:
+        """The next: sixteen letters of five bits each, as `mint` makes them."""
+        if not self._letters:
+            self._letters = self._chance(4096).translate(_LETTERS).decode()
+        drawn, self._letters = self._letters[:16], self._letters[16:]
+        return f"{kind}-{drawn}"
+
+
+_LETTERS = bytes(b"abcdefghijklmnopqrstuvwxyz234567"[n % 32] for n in range(256))
+
+
 def reply_id(message: str, agent: str) -> str:
     """The id of the reply that a headless agent's turn gives: always the same, so a repeat can be told."""
     return mint("m", hashlib.sha256(f"{message} {agent}".encode()).digest())

@@ -92,18 +92,25 @@ class Shown:
 
 
 def _project(connection: sqlite3.Connection, events: Sequence[Event]) -> None:
+    new: list[tuple[str, int, str]] = []
     for event in events:
         if event.kind == MESSAGE:
             data = fields(event)
             if isinstance(data.get("id"), str):
-                connection.execute(
-                    "INSERT OR IGNORE INTO messages VALUES (?, ?, ?)", (data["id"], event.seq, data.get("thread") or "")
-                )
+                new.append((data["id"], event.seq, data.get("thread") or ""))
         elif event.kind in CHANGES:
+            _add(connection, new)
             connection.execute(
                 "INSERT OR IGNORE INTO changes SELECT seq, ? FROM messages WHERE id = ?",
                 (event.seq, str(fields(event).get("message"))),
             )
+    _add(connection, new)
+
+
+def _add(connection: sqlite3.Connection, new: list[tuple[str, int, str]]) -> None:
+    if new:
+        connection.executemany("INSERT OR IGNORE INTO messages VALUES (?, ?, ?)", new)
+        new.clear()
 
 
 def _forget(connection: sqlite3.Connection, events: Sequence[Event]) -> None:

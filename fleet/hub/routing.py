@@ -138,13 +138,14 @@ class Route:
 def route(message: Message, directory: Directory, *, apart: bool = False) -> Route | Refusal:
     """Who hears it. Its `wake` is taken as allowed. With `apart`, those who only listen to the channel are told apart,
     so that it costs the same however many they are."""
-    names = tuple(name for name in message.to if not name.startswith("#"))
+    channels = message.channels
+    names = message.to if not channels else tuple(name for name in message.to if name not in channels)
     if unknown := [name for name in names if not directory.addressable(name)]:
         return _nobody(unknown, directory)
-    mentions = mentioned(message.text, directory) if message.channels else ()
+    mentions = mentioned(message.text, directory) if channels else ()
     listening: tuple[str, ...] = ()
     because: dict[str, Because] = {}
-    if message.channels:
+    if channels:
         if apart and len(message.to) == 1 and not message.wake:
             listening = directory.listeners.get(message.to[0], ())
         else:
@@ -152,7 +153,7 @@ def route(message: Message, directory: Directory, *, apart: bool = False) -> Rou
         because |= dict.fromkeys(mentions, Because.MENTIONED)
     because |= dict.fromkeys(names, Because.NAMED)
     because.pop(message.sender, None)
-    hearers = tuple(Hearer(name, why, _wakes(message, why)) for name, why in sorted(because.items()))
+    hearers = tuple([Hearer(name, why, _wakes(message, why)) for name, why in sorted(because.items())])
     return Route(hearers, mentions, listening)
 
 

@@ -29,46 +29,61 @@ ASK_ENDED = "ask_ended"
 
 
 def _project(connection: sqlite3.Connection, events: Sequence[Event]) -> None:
+    said: list[tuple[object, ...]] = []
     for event in events:
         if event.kind == MESSAGE:
-            _message(connection, event)
-        elif event.kind == THREAD:
-            data = event.data
-            connection.execute(
-                "UPDATE threads SET state = ?, since = ?, by = ? WHERE id = ?",
-                (data["state"], event.at, data["by"], data["thread"]),
-            )
-            connection.execute("INSERT OR IGNORE INTO acts VALUES (?, ?)", (data["thread"], event.seq))
-        elif event.kind == ASK:
-            data = event.data
-            workspace = event.stream.partition("/")[0]
-            connection.execute(
-                "INSERT OR IGNORE INTO asks VALUES (?, ?, ?, ?, ?, ?, NULL, NULL, NULL, NULL)",
-                (data["message"], workspace, data["thread"], data["asker"], data["asked"], data["deadline"]),
-            )
-        elif event.kind == ASK_ENDED:
-            data = event.data
-            connection.execute(
-                "UPDATE asks SET outcome = ?, answer = ?, reason = ?, ended_at = ?"
-                " WHERE message = ? AND outcome IS NULL",
-                (data["outcome"], data["answer"], data["reason"], data["ended_at"], data["message"]),
-            )
+            data = fields(event)
+            if isinstance(data.get("id"), str):
+                said.append(
+                    (
+                        data.get("thread") or "", data.get("workspace") or "", event.seq, data.get("sender") or "",
+                        event.at, event.at, 1 if data.get(COUNTED) else 0,
+                    )
+                )  # fmt: skip
+            for attachment in data.get("attachments", ()):
+                connection.execute("INSERT OR IGNORE INTO attached VALUES (?, ?)", (attachment["sha256"], event.seq))
+        elif event.kind in _WRITES:
+            _say(connection, said)
+            _WRITES[event.kind](connection, event)
+    _say(connection, said)
 
 
-def _message(connection: sqlite3.Connection, event: Event) -> None:
-    data = fields(event)
-    if not isinstance(data.get("id"), str):
-        return
+def _say(connection: sqlite3.Connection, said: list[tuple[object, ...]]) -> None:
+    if said:
+        connection.executemany(
+            "INSERT INTO threads VALUES (?, ?, ?, ?, ?, 'active', ?, NULL, 1, ?)"
+            " ON CONFLICT (id) DO UPDATE SET messages = messages + 1, turns = turns + excluded.turns",
+            said,
+        )
+        said.clear()
+
+
+def _act(connection: sqlite3.Connection, event: Event) -> None:
+    data = event.data
     connection.execute(
-        "INSERT INTO threads VALUES (?, ?, ?, ?, ?, 'active', ?, NULL, 1, ?)"
-        " ON CONFLICT (id) DO UPDATE SET messages = messages + 1, turns = turns + excluded.turns",
-        (
-            data.get("thread") or "", data.get("workspace") or "", event.seq, data.get("sender") or "", event.at,
-            event.at, 1 if data.get(COUNTED) else 0,
-        ),
-    )  # fmt: skip
-    for attachment in data.get("attachments", ()):
-        connection.execute("INSERT OR IGNORE INTO attached VALUES (?, ?)", (attachment["sha256"], event.seq))
+        "UPDATE threads SET state = ?, since = ?, by = ? WHERE id = ?",
+        (data["state"], event.at, data["by"], data["thread"]),
+    )
+    connection.execute("INSERT OR IGNORE INTO acts VALUES (?, ?)", (data["thread"], event.seq))
+
+
+def _asked(connection: sqlite3.Connection, event: Event) -> None:
+    data, workspace = event.data, event.stream.partition("/")[0]
+    connection.execute(
+        "INSERT OR IGNORE INTO asks VALUES (?, ?, ?, ?, ?, ?, NULL, NULL, NULL, NULL)",
+        (data["message"], workspace, data["thread"], data["asker"], data["asked"], data["deadline"]),
+    )
+
+
+def _ended(connection: sqlite3.Connection, event: Event) -> None:
+    data = event.data
+    connection.execute(
+        "UPDATE asks SET outcome = ?, answer = ?, reason = ?, ended_at = ? WHERE message = ? AND outcome IS NULL",
+        (data["outcome"], data["answer"], data["reason"], data["ended_at"], data["message"]),
+    )
+
+
+_WRITES = {THREAD: _act, ASK: _asked, ASK_ENDED: _ended}
 
 
 def _forget(connection: sqlite3.Connection, events: Sequence[Event]) -> None:
