@@ -180,7 +180,7 @@ class HubSide:
         if runner is None:
             return None
         told = report.summary(runner, self._clock.now(), self._settings)
-        return {key: told[key] for key in _TOLD}
+        return {key: told[key] for key in _TOLD} | {"dialog": told["kind"]}
 
     def _heard(self, runner: Runner, event: HookEvent | None) -> None:
         if event is not None or not self._open.is_set():
@@ -234,7 +234,7 @@ class HubSide:
 
 _OPERATOR = Caller("fleet", Role.ADMIN)
 
-_TOLD = ("phase", "activity", "kind", "reason", "since", "activity_since", "observed_at", "context_pct", "resets_at")
+_TOLD = ("phase", "activity", "reason", "since", "activity_since", "observed_at", "context_pct", "resets_at")
 """What members hear of an agent, from its report."""
 
 

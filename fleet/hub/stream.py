@@ -584,7 +584,8 @@ _BROKEN = {1002: "bad_frame", 1007: "invalid_unicode", 1009: "too_large"}
 
 
 def _error(fault: Fault, ref: str | None) -> str:
-    return wire.encode({"type": "error", "error": fault.to_json(ref)})
+    told = wire.encode({"type": "error", "error": fault.to_json(ref)})
+    return told.encode(errors="replace").decode()  # what was refused may have been half a character
 
 
 class Session:
@@ -613,6 +614,11 @@ class Session:
         try:
             self._streams.begin(reader)
             await self._listen(reader)
+        except ConnectionError:
+            pass  # it has gone, while it was being told something
+        except Exception:  # what nobody foresaw ends this connection, and no other
+            log.exception("the connection of %s ended by a fault of the hub's", reader.caller.name)
+            self._streams.end(reader, 1011)
         finally:
             gone()
             self._streams.leave(reader)
