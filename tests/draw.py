@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from fleet.cli import reference
+from fleet.hub import app, wire
 from fleet.manifests import schema
 from tests import accuracy, architecture, states
 
@@ -40,7 +42,19 @@ def states_judged() -> Iterator[str]:
         yield f"| {state} | {tally.screens} | {tally.wrong or ''} | {tally.unknown or ''} |"
 
 
+def openapi() -> str:
+    """The hub's routes."""
+    return json.dumps(app.openapi(), indent=1, ensure_ascii=False) + "\n"
+
+
+def asyncapi() -> str:
+    """The frames of its WebSocket."""
+    return json.dumps(wire.asyncapi(), indent=1, ensure_ascii=False) + "\n"
+
+
 DRAWN: dict[str, Callable[[], str]] = {
+    "docs/asyncapi.json": asyncapi,
+    "docs/openapi.json": openapi,
     "docs/architecture.md": architecture.drawn,
     "docs/benchmarks.md": benchmarks,
     "docs/cli.md": reference.reference,
