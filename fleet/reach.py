@@ -25,13 +25,10 @@ from fleet.clock import Clock
 from fleet.harnesses.base import BOX, Said
 from fleet.harnesses.screens import RuleSet, version_of
 from fleet.health.classify import View, classify
-from fleet.hub.auth import MAIN, Role, Tokens
 from fleet.hub.delivery import Agent, HandedOver, Seen, Sign, Ways, appears
 from fleet.hub.message import Message, Way
 from fleet.hub.reach import TurnEnd, Typing
 from fleet.keys import BEFORE_ENTER, harmless, typed
-from fleet.manifests.model import AgentSpec
-from fleet.preparing import Admission
 from fleet.runner import Runner
 from fleet.runtimes.base import Runtime
 from fleet.terms import Activity, File, Handle, HookEvent, Phase, Screen, Verdict
@@ -437,28 +434,6 @@ class Found:
     path: str
     taker: str | None
     """The pid of who has taken it; `None`: nobody has."""
-
-
-class Admissions:
-    """Lets launches into the hub: each has a token of its own, and what its agent's older ones were given is revoked.
-    Its `admit` is given to the supervisor."""
-
-    def __init__(self, tokens: Tokens, hub: Callable[[], str]) -> None:
-        """`hub`: where it is, for an agent on this machine."""
-        self._tokens, self._hub = tokens, hub
-
-    async def admit(self, spec: AgentSpec, generation: str) -> Admission | None:
-        """One that takes no part gets nothing; neither do the tokens it had count any more."""
-        if not spec.hub.enabled:
-            await self._tokens.revoke_all(MAIN, spec.name, by=FLEET)
-            return None
-        id, token = await self._tokens.create(Role.AGENT, spec.name, MAIN, by=FLEET)
-        await self._tokens.revoke_all(MAIN, spec.name, by=FLEET, but=id)
-        return Admission(self._hub(), token)
-
-
-FLEET = "fleet"
-"""Who gives launches their tokens."""
 
 
 def _note_hook(notes: Notes, event: HookEvent) -> None:
