@@ -17,15 +17,21 @@ import socket
 import stat
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from fleet import __version__, places
 from fleet.errors import FleetError, NoDaemon, NotAllowed, TimedOut, Usage
 
+T = TypeVar("T")
+
 API = "/api/v1"
 AWAY = 20.0
 """How long a hub that was there may be away (a restart) before a repeatable request is given up."""
-ASK_EVERY = 0.25
+SOON_BACK = 5.0
+"""For how long it is waited for where it is being opened, or was killed and nobody has asked it anything yet."""
+ASK_EVERY = 0.1
+CLOSING = "closing"
+"""With what a hub that is about to end turns requests away."""
 QUIET = 90.0
 """A stream on which not even a sign of life comes for so long is taken up anew."""
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -53,6 +59,21 @@ class HubSaid(FleetError):
 
 class NoHub(NoDaemon):
     """No hub answers there."""
+
+
+class Opening(NoHub):
+    """The daemon runs, but its hub does not answer (yet)."""
+
+
+class Killed(NoDaemon):
+    """The daemon was killed; what keeps it brings it back."""
+
+    def __init__(self) -> None:
+        super().__init__(str(NoDaemon()))
+
+    @property
+    def code(self) -> str:
+        return NoDaemon().code
 
 
 class WentAway(NoHub):
@@ -283,25 +304,39 @@ def repeatable(
     """The same for what may be asked twice, since it carries a key or changes nothing: where the hub goes away before
     it has answered, it is asked again once it is back. `waiting` is called before that."""
     deadline = None if timeout is None else time.monotonic() + timeout
-    left: float | None = None
+
+    def once() -> Answer:
+        rest = None if deadline is None else max(0.001, deadline - time.monotonic())
+        return request(to, method, target, body, timeout=rest)
+
+    return patiently(once, deadline=deadline, waiting=waiting)
+
+
+def patiently(what: Callable[[], T], *, deadline: float | None = None, waiting: Callable[[], None] = lambda: None) -> T:
+    """Do it, again and again while the hub is away and bound to come back."""
+    since: float | None = None
+    patience = 0.0
     while True:
         try:
-            rest = None if deadline is None else max(0.001, deadline - time.monotonic())
-            return request(to, method, target, body, timeout=rest)
+            return what()
         except (NoDaemon, HubSaid) as error:
-            now = time.monotonic()
-            leaving = isinstance(error, WentAway) or (isinstance(error, HubSaid) and error.code == "closing")
-            if isinstance(error, HubSaid) and not leaving:
+            now, patience = time.monotonic(), max(patience, patience_with(error))
+            if not patience or (isinstance(error, HubSaid) and error.code != CLOSING):
                 raise
-            if left is None and not leaving:
-                raise
-            if left is None:
+            if since is None and not isinstance(error, Opening):
                 waiting()
-            if left is None or leaving:
-                left = now
-            if now - left > AWAY or (deadline is not None and now > deadline):
+            if since is None or patience_with(error) == AWAY:
+                since = now
+            if now - since > patience or (deadline is not None and now > deadline):
                 raise
             time.sleep(ASK_EVERY)
+
+
+def patience_with(error: FleetError) -> float:
+    """For how long a hub that says this may be waited for."""
+    if isinstance(error, WentAway) or (isinstance(error, HubSaid) and error.code == CLOSING):
+        return AWAY
+    return SOON_BACK if isinstance(error, Killed | Opening) else 0.0
 
 
 def upload(
@@ -573,8 +608,8 @@ def nobody(to: Door, why: OSError | None = None) -> FleetError:
         said = why.strerror or str(why) if why else "nobody listens"
         return NoHub(f"No hub answers at {to}: {said}.", hint="`fleet hub info` on that machine prints its address.")
     if not _daemon_listens():
-        return NoDaemon()
-    return NoHub(
+        return Killed() if isinstance(why, ConnectionRefusedError) else NoDaemon()
+    return Opening(
         "The daemon runs, but its hub does not answer.",
         hint="The end of daemon.log in the state folder says why; `fleet daemon restart` starts it anew.",
     )

@@ -33,7 +33,10 @@ class Moment(click.ParamType[float]):
 @talk.as_json
 @talk.on_hub
 def history(where: talk.Where, target: str | None, as_json: bool, **which: Any) -> int:
-    """Show what was said: in a channel, with somebody, in a conversation, or all that you may see; newest page."""
+    """Show what was said: in a channel, between you and somebody, in a conversation, or all that you may see.
+
+    The newest page is shown; `fleet threads list` lists the conversations.
+    """
     asked = hubreads.ask("history", [target] if target else [], **which)
 
     def show(data: dict[str, Any]) -> None:

@@ -50,7 +50,11 @@ def _info(data: dict[str, Any]) -> None:
 
 def _log() -> Path:
     """The log of this fleet's own hub."""
-    path = Places.of().state / "hub" / "hub.db"
+    from fleet.config import load_settings
+    from fleet.db import place
+
+    places = Places.of()
+    path = place(places.state / "hub", load_settings(places).database_folder) / "hub.db"
     if not path.exists():
         raise Usage(f"There is no log at {path}.", hint="It is made when the daemon first starts its hub.")
     return path

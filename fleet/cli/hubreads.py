@@ -170,7 +170,9 @@ def _option(word: str, rest: list[str], options: Mapping[str, tuple[str, str]], 
 
 def answer(place: Mapping[str, Any], asked: Request) -> int:
     """Ask, and pass the hub's JSON on; the exit code."""
-    said = hubcall.request(hubcall.door(**place), *asked, timeout=reads.request_timeout())
+    door = hubcall.patiently(lambda: hubcall.door(**place))
+    call = hubcall.request if asked[0] == "POST" else hubcall.repeatable  # what is taken is given once
+    said = call(door, *asked, timeout=reads.request_timeout())
     sys.stdout.flush()
     sys.stdout.buffer.write(said.envelope() + b"\n")
     sys.stdout.buffer.flush()

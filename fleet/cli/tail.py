@@ -118,9 +118,9 @@ def follow(where: talk.Where, place: str, show: Any) -> int:
             continue
         except NoDaemon as error:
             if away_since is None:
-                if not isinstance(error, hubcall.WentAway):
+                if not isinstance(error, hubcall.WentAway | hubcall.Killed | hubcall.Opening):
                     raise
-                output.message("the hub went away; waiting for it to come back")
+                talk.tell_waiting()
                 away_since = time.monotonic()
             elif time.monotonic() - away_since > hubcall.AWAY:
                 raise

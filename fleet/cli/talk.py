@@ -33,7 +33,10 @@ class Where:
 
     @functools.cached_property
     def door(self) -> hubcall.Door:
-        return hubcall.door(**self._named)  # type: ignore[arg-type]
+        return hubcall.patiently(
+            lambda: hubcall.door(**self._named),  # type: ignore[arg-type]
+            waiting=tell_waiting,
+        )
 
     @functools.cached_property
     def stranger(self) -> hubcall.Door:
@@ -131,7 +134,10 @@ def addressed(target: str) -> str | list[str]:
 
 def read(where: Where, asked: hubreads.Request, show: Show, *, as_json: bool) -> int:
     """Ask the hub once and show its answer: with `as_json` as it came, otherwise by `show`."""
-    said = hubcall.request(where.door, *asked, timeout=reads.request_timeout())
+    if asked[0] == "POST":  # what is taken is given once
+        said = hubcall.request(where.door, *asked, timeout=reads.request_timeout())
+    else:
+        said = hubcall.repeatable(where.door, *asked, timeout=reads.request_timeout(), waiting=tell_waiting)
     _tell(said, show, as_json)
     return 0
 
@@ -162,7 +168,7 @@ def act(
 
 
 def tell_waiting() -> None:
-    output.message("the hub went away; waiting for it to come back")
+    output.message("the hub is away; waiting for it to come back")
 
 
 def _tell(said: hubcall.Answer, show: Show, as_json: bool) -> None:

@@ -438,7 +438,8 @@ class Client:
                             yield event
             except (NoDaemon, TimedOut) as error:
                 self._stood = self._stood or isinstance(error, hubcall.WentAway)
-                if not self._stood or (place is None and time.monotonic() - away_since > self._patience):
+                patience = self._patience if self._stood else hubcall.patience_with(error)
+                if not (self._stood and place) and time.monotonic() - away_since > patience:
                     raise
             await asyncio.sleep(random.uniform(0, pause))
             pause = min(2 * pause, LONGEST_PAUSE)
@@ -609,7 +610,8 @@ class Client:
                     raise
                 if isinstance(error, hubcall.WentAway | hubcall.HubSaid):
                     self._stood, began = True, time.monotonic()
-                if not self._stood or time.monotonic() - began > self._patience:
+                patience = self._patience if self._stood else hubcall.patience_with(error)
+                if time.monotonic() - began > patience:
                     raise
             await asyncio.sleep(random.uniform(0, pause))
             pause = min(2 * pause, LONGEST_PAUSE)

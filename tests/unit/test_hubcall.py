@@ -129,6 +129,36 @@ def test_without_a_daemon_that_is_what_is_said(place: Path) -> None:
     assert (caught.value.code, caught.value.exit_code) == ("no_daemon", 69)
 
 
+def test_a_hub_that_is_being_opened_is_waited_for(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hubcall, "ASK_EVERY", 0.001)
+    calls = iter([hubcall.Opening(), hubcall.Killed(), hubcall.WentAway(), NoDaemon(), "there"])
+    told: list[str] = []
+
+    def ask() -> str:
+        found = next(calls)
+        if isinstance(found, FleetError):
+            raise found
+        return str(found)
+
+    assert hubcall.patiently(ask, waiting=lambda: told.append("waiting")) == "there"
+    monkeypatch.setattr(hubcall, "SOON_BACK", 0.01)
+    with pytest.raises(hubcall.Killed) as caught:
+        hubcall.patiently(lambda: (_ for _ in ()).throw(hubcall.Killed()))
+    assert (caught.value.code, caught.value.exit_code) == ("no_daemon", 69)
+
+
+def test_a_daemon_that_was_killed_is_told_from_one_that_was_ended(place: Path) -> None:
+    path = Path(hubcall.hub_socket())
+    path.parent.mkdir()
+    for error in (NoDaemon, hubcall.Killed):
+        with pytest.raises(error) as caught:
+            hubcall.request(hubcall.Door(path=str(path)), "GET", f"{API}/info")
+        assert type(caught.value) is error
+        with socket.socket(socket.AF_UNIX) as gone:
+            if not path.exists():
+                gone.bind(str(path))
+
+
 def test_a_daemon_without_a_hub_is_told_apart(place: Path) -> None:
     token = Path(hubcall.operator_token())
     token.parent.mkdir(parents=True)
@@ -209,7 +239,6 @@ def test_an_answer_may_come_in_chunks_or_until_the_end(hub: ScriptedHub) -> None
         (400, "empty", {}, 2),
         (413, "too_large", {}, 2),
         (400, "unknown_type", {}, 2),
-        (401, "unauthorized", {}, 1),
         (403, "not_allowed", {}, 1),
         (404, "unknown_recipient", {"nearest": ["web"]}, 3),
         (404, "unknown_message", {}, 3),
