@@ -455,12 +455,17 @@ class Operator:
             if len(found) == 1:
                 return found[0]
             raise Usage(f"{target} holds {len(found)} agents; name one.")
-        raise self._unknown(target)
+        raise self._unknown(target, cwd)
 
-    def _unknown(self, name: str, also: Iterable[str] = ()) -> UnknownAgent:
-        """With the nearest of the names that there are, which may be `also` others than those of agents."""
-        near = nearest(name, [*self.fleet.runners, *also])
-        hint = f"Did you mean {near}?" if near else "`fleet status` lists the ones there are."
+    def _unknown(self, name: str, cwd: str) -> UnknownAgent:
+        """With the manifest that bears the name and was never started, or the nearest of the names that there are."""
+        beside = next((f for f in (f"{name}.yaml", f"{name}.yml") if _exists(cwd, f)), None)
+        if beside and not _is_path(name):
+            hint = f"`fleet start {beside}` starts the manifest of that name in this folder."
+        elif near := nearest(name, list(self.fleet.runners)):
+            hint = f"Did you mean {near}?"
+        else:
+            hint = "`fleet status` lists the ones there are."
         return UnknownAgent(f"No agent is named {shown(name)}.", hint=hint, name=name)
 
     async def _declared(self, args: Args) -> tuple[list[Runner], list[str]]:

@@ -185,6 +185,16 @@ async def test_a_name_that_nobody_has_is_answered_with_the_nearest(
     assert caught.value.hint == "Did you mean web?"
 
 
+@pytest.mark.parametrize("verb", ["start", "status", "inspect"])
+async def test_a_name_whose_manifest_stands_here_and_was_never_started_is_answered_with_that(
+    daemon: Daemon, tmp_path: Path, verb: str
+) -> None:
+    (tmp_path / "helper.yaml").write_text("")
+    with pytest.raises(UnknownAgent) as caught:
+        await daemon.operator.do(verb, {"target": "helper", "targets": ["helper"], "cwd": str(tmp_path)}, _progress)
+    assert (caught.value.hint or "").startswith("`fleet start helper.yaml` starts")
+
+
 @pytest.mark.parametrize(("word", "meant"), [("wbe", "web"), ("WEB", "web"), ("reveiwer", "Reviewer"), ("zzz", None)])
 def test_the_nearest_name_is_found_whatever_its_capitals(word: str, meant: str | None) -> None:
     assert nearest(word, ["web", "Reviewer"]) == meant
