@@ -11,6 +11,7 @@ import shlex
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -353,6 +354,7 @@ def metadata_keys() -> tuple[str, ...]:
     return tuple(Metadata.model_fields)
 
 
+@cache
 def spec_keys() -> tuple[str, ...]:
     """The keys of `spec`."""
     return tuple(key for key in AgentSpec.model_fields if key not in Metadata.model_fields and key not in _PLACE)
