@@ -38,11 +38,12 @@ from fleet.errors import (
 from fleet.ledger import StartEnvironment
 from fleet.manifests.changes import compare
 from fleet.manifests.model import NAME_PATTERN, AgentSpec
+from fleet.manifests.problem import nearest
 from fleet.redact import redact
 from fleet.runner import UP, Runner
 from fleet.supervisor import DOWN, Supervisor
 from fleet.terms import Activity, Phase
-from fleet.verbs import VERBS, check, nearest, shown
+from fleet.verbs import VERBS, check, shown
 
 log = logging.getLogger(__name__)
 
@@ -462,7 +463,7 @@ class Operator:
         beside = next((f for f in (f"{name}.yaml", f"{name}.yml") if _exists(cwd, f)), None)
         if beside and not _is_path(name):
             hint = f"`fleet start {beside}` starts the manifest of that name in this folder."
-        elif near := nearest(name, list(self.fleet.runners)):
+        elif near := nearest(name, self.fleet.runners):
             hint = f"Did you mean {near}?"
         else:
             hint = "`fleet status` lists the ones there are."

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from math import isfinite
 from typing import Any
 
@@ -105,13 +104,6 @@ def check(verb: str, args: Mapping[str, Any]) -> None:
                 raise BadRequest(f"`{verb}` needs `{name}`: {form.words}.", verb=verb, argument=name)
         elif not form.holds(value):
             raise BadRequest(f"`{verb}`: `{name}` must be {form.words}, not {shown(value)}.", verb=verb, argument=name)
-
-
-def nearest(word: str, known: Mapping[str, Any] | list[str] | tuple[str, ...]) -> str | None:
-    """The known word that was probably meant, whatever its capitals."""
-    lowered = {each.lower(): each for each in known}
-    near = get_close_matches(word.lower(), lowered, 1)
-    return lowered[near[0]] if near else None
 
 
 def shown(value: Any) -> str:

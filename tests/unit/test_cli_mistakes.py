@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from fleet.verbs import nearest
 from tests.unit.cli_fixtures import Shell, daemon, fleet, place
 
 __all__ = ["daemon", "fleet", "place"]
@@ -81,7 +80,3 @@ def test_a_hooks_wrong_word_is_told_and_its_event_is_kept(
     assert (ran.code, ran.out) == (0, "")
     assert told in ran.err
     assert len(list((place / "state" / "spool" / "web").glob("*,Stop"))) == 1
-
-
-def test_a_word_far_from_all_others_is_taken_for_none_of_them() -> None:
-    assert nearest("xyzzy", ["web", "db"]) is None

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from fleet.control import Operator, Server
 from fleet.errors import BadRequest, FleetError, UnknownAgent
 from fleet.testing import settle
-from fleet.verbs import VERBS, Form, check, nearest
+from fleet.verbs import VERBS, Form, check
 from tests.unit.fleet_in_memory import Daemon, World
 
 ANYTHING = (
@@ -195,9 +195,15 @@ async def test_a_name_whose_manifest_stands_here_and_was_never_started_is_answer
     assert (caught.value.hint or "").startswith("`fleet start helper.yaml` starts")
 
 
-@pytest.mark.parametrize(("word", "meant"), [("wbe", "web"), ("WEB", "web"), ("reveiwer", "Reviewer"), ("zzz", None)])
-def test_the_nearest_name_is_found_whatever_its_capitals(word: str, meant: str | None) -> None:
-    assert nearest(word, ["web", "Reviewer"]) == meant
+@pytest.mark.parametrize(
+    ("word", "hint"), [("WEB", "Did you mean web?"), ("zzz", "`fleet status` lists the ones there are.")]
+)
+async def test_the_nearest_name_is_found_whatever_its_capitals_and_none_where_none_is_near(
+    daemon: Daemon, word: str, hint: str
+) -> None:
+    with pytest.raises(UnknownAgent) as caught:
+        await daemon.operator.do("inspect", {"target": word}, _progress)
+    assert caught.value.hint == hint
 
 
 async def test_events_of_a_session_that_is_no_agent_are_listed_by_its_name(daemon: Daemon) -> None:
