@@ -4,7 +4,8 @@
 
 - *ask, scripted runner*: accepted, handed over, one process (`cat`) run by the launcher, its answer sent, told.
 - *ask, in this process*: the same where the turn is a coroutine: what the hub itself takes.
-- *pipeline*: messages to scripted agents of this process, every one a turn with a reply, limits raised and evaluated.
+- *questions*, *messages*: the pipeline with turns of this process, each with a reply or without; limits raised and
+  evaluated.
 """
 
 from __future__ import annotations
@@ -78,13 +79,33 @@ async def asks(exchange: Exchange, count: int) -> list[float]:
     return took
 
 
+async def silent(message: Message) -> str:
+    return ""
+
+
 async def pipeline(exchange: Exchange, agents: ScriptedAgents, count: int, flight: int) -> float:
-    """Messages a second through all of it: accepted, handed over, its turn run, the reply accepted, both told."""
+    """Messages a second through all of it: accepted, handed over, its turn run, its end written down."""
     names = list(agents.answers)
-    done = asyncio.Semaphore(flight)
+    room = asyncio.Semaphore(flight)
+    began = time.perf_counter()
 
     async def one(number: int) -> None:
-        async with done:
+        async with room:
+            await exchange.send(ALICE, {"to": names[number % len(names)], "text": f"work {number}"})
+
+    await asyncio.gather(*(one(number) for number in range(count)))
+    while any(exchange.boxes.waiting(f"main/@{name}") for name in names) or len(agents.turns) < count:  # noqa: ASYNC110
+        await asyncio.sleep(0.002)
+    return count / (time.perf_counter() - began)
+
+
+async def answered(exchange: Exchange, agents: ScriptedAgents, count: int, flight: int) -> float:
+    """The same where each is a question with its answer: two messages."""
+    names = list(agents.answers)
+    room = asyncio.Semaphore(flight)
+
+    async def one(number: int) -> None:
+        async with room:
             ask = await exchange.ask(ALICE, {"to": names[number % len(names)], "text": f"work {number}"}, 120)
             assert ask.outcome is not None and ask.outcome.value == "answered", ask
 
@@ -108,12 +129,14 @@ async def main() -> None:
         async with hub(home / "real", real) as exchange:
             show("ask, scripted runner", await asks(exchange, 60))
         await desk.close()
-        scripted = ScriptedAgents(dict.fromkeys([f"a{n}" for n in range(16)], echo), max_parallel=8)
+        names = [f"a{n}" for n in range(16)]
+        scripted = ScriptedAgents(dict.fromkeys(names, echo), max_parallel=8)
         async with hub(home / "scripted", scripted) as exchange:
             show("ask, in this process", await asks(exchange, 200))
-            for flight in (1, 64):
-                rate = await pipeline(exchange, scripted, 400 if flight == 1 else 4000, flight)
-                print(f"pipeline, {flight:2} in flight        {rate:8.0f} messages/s (each ask and its answer are two)")
+            print(f"questions, 64 in flight       {await answered(exchange, scripted, 2000, 64):8.0f} messages/s")
+        quiet = ScriptedAgents(dict.fromkeys(names, silent), max_parallel=8)
+        async with hub(home / "quiet", quiet) as exchange:
+            print(f"messages, 64 in flight        {await pipeline(exchange, quiet, 4000, 64):8.0f} messages/s")
 
 
 if __name__ == "__main__":
