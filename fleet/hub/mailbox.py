@@ -2,7 +2,7 @@
 
 A message is one event in the log, with its recipients; each later change at one of them is another. The tables here
 follow from those events. `message.step` decides what a change makes of a receipt; this writes it down before anybody
-acts on it, and one change at a box never overtakes another.
+acts on it, and one change at a receipt never overtakes another.
 
 What is said to a channel, and asks nothing of those who only listen there, is stored once, however many they are: it
 is in a listener's box because the box listens, and has a receipt of its own there once something becomes of it. Up to
@@ -254,7 +254,7 @@ class Mailboxes:
         self._waiting: Counter[str] = Counter()
         self._coming: Counter[str] = Counter()
         """Accepted, and on its way into the log."""
-        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._locks: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
         self._standings: OrderedDict[tuple[str, str], _Standing] = OrderedDict()
         """How messages stand in boxes that were lately of concern: nobody else changes that."""
 
@@ -355,15 +355,15 @@ class Mailboxes:
 
     @contextlib.asynccontextmanager
     async def _changing(self, changes: Sequence[Change]) -> AsyncIterator[list[_Standing | None]]:
-        """How the messages stand that are to be changed, while nobody else changes anything in these boxes."""
-        boxes = sorted({change.box for change in changes})
-        if len(boxes) == 1:
-            async with self._lock(boxes[0]):
+        """How the messages stand that are to be changed, while nobody else changes anything about them there."""
+        concerned = sorted({(change.message, change.box) for change in changes})
+        if len(concerned) == 1:
+            async with self._lock(concerned[0]):
                 yield await self._standing_of(changes)
             return
         async with contextlib.AsyncExitStack() as held:
-            for of in boxes:
-                await held.enter_async_context(self._lock(of))
+            for which in concerned:
+                await held.enter_async_context(self._lock(which))
             yield await self._standing_of(changes)
 
     async def _standing_of(self, changes: Sequence[Change]) -> list[_Standing | None]:
@@ -385,10 +385,10 @@ class Mailboxes:
         """Retention was here: what is kept at hand may be gone."""
         self._standings.clear()
 
-    def _lock(self, of: str) -> asyncio.Lock:
-        lock = self._locks.get(of)
+    def _lock(self, which: tuple[str, str]) -> asyncio.Lock:
+        lock = self._locks.get(which)
         if lock is None:
-            lock = self._locks[of] = asyncio.Lock()
+            lock = self._locks[which] = asyncio.Lock()
         return lock
 
     # -- reading ---------------------------------------------------------------------------------------------------
