@@ -207,6 +207,21 @@ async def test_a_screen_that_says_nothing_any_more_ages_the_state_until_it_is_un
     assert daemon["web"].state.activity is Activity.UNKNOWN
 
 
+async def test_an_agent_at_rest_is_as_fresh_as_the_last_sweep_and_ages_only_from_there(
+    world: World, daemon: Daemon
+) -> None:
+    await _ready(world, daemon)
+    await world.clock.turn(600)
+    assert daemon["web"].due is None, "nothing has to be done for it"
+    assert daemon["web"].state.seen == world.clock.now()
+    assert {claim.seen for claim in daemon["web"].book} == {world.clock.now()}
+    world.host.pane("web").show("nothing that any rule knows")
+    await world.clock.turn(10)
+    assert daemon["web"].state.activity is Activity.READY
+    await world.clock.turn(world.settings.stale)
+    assert daemon["web"].state.activity is Activity.UNKNOWN
+
+
 async def test_two_restarts_in_a_row_are_one_launch_after_the_end(world: World, daemon: Daemon) -> None:
     await daemon.start(world.shell())
     await world.clock.turn(2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import pairwise
 
 import pytest
 
@@ -11,6 +12,7 @@ from fleet.runtimes import tmux
 from fleet.runtimes.multiplexers import ServerGone
 from fleet.runtimes.screen import key_bytes
 from fleet.settings import Settings
+from fleet.testing import TurnedClock
 
 
 class Pipe:
@@ -142,3 +144,28 @@ def test_colours_are_stripped_and_nothing_else() -> None:
 )
 def test_screen_sends_for_a_key_what_a_terminal_sends(name: str, sent: bytes) -> None:
     assert key_bytes(name) == sent
+
+
+@pytest.mark.parametrize("lines", [1, 100])
+async def test_a_pane_that_keeps_printing_is_captured_within_the_second_and_one_that_floods_at_every_sweep(
+    lines: int,
+) -> None:
+    clock, settings = TurnedClock(), Settings()
+    server = tmux.Tmux(no_connection, settings, clock)
+    pane = tmux._Pane("%1", "$1")
+    captured: list[float] = []
+    for _ in range(80):
+        await clock.turn(settings.observe_interval)
+        pane.history, pane.activity = pane.history + lines, int(clock.now())
+        if server._may_have_changed(pane):
+            captured.append(clock.now())
+            detail = f"0\t39\t120\t40\t0\t0\t{pane.history}\t\n".encode()
+            said = (detail, f"line {pane.history}\n".encode(), b"line\n" * (lines + 200))
+            server._take(pane, [tmux.Block(True, int(clock.now()), body) for body in said])
+    pauses = [later - earlier for earlier, later in pairwise(captured)]
+    assert max(pauses) <= (0.75 if lines == 1 else 0.25)
+    assert len(captured) <= (40 if lines == 1 else 80)
+
+
+async def no_connection(on_lost: object) -> tmux.Control:
+    raise AssertionError("nothing is asked")
