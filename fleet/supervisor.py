@@ -293,12 +293,16 @@ class Supervisor:
     async def _stop_in_order(self, runners: Sequence[Runner], event: lifecycle.Event) -> None:
         specs = {r.name: r.spec for r in runners}
         groups = dependencies.stop_order({name: _needs(spec) for name, spec in specs.items()})
-        if len(groups) > 1 and isinstance(event, lifecycle.Stop):
+        noted = len(groups) > 1 and isinstance(event, lifecycle.Stop)
+        if noted:
             await self._note_stops(self._stops | specs.keys())
         for group in groups:
-            members = [self.runners[name] for name in group if name in self.runners]
+            left = self._stops if noted else self.runners.keys()  # who was started meanwhile is let be
+            members = [self.runners[name] for name in group if name in left and name in self.runners]
             for runner in members:
                 runner.post(event)
+            for runner in members:
+                await runner.handled()
             await self._until(partial(_all_down, members), None)
         await self._forget_stops(specs)
 
@@ -670,7 +674,8 @@ def _needs(spec: AgentSpec) -> list[str]:
 
 
 def _all_down(runners: Sequence[Runner]) -> bool:
-    return all(_is_down(r) for r in runners)
+    """Nothing of them lives. Who was started again meanwhile is not waited for: it will not go down."""
+    return all(_is_down(r) or r.life.wanted for r in runners)
 
 
 def _is_down(runner: Runner) -> bool:

@@ -548,6 +548,24 @@ async def test_one_that_is_stopped_while_it_is_restarted_in_an_order_stays_stopp
     assert phases(daemon) == dict.fromkeys("bcd", Phase.RUNNING) | {"a": Phase.STOPPED}
 
 
+async def test_one_that_is_started_again_while_all_are_stopped_holds_up_nobody(world: World, daemon: Daemon) -> None:
+    await daemon.start(*team(world))
+    await world.clock.turn(6)
+    world.host.pane("a").ignores_term = True
+    stopping = asyncio.ensure_future(daemon.supervisor.stop(list(daemon.supervisor.runners.values())))
+    await world.clock.turn(1)
+    assert daemon["a"].life.phase is Phase.STOPPING
+    await daemon.supervisor.start([daemon["d"], daemon["a"]])
+    await world.clock.turn(30)
+    assert stopping.done()
+    assert {name: phases(daemon)[name] for name in "bcd"} == {
+        "b": Phase.STOPPED,
+        "c": Phase.STOPPED,
+        "d": Phase.RUNNING,
+    }
+    assert world.disk.connection.execute("SELECT value FROM fleet WHERE key = 'stops'").fetchone()["value"] == "[]"
+
+
 @pytest.mark.parametrize("verb", ["stop", "restart"])
 async def test_an_order_that_was_cut_short_by_the_daemons_death_is_gone_on_with_by_the_next(
     tmp_path: Path, verb: str
