@@ -45,6 +45,8 @@ class HubSaid(FleetError):
 
     def __init__(self, status: int, error: Mapping[str, Any], hint: str | None = None) -> None:
         facts = {key: value for key, value in error.items() if key not in ("code", "message", "hint")}
+        later = facts.get("retry_after")
+        hint = hint or (f"Try again in {max(1, round(later))} s." if isinstance(later, int | float) else None)
         super().__init__(str(error.get("message") or f"The hub answered {status}."), hint=error.get("hint") or hint)
         self.facts = facts
         self.status = status

@@ -41,6 +41,7 @@ def _info(data: dict[str, Any]) -> None:
             ("orochi", ", ".join(str(data[key]) for key in ("orochi_ws", "orochi_http") if data.get(key))),
             ("position", f"{data.get('epoch')}:{data.get('seq')}"),
             ("version", data.get("version")),
+            ("problems", "\n".join(map(str, data.get("problems") or ()))),
         ]
     )
 

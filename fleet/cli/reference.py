@@ -24,9 +24,9 @@ Drawn from `fleet --help` by `python -m fleet.cli.reference`; a test compares.
 | exit code | means |
 |---|---|
 | 0 | done |
-| 1 | failed; for `diff`: there are differences |
+| 1 | failed, or refused; for `diff`: there are differences |
 | 2 | the command's words, a setting or a manifest are not valid; nothing was done |
-| 3 | no such agent |
+| 3 | no agent, member, message or conversation by that name |
 | 4 | it waits for something, or it did not happen in time |
 | 5 | done, but nothing proves it |
 | 7 | done, but a dialog waits for a person |
