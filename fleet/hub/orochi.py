@@ -22,6 +22,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakValueDictionary
 
 from aiohttp import WSMsgType, web
 
@@ -60,6 +61,7 @@ class Orochi:
         self.streams = Streams(exchange, pace)
         self.scoped: Counter[tuple[str, str, str]] = Counter()
         """Channels that are heard for as long as a connection lasts, and by how many."""
+        self._memberships: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
         self.observers = 0
 
     def caller(self, request: web.Request) -> Caller | None:
@@ -105,6 +107,14 @@ class Orochi:
     def frame(self, kind: str, payload: Json) -> str:
         """A frame of the hub's own."""
         return frames.frame(kind, payload, id=mint("f", os.urandom(10)), at=self.exchange.clock.now())
+
+    def memberships(self, caller: Caller) -> asyncio.Lock:
+        """One connection of a name's joins and leaves at a time: the next one must not find what the last one ends."""
+        who = (caller.workspace, caller.name)
+        lock = self._memberships.get(who)
+        if lock is None:
+            lock = self._memberships[who] = asyncio.Lock()
+        return lock
 
     async def close(self) -> None:
         await self.streams.close()
@@ -366,24 +376,28 @@ class Connection(_Client):
         if self.caller.role is not Role.AGENT:
             self._wanted |= set(channels)
             return
-        mine = self.exchange.member(self.caller, self.caller.name)["channels"]
-        for channel in channels:
-            key = (self.caller.workspace, self.caller.name, channel)
-            if channel not in self._scoped and (channel not in mine or self.orochi.scoped[key]):
-                await self.exchange.join(self.caller, channel)
-                self._scoped.add(channel)
-                self.orochi.scoped[key] += 1
+        async with self.orochi.memberships(self.caller):
+            mine = self.exchange.member(self.caller, self.caller.name)["channels"]
+            for channel in channels:
+                key = (self.caller.workspace, self.caller.name, channel)
+                if channel not in self._scoped and (channel not in mine or key in self.orochi.scoped):
+                    await self.exchange.join(self.caller, channel)
+                    self._scoped.add(channel)
+                    self.orochi.scoped[key] += 1
 
     async def _unscope(self) -> None:
-        for channel in self._scoped:
-            key = (self.caller.workspace, self.caller.name, channel)
-            self.orochi.scoped[key] -= 1
-            if self.orochi.scoped[key] <= 0:
-                del self.orochi.scoped[key]
-                if self.exchange.tokens.good(self.caller):
-                    with contextlib.suppress(FleetError):  # it was removed, or its workspace
-                        await self.exchange.leave(self.caller, channel)
-        self._scoped.clear()
+        async with self.orochi.memberships(self.caller):
+            for channel in self._scoped:
+                key = (self.caller.workspace, self.caller.name, channel)
+                if key not in self.orochi.scoped:
+                    continue  # made lasting meanwhile
+                self.orochi.scoped[key] -= 1
+                if self.orochi.scoped[key] <= 0:
+                    del self.orochi.scoped[key]
+                    if self.exchange.tokens.good(self.caller):
+                        with contextlib.suppress(FleetError):  # it was removed, or its workspace
+                            await self.exchange.leave(self.caller, channel)
+            self._scoped.clear()
 
     async def _subscribe(self, frame: Frame) -> None:
         """For good: a later connection hears it as well."""
@@ -393,10 +407,14 @@ class Connection(_Client):
             if self.reader in self.streams.readers:
                 self.streams.subscribe(self.reader, [channel])
             return
-        await self.exchange.join(self.caller, channel)
-        if channel in self._scoped:
-            self._scoped.discard(channel)
-            del self.orochi.scoped[self.caller.workspace, self.caller.name, channel]
+        async with self.orochi.memberships(self.caller):
+            await self.exchange.join(self.caller, channel)
+            self._for_good(channel)
+
+    def _for_good(self, channel: str) -> None:
+        """Its membership no longer ends with any connection."""
+        self._scoped.discard(channel)
+        self.orochi.scoped.pop((self.caller.workspace, self.caller.name, channel), None)
 
     async def _unsubscribe(self, frame: Frame) -> None:
         channel = frames.channel(frame.payload.get("channel"))
@@ -405,8 +423,9 @@ class Connection(_Client):
             if self.reader in self.streams.readers:
                 self.streams.unsubscribe(self.reader, [channel])
             return
-        await self.exchange.leave(self.caller, channel)
-        self._scoped.discard(channel)
+        async with self.orochi.memberships(self.caller):
+            await self.exchange.leave(self.caller, channel)
+            self._for_good(channel)
 
     # -- talk ------------------------------------------------------------------------------------------------------
 
