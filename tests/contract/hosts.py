@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import signal
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
@@ -122,10 +123,12 @@ class Kit:
         self.host = host
         self.runtime = host.runtime
         self._count = 0
+        self._lot = secrets.token_hex(4)
+        """As in real marks: a purge finds processes by them, and other tests run on this machine."""
 
     def mint(self, agent: str) -> Handle:
         self._count += 1
-        return self.runtime.mint(agent, f"{agent}.{self._count}.cafe", self.host.multiplexer)
+        return self.runtime.mint(agent, f"{agent}.{self._count}.{self._lot}", self.host.multiplexer)
 
     def plan(self, agent: str, *argv: str, cwd: str | None = None) -> LaunchPlan:
         env = {"PATH": f"{self.host.folder}/bin:/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8"}
