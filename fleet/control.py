@@ -99,7 +99,8 @@ class Operator:
     # -- reading ---------------------------------------------------------------------------------------------------
 
     async def verb_ping(self, args: Args, progress: Progress) -> Answer:
-        return Answer({**self._daemon(), "home": str(self.fleet.places.state)})
+        home, problems = str(self.fleet.places.state), [notice for notices in self.notices for notice in notices()]
+        return Answer({**self._daemon(), "home": home, "problems": problems})
 
     async def verb_status(self, args: Args, progress: Progress) -> Answer:
         runners = self._select(args, everything=True)

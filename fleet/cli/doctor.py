@@ -219,6 +219,11 @@ def daemon(places: Places) -> Iterator[Finding]:
             "version", WARN, f"this is fleet {__version__}, the daemon {data['version']}", "`fleet daemon restart`"
         )
     yield _kept(int(data["pid"]))
+    problems = data.get("problems", ())
+    remedy = f"It is tried again; {places.log} has more."
+    yield from (Finding("hub", WARN, problem, remedy) for problem in problems)
+    if not problems:
+        yield Finding("hub", OK, "no problem is known of")
 
 
 def _no_daemon(places: Places) -> Finding:

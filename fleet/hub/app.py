@@ -14,6 +14,7 @@ What holds at every door:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
 import math
@@ -253,11 +254,9 @@ def _wait(call: Call, default: float | None) -> float | None:
 
 async def _ask_end(call: Call, id: str, wait: float | None) -> Reply:
     if wait is None or wait > 0:
-        try:
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(wait):
                 return await call.exchange.ask_json(await call.exchange.ask_end(call.caller, id))
-        except TimeoutError:
-            pass
     standing = await call.exchange.asked(call.caller, id)
     return (200 if standing.get("outcome") else 202), standing
 

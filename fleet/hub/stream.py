@@ -613,9 +613,8 @@ class Session:
         gone = self._exchange.connected(reader.caller)
         try:
             self._streams.begin(reader)
-            await self._listen(reader)
-        except ConnectionError:
-            pass  # it has gone, while it was being told something
+            with contextlib.suppress(ConnectionError):  # it has gone
+                await self._listen(reader)
         except Exception:  # what nobody foresaw ends this connection, and no other
             log.exception("the connection of %s ended by a fault of the hub's", reader.caller.name)
             self._streams.end(reader, 1011)
