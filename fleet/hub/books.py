@@ -147,7 +147,8 @@ class Turns:
             return turn.causes(replied) if turn is not None else (replied,) if replied else ()
         found: dict[str, Message] = {replied.id: replied} if replied else {}
         if turn is not None:
-            found |= {m.id: m for m in turn.recent(now, self._rules).causes(replied, to)}
+            found |= turn.coming  # a headless turn is under way from its hand-over to its end
+            found |= {m.id: m for m in turn.recent(now, self._rules).causes(None, to)}
         heard = self._heard.get(who)
         if heard:
             for name in to:

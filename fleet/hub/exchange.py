@@ -170,6 +170,8 @@ class Exchange:
         self._known: OrderedDict[str, Known] = OrderedDict()
         self._keys: OrderedDict[tuple[str, str, str], str] = OrderedDict()
         """By workspace, sender and key: the message."""
+        self._coming: dict[tuple[str, str, str], asyncio.Event] = {}
+        """Keys whose message is on its way into the log."""
         self._refusals: dict[tuple[str, str], tuple[Bucket, int]] = {}
         self._announced: dict[tuple[str, str], str] = {}
         self._uploads: OrderedDict[str, tuple[str, str, Attachment]] = OrderedDict()
@@ -268,6 +270,7 @@ class Exchange:
         """The log's tail: first what stands in memory, then whoever listens."""
         self.boxes.seen(events)
         self.registry.seen(events)
+        self.history.stir()
         boxes: dict[tuple[str, str], None] = {}
         for event in events:
             kind = event.kind
@@ -756,8 +759,31 @@ class Exchange:
         workspace, name = caller.workspace, caller.name
         if turn is not None:
             read = replace(read, idempotency_key=read.idempotency_key or f"turn:{turn}")
-        if read.idempotency_key is not None and (workspace, name, read.idempotency_key) in self._keys:
+        if read.idempotency_key is None:
+            return await self._say_once(caller, read, nature, turn, timeout, quiet, opened, answer_to)
+        which = (workspace, name, read.idempotency_key)
+        while which in self._coming:
+            await self._coming[which].wait()
+        if which in self._keys:
             return await self._repeated(caller, read)
+        coming = self._coming[which] = asyncio.Event()
+        try:
+            return await self._say_once(caller, read, nature, turn, timeout, quiet, opened, answer_to)
+        finally:
+            del self._coming[which]
+            coming.set()
+
+    async def _say_once(
+        self,
+        caller: Caller,
+        read: Submission,
+        nature: Nature,
+        turn: str | None,
+        timeout: float | None,
+        quiet: bool,
+        opened: Thread | None,
+        answer_to: str | None,
+    ) -> Receipt:
         replied = await self._replied(caller, read)
         if read.attachments and (missing := await asyncio.to_thread(self.blobs.missing, read.attachments)):
             raise self._refuse(caller, missing, read)
@@ -1006,10 +1032,11 @@ class Exchange:
         """How it ended, as soon as it has. It may be awaited by many, and again after a restart."""
         ended = await self._asks.wait(await self._asked(caller, id))
         if ended.answer is not None and caller.name == ended.asker:
-            # Whoever waited has the answer by this; it is not to be given to it once more.
+            # Whoever waited has the answer by this: it is not to be given to it once more, and what it goes on to
+            # ask in the same turn is not caused by it.
             of = box(caller.workspace, caller.name)
             with contextlib.suppress(StorageError):  # the answer counts, not the note of its arrival
-                await self.change([Change(ended.answer, of, Proven("ask", Way.INBOX))])
+                await self.boxes.change([Change(ended.answer, of, Proven("ask", Way.INBOX))])
         return ended
 
     async def asked(self, caller: Caller, id: str) -> dict[str, Any]:
@@ -1625,6 +1652,7 @@ class Exchange:
 
     async def _write_figures(self) -> None:
         while True:
+            await self.registry.unwritten.wait()
             await self.clock.sleep(registry.RESOURCES_PAUSE)
             await self.registry.write_figures()
 

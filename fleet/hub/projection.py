@@ -14,7 +14,6 @@ Everything here follows from the events alone and could be made anew from them. 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import heapq
 import json
@@ -178,6 +177,8 @@ class History:
         """Set, and not yet written."""
         self._writing: asyncio.Task[None] | None = None
         self._indexing = asyncio.Lock()
+        self._stirred = asyncio.Event()
+        self._stirred.set()
 
     # -- reading ---------------------------------------------------------------------------------------------------
 
@@ -379,17 +380,23 @@ class History:
             return end < self._log.head
 
     async def follow(self) -> None:
-        """Keep the index up with the log, for as long as this runs. While appends wait, it takes a little at a time."""
-        indexed = -1
+        """Keep the index up with the log, for as long as this runs: a while after whoever follows the log's tail has
+        said so (`stir`). While appends wait, it takes a little at a time."""
         while True:
+            await self._stirred.wait()
             await self._clock.sleep(INDEX_PAUSE)
-            if indexed == self._log.head:
-                continue
-            with contextlib.suppress(StorageError):  # a full disk: later
-                head = self._log.head
+            self._stirred.clear()
+            try:
                 while (more := await self.index()) and self._log.idle:
                     pass
-                indexed = -1 if more else head
+            except StorageError:  # a full disk: later
+                more = True
+            if more:
+                self._stirred.set()
+
+    def stir(self) -> None:
+        """There is something new in the log."""
+        self._stirred.set()
 
     # -- cursors ---------------------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ name, so nobody inherits what was said in it.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sqlite3
 from collections import Counter
@@ -244,6 +245,8 @@ class Registry:
         self.resources: dict[tuple[str, str], tuple[float, Mapping[str, Any]]] = {}
         """The newest figures of each, and when they came."""
         self._unwritten: set[tuple[str, str]] = set()
+        self.unwritten = asyncio.Event()
+        """Figures have come that are not written down."""
         self.connections: Counter[tuple[str, str]] = Counter()
         """Who has connections open, and how many."""
         self.last_seen: dict[tuple[str, str], float] = {}
@@ -384,10 +387,12 @@ class Registry:
         """The newest figures of a member's machine."""
         self.resources[workspace, name] = (self._clock.now(), figures)
         self._unwritten.add((workspace, name))
+        self.unwritten.set()
 
     async def write_figures(self) -> None:
         """Write down what came since; a full disk keeps it for the next time."""
         keys, self._unwritten = self._unwritten, set()
+        self.unwritten.clear()
         rows = [
             (*key, self.resources[key][0], json.dumps(self.resources[key][1])) for key in keys if key in self.resources
         ]
@@ -399,6 +404,7 @@ class Registry:
             )
         except StorageError:
             self._unwritten |= keys
+            self.unwritten.set()
 
 
 def speaker_to_json(speaker: Speaker) -> dict[str, Any]:
