@@ -239,6 +239,34 @@ async def events_up_to(socket: Any, hub: Hub) -> list[dict[str, Any]]:
             return seen
 
 
+async def test_who_comes_while_much_is_said_misses_nothing_and_gets_nothing_twice(hub: Hub) -> None:
+    await hub.agent("alice", "#general")
+    op, many = await caller(hub), 600
+    said = asyncio.Event()
+
+    async def speak() -> None:
+        for number in range(many):
+            await hub.exchange.send(op, {"to": "#general", "text": str(number)})
+            if number % 7 == 0:
+                await asyncio.sleep(0)
+        said.set()
+
+    async def listen(who: str, delay: float) -> None:
+        await asyncio.sleep(delay)
+        after = hub.exchange.log.head // 2
+        async with hub.socket(who, after=hub.place(after)) as socket:
+            seen: list[dict[str, Any]] = []
+            while not of_messages(seen) or of_messages(seen)[-1] != str(many - 1):
+                seen.append(await socket.next("event"))
+        seqs = [event["seq"] for event in seen]
+        assert seqs == sorted(set(seqs)) and seqs[0] > after
+        numbers = [int(text) for text in of_messages(seen)]
+        assert numbers == list(range(numbers[0], many))
+
+    await asyncio.gather(speak(), *(listen(("op", "alice")[n % 2], 0.02 * n) for n in range(16)))
+    assert said.is_set()
+
+
 async def test_websocket_sse_and_json_tell_the_same(hub: Hub) -> None:
     await hub.agent("alice", "#general")
     await hub.agent("bob", "#general", "#lab")
