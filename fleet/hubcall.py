@@ -301,6 +301,7 @@ def repeatable(
     body: Any = None,
     *,
     timeout: float | None = places.REQUEST_TIMEOUT,
+    stood: bool = False,
     waiting: Callable[[], None] = lambda: None,
 ) -> Answer:
     """The same for what may be asked twice, since it carries a key or changes nothing: where the hub goes away before
@@ -311,13 +312,19 @@ def repeatable(
         rest = None if deadline is None else max(0.001, deadline - time.monotonic())
         return request(to, method, target, body, timeout=rest)
 
-    return patiently(once, deadline=deadline, waiting=waiting)
+    return patiently(once, deadline=deadline, stood=stood, waiting=waiting)
 
 
-def patiently(what: Callable[[], T], *, deadline: float | None = None, waiting: Callable[[], None] = lambda: None) -> T:
-    """Do it, again and again while the hub is away and bound to come back."""
+def patiently(
+    what: Callable[[], T],
+    *,
+    deadline: float | None = None,
+    stood: bool = False,
+    waiting: Callable[[], None] = lambda: None,
+) -> T:
+    """Do it, again and again while the hub is away and bound to come back; `stood`: it was there a moment ago."""
     since: float | None = None
-    patience = 0.0
+    patience = AWAY if stood else 0.0
     while True:
         try:
             return what()

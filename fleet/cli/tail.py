@@ -95,12 +95,13 @@ def _as_event(message: Mapping[str, Any]) -> dict[str, Any]:
 def follow(where: talk.Where, place: str, show: Any) -> int:
     """Show every event after a position, until the person leaves; across restarts of the hub."""
     away_since: float | None = None
+    stood = False
 
     def back() -> None:
-        nonlocal away_since
+        nonlocal away_since, stood
         if away_since is not None:
             output.message("the hub is back")
-        away_since = None
+        away_since, stood = None, True
 
     while True:
         try:
@@ -113,18 +114,18 @@ def follow(where: talk.Where, place: str, show: Any) -> int:
                     break
                 else:
                     show(event)
-                place = position or event.get("pos") or place
+                    place = position or event.get("pos") or place
         except TimedOut:
             continue
         except NoDaemon as error:
             if away_since is None:
-                if not isinstance(error, hubcall.WentAway | hubcall.Killed | hubcall.Opening):
+                if not stood and not hubcall.patience_with(error):
                     raise
                 talk.tell_waiting()
                 away_since = time.monotonic()
             elif time.monotonic() - away_since > hubcall.AWAY:
                 raise
-            time.sleep(hubcall.ASK_EVERY)
+        time.sleep(hubcall.ASK_EVERY)
 
 
 def _gap(told: Mapping[str, Any]) -> None:

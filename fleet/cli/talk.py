@@ -371,7 +371,9 @@ def _until(
     look = hubcall.path("messages", receipt["id"])
     while not enough(recipients) and time.monotonic() < deadline:
         after = _next_change(where, after, deadline)
-        said = hubcall.repeatable(where.door, "GET", look, timeout=reads.request_timeout(), waiting=tell_waiting)
+        said = hubcall.repeatable(
+            where.door, "GET", look, timeout=reads.request_timeout(), stood=True, waiting=tell_waiting
+        )
         recipients = said.json()["recipients"]
     return {"recipients": recipients}
 

@@ -172,7 +172,8 @@ def test_what_is_said_while_the_daemon_is_killed_is_said_once(fleet: Fleet) -> N
     assert fleet.json("hub", "verify")["ok"]
 
 
-def test_tail_goes_on_across_a_killed_daemon_with_nothing_lost_or_shown_twice(fleet: Fleet) -> None:
+@pytest.mark.parametrize("how", ["killed", "restarted"])
+def test_tail_goes_on_across_another_daemon_with_nothing_lost_or_shown_twice(fleet: Fleet, how: str) -> None:
     clerk(fleet, script=FOREVER)
     fleet.run("send", "#general", "before")
     argv = [*fleet_argv(), "tail", "#general", "--json"]
@@ -181,7 +182,9 @@ def test_tail_goes_on_across_a_killed_daemon_with_nothing_lost_or_shown_twice(fl
         try:
             assert json.loads(tail.stdout.readline())["data"]["text"] == "before"
             for number in range(20):
-                if number == 10:
+                if number == 10 and how == "restarted":
+                    fleet.run("daemon", "restart")
+                elif number == 10:
                     kill(fleet.daemon_pid(), signal.SIGKILL)
                     fleet.answers_again()
                 fleet.run("send", "#general", str(number))
