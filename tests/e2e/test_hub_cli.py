@@ -172,6 +172,23 @@ def test_what_is_said_while_the_daemon_is_killed_is_said_once(fleet: Fleet) -> N
     assert fleet.json("hub", "verify")["ok"]
 
 
+def test_an_ask_is_answered_across_a_killed_daemon(fleet: Fleet) -> None:
+    clerk(fleet, script="while [ ! -e go ]; do sleep 0.1; done\n" + CLERK)
+    argv = [*fleet_argv(), "ask", "clerk", "Which port?", "--timeout", "90", "--json"]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, cwd=fleet.home.work, env=fleet.home.env) as asking:
+        try:
+            until(lambda: fleet.json("inbox", "clerk", "--waiting")["messages"], "clerk is asked")
+            kill(fleet.daemon_pid(), signal.SIGKILL)
+            fleet.answers_again()
+            (fleet.home.work / "go").touch()
+            out, _ = asking.communicate(timeout=90)
+        finally:
+            asking.kill()
+    assert asking.returncode == 0
+    assert json.loads(out)["data"]["answer"]["text"] == "The port is 8080."
+    assert texts(fleet.json("history", "clerk")) == ["Which port?", "The port is 8080."], "it was asked once"
+
+
 @pytest.mark.parametrize("how", ["killed", "restarted"])
 def test_tail_goes_on_across_another_daemon_with_nothing_lost_or_shown_twice(fleet: Fleet, how: str) -> None:
     clerk(fleet, script=FOREVER)
