@@ -27,6 +27,9 @@ ASK = "ask"
 ASK_ENDED = "ask_ended"
 """`Ask.to_json()`."""
 
+LOOKED_AT = 5000
+"""Conversations among which a member's own are looked for."""
+
 
 def _project(connection: sqlite3.Connection, events: Sequence[Event]) -> None:
     said: list[tuple[object, ...]] = []
@@ -193,8 +196,10 @@ def held(connection: sqlite3.Connection) -> list[Thread]:
 def talks(
     connection: sqlite3.Connection, workspace: str, state: str | None, member: str | None, before: int, limit: int
 ) -> list[Talk]:
-    """The newest conversations; of one member, those in which it has said or heard something."""
-    where, values = "workspace = ? AND seq < ?", [workspace, before]
+    """The newest conversations; of one member, those of the newest ones in which it has said or heard something."""
+    where = "workspace = ? AND seq < ?"
+    values: list[object] = [workspace, before]
+    source = "threads"
     if state is not None:
         where += " AND state = ?"
         values.append(state)
@@ -208,7 +213,9 @@ def talks(
             " WHERE m.thread = threads.id AND log.sender = ?))"
         )
         values += [box(workspace, member), f"{workspace}/{member}"]
-    rows = connection.execute(f"SELECT * FROM threads WHERE {where} ORDER BY seq DESC LIMIT ?", (*values, limit))
+        source = "(SELECT * FROM threads WHERE workspace = ? AND seq < ? ORDER BY seq DESC LIMIT ?) AS threads"
+        values = [workspace, before, LOOKED_AT, *values]
+    rows = connection.execute(f"SELECT * FROM {source} WHERE {where} ORDER BY seq DESC LIMIT ?", (*values, limit))
     return [_talk(row) for row in rows]
 
 
