@@ -192,7 +192,12 @@ def _by_name(name: str, port: int | None, said: str) -> Door:
 
 
 def _operators(found: Door, env: Mapping[str, str]) -> str:
-    """The operator's own token, which is for this fleet's own hub alone."""
+    """The operator's own token, which is for this fleet's own hub alone, and for no agent."""
+    if env.get("FLEET_GENERATION"):
+        raise NotAllowed(
+            "This agent has no token: it takes no part in the hub.",
+            hint="`hub.enabled` in its manifest says so, or there was no hub when it was started: then restart it.",
+        )
     mine = operator_token(env)
     if found.path:
         if found.path != hub_socket(env):

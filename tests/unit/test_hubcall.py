@@ -81,6 +81,12 @@ def test_the_operators_token_is_given_to_no_other_hub(hub: ScriptedHub, place: P
         assert other.heard == []
 
 
+def test_an_agent_without_a_token_does_not_speak_as_the_operator(hub: ScriptedHub, place: Path) -> None:
+    with pytest.raises(NotAllowed, match="takes no part"):
+        hubcall.door(environ={"FLEET_HOME": str(place), "FLEET_GENERATION": "web.1.abc"})
+    assert hub.heard == []
+
+
 def test_on_the_fleets_own_port_the_operators_token_counts(hub: ScriptedHub) -> None:
     with scripted_tcp_hub() as (_, port):
         hub.will("GET", "info", {"url": f"http://127.0.0.1:{port}"})
