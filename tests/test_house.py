@@ -19,7 +19,7 @@ FLEET = ROOT / "fleet"
 
 ROWS: tuple[tuple[str, ...], ...] = (
     ("terms", "errors", "clock", "places", "keys"),
-    ("settings", "db", "processes", "redact", "spool", "brake", "dependencies", "verbs"),
+    ("settings", "db", "processes", "redact", "spool", "brake", "dependencies", "verbs", "jsontext"),
     ("manifests", "templates", "client", "hubcall", "hook", "keeper", "mcp_shim"),
     ("harnesses", "config"),
     ("plan", "health", "runtimes", "hub"),
@@ -55,6 +55,7 @@ DOORS = {
 PURE = (
     "terms.py",
     "keys.py",
+    "jsontext.py",
     "brake.py",
     "dependencies.py",
     "verbs.py",

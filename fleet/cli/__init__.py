@@ -44,6 +44,10 @@ def _run(words: list[str]) -> int:
         from fleet import hook
 
         return hook.main(words[1:])
+    if words == ["mcp"]:
+        from fleet import __version__, mcp_shim, places
+
+        return mcp_shim.main([], os.environ, folders=places.folders, version=__version__)
     if "--json" in words:
         from fleet.cli import reads
 

@@ -57,6 +57,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "Keep the hub": {
         "hub": ("fleet.cli.hub:hub", "Say where the hub is; copy, check and export its log."),
+        "mcp": ("fleet.cli.mcp:mcp", "Serve the hub's tools to a program, or write that into a project."),
         "tokens": ("fleet.cli.tokens:tokens", "List, make and revoke tokens."),
         "invites": ("fleet.cli.invites:invites", "Let somebody in who has no token yet."),
         "workspaces": ("fleet.cli.workspaces:workspaces", "List, make and delete separate rooms."),

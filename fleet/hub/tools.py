@@ -274,12 +274,15 @@ async def _poll(asked: Asked) -> Answer:
         if (workspace, name) == (caller.workspace, caller.name):
             changed.set()
 
+    loop = asyncio.get_running_loop()
+    until = loop.time() + wait
     unhook = exchange.on_mail(heard)
     try:
-        async with asyncio.timeout(wait):
-            while not (found := await exchange.take(caller, asked.arguments.get("limit", 20))):
+        # What is taken is delivered: only the waiting has a time limit, never the taking.
+        while not (found := await exchange.take(caller, asked.arguments.get("limit", 20))):
+            async with asyncio.timeout_at(until):
                 await changed.wait()
-                changed.clear()
+            changed.clear()
     except TimeoutError:
         return "No mail waits for you."
     finally:
@@ -375,10 +378,16 @@ def _whom(asked: Asked) -> Json:
     return asked.exchange.member(asked.caller, asked.arguments.get("name", asked.caller.name))
 
 
+async def _say(asked: Asked, *names: str) -> Answer:
+    """Change these parts of what the caller says of itself, and leave the others."""
+    exchange, caller = asked.exchange, asked.caller
+    said = {member["name"]: member["status"] for member in exchange.members(caller)}.get(caller.name, {})
+    return await exchange.set_status(caller, {k: v for k, v in said.items() if k != "at"} | asked.body(*names))
+
+
 async def _status(asked: Asked) -> Answer:
-    said = asked.body("status", "task")
-    if said:
-        return await asked.exchange.set_status(asked.caller, said)
+    if asked.body("status", "task"):
+        return await _say(asked, "status", "task")
     position = asked.exchange.log.position
     return {"hub": {"position": str(position), "workspace": asked.caller.workspace}, "member": _whom(asked)}
 
@@ -412,14 +421,14 @@ async def _context(asked: Asked) -> Answer:
 
 async def _task(asked: Asked) -> Answer:
     if "task" in asked.arguments:
-        return await asked.exchange.set_status(asked.caller, asked.body("task"))
+        return await _say(asked, "task")
     member = _whom(asked)
     return {"name": member["name"], "task": (member.get("status") or {}).get("task")}
 
 
 async def _subagents(asked: Asked) -> Answer:
     if "subagents" in asked.arguments:
-        return await asked.exchange.set_status(asked.caller, asked.body("subagents"))
+        return await _say(asked, "subagents")
     member = _whom(asked)
     return {"name": member["name"], "subagents": (member.get("status") or {}).get("subagents") or []}
 
