@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fleet import __version__, lifecycle, manifests, processes, report
+from fleet import __version__, headless, lifecycle, manifests, processes, report
 from fleet.dependencies import start_order
 from fleet.errors import (
     BadRequest,
@@ -220,7 +220,15 @@ class Operator:
     async def _log(self, runner: Runner, count: int) -> dict[str, Any]:
         await runner.read_transcript(LOG_TAIL)
         handle = runner.handle
-        lines: list[str] = list(getattr(runner.facts.transcript, "lines", ()) or ())
+        if runner.headless:
+            lines = await asyncio.to_thread(headless.log_of, self.fleet.places, runner.name, count)
+            return {
+                "name": runner.name,
+                "source": "turns",
+                "lines": [redact(line, runner.secrets) for line in lines],
+                "screen": None,
+            }
+        lines = list(getattr(runner.facts.transcript, "lines", ()) or ())
         source = "transcript"
         screen: str | None = None
         if handle is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import importlib
 import json
 import logging
 import logging.handlers
@@ -16,9 +17,10 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fleet import __version__
 from fleet.clock import Clock, SystemClock
@@ -27,12 +29,18 @@ from fleet.control import Operator, Server
 from fleet.db import Database, place
 from fleet.errors import DaemonBusy, FleetError, InvalidSettings, NotAllowed
 from fleet.events import EVENTS_MIGRATIONS, Events
-from fleet.hubside import HubSide
+from fleet.headless import HEADLESS_MIGRATIONS, Hearers, Sessions, Turns
 from fleet.ledger import LEDGER_MIGRATIONS, Ledger, StartEnvironment
+from fleet.runtimes.headless import WithHeadless
 from fleet.runtimes.local import LocalRuntime
 from fleet.settings import Places, Settings
 from fleet.spool import Drain
 from fleet.supervisor import Supervisor
+
+if TYPE_CHECKING:
+    from fleet.hubside import HubSide
+    from fleet.manifests.model import AgentSpec
+    from fleet.preparing import Admission
 
 log = logging.getLogger("fleet")
 
@@ -100,6 +108,54 @@ def own_folder(folder: Path) -> None:
             own.chmod(0o700)
 
 
+class HubLater:
+    """The hub, which is loaded once the operator's socket listens: its libraries take as long to load as all else."""
+
+    def __init__(self, make: Callable[[type[HubSide]], HubSide]) -> None:
+        self._make = make
+        self._side: HubSide | None = None
+        self._problem: str | None = None
+        self._loaded = asyncio.Event()
+        self._loading: asyncio.Task[None] | None = None
+
+    def load(self) -> None:
+        """From now on it comes."""
+        self._loading = asyncio.create_task(self._load(), name="load the hub")
+
+    async def _load(self) -> None:
+        try:
+            self._side = self._make(await asyncio.to_thread(_hub_side))
+            self._side.begin()
+        except Exception as error:
+            log.exception("the hub cannot be loaded")
+            self._problem = f"The hub cannot be loaded: {error}"
+        finally:
+            self._loaded.set()
+
+    async def admit(self, spec: AgentSpec, generation: str) -> Admission | None:
+        """See `preparing.Admit`."""
+        await self._loaded.wait()
+        return await self._side.admit(spec, generation) if self._side is not None else None
+
+    @property
+    def problems(self) -> list[str]:
+        """What of the hub does not work, for the operator."""
+        loading = [self._problem] if self._problem else []
+        return self._side.problems if self._side is not None else loading
+
+    async def close(self) -> None:
+        """Let go; what is under way goes on from the log."""
+        if self._loading is not None:
+            await self._loading
+        if self._side is not None:
+            await self._side.close()
+
+
+def _hub_side() -> type[HubSide]:
+    side: type[HubSide] = importlib.import_module("fleet.hubside").HubSide
+    return side
+
+
 class Daemon:
     """One run of the daemon."""
 
@@ -119,24 +175,27 @@ class Daemon:
             loop.add_signal_handler(number, self.leave)
         own_folder(places.run)
         file = place(places.database, settings.database_folder)
-        database = Database.open(file, [EVENTS_MIGRATIONS, LEDGER_MIGRATIONS])
+        database = Database.open(file, [EVENTS_MIGRATIONS, LEDGER_MIGRATIONS, HEADLESS_MIGRATIONS])
 
         def secrets(agent: str) -> Collection[str]:
             return StartEnvironment.load(places.agent(agent)).secrets.values()
 
         events = Events(database, secrets)
-        runtime = LocalRuntime(places, settings, clock, secrets)
+        runtime = WithHeadless(LocalRuntime(places, settings, clock, secrets), places, clock)
         supervisor = Supervisor(settings, places, clock, Ledger(database), events, runtime)
-        hub = HubSide(supervisor, events, runtime, settings, places, clock)
+        hearers = Hearers(standing=supervisor.standing, evidence=supervisor.hear, event=supervisor.record_event)
+        turns = Turns(clock, settings, places, Sessions(database), hearers)
+        hub = HubLater(lambda side: side(supervisor, events, runtime, settings, places, clock, turns))
+        supervisor.admit = hub.admit
         operator = Operator(supervisor, self.leave)
         operator.notices.append(lambda: hub.problems)
         server = Server(operator)
         cleaning = asyncio.create_task(keep_clean(events, settings, places, clock), name="clean")
         try:
-            hub.begin()
             await supervisor.open()
-            hub.take_up()
+            await turns.open()
             await server.listen(places.control)
+            hub.load()
             agents = len(supervisor.runners)
             log.info("fleet %s serves %d agents on %s", __version__, agents, places.control)
             notify(f"READY=1\nSTATUS={agents} agents")
@@ -146,6 +205,7 @@ class Daemon:
             cleaning.cancel()
             await server.close()
             await hub.close()
+            await turns.close()
             await supervisor.close()
             await database.close()
             log.info("fleet leaves; its agents go on")

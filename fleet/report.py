@@ -105,7 +105,7 @@ def full(
     up = life.phase in (*UP, Phase.UNVERIFIABLE)
     pane = (
         {"multiplexer": handle.multiplexer, "socket": handle.socket, "target": facts.pane or f"={handle.session}:"}
-        if handle and up
+        if handle and up and not runner.headless
         else None
     )
     said = {
@@ -116,7 +116,8 @@ def full(
         "command": [redact(a, runner.secrets) for a in facts.argv] or None,
         "version": runner.record.version,
         "permission_mode": line.get("permission_mode") or spec.permission_mode,
-        "multiplexer": spec.multiplexer,
+        "mode": spec.mode,
+        "multiplexer": None if runner.headless else spec.multiplexer,
         "pane": pane,
         "pane_text": redact(facts.screen.text, runner.secrets) if facts.screen and up else None,
         "size": [facts.screen.width, facts.screen.height] if facts.screen and up else None,
@@ -214,6 +215,8 @@ def _why(name: str, runner: Runner) -> str:
         return "nothing has failed: the program tells its quota by itself"
     if name.startswith("quota_"):
         return "the program tells it with an account's login only"
+    if runner.headless and name in ("multiplexer", "pane", "pane_text", "size", "title", "pid", "session_id"):
+        return "it is headless: each turn has its own processes and session"
     if name in ("context_pct", "cost_usd", "context_size", "model", "status_line_at"):
         return "the program's status line has not told it yet"
     if name in ("last_user_msg", "last_assistant_msg", "model_transcript", "context_tokens", "transcript_at"):

@@ -22,6 +22,7 @@ from fleet.clock import Clock
 from fleet.errors import FleetError, HostUnreachable, LaunchError, StorageError, TimedOut
 from fleet.harnesses import harness as find_harness
 from fleet.harnesses.base import Remedy
+from fleet.headless import Standing, evidence
 from fleet.health import judge, restart
 from fleet.health.answers import SETTLE, Step
 from fleet.health.judge import Book
@@ -42,6 +43,7 @@ from fleet.preparing import (
 from fleet.processes import Figures
 from fleet.redact import redact
 from fleet.runtimes.base import Runtime
+from fleet.runtimes.headless import NONE
 from fleet.settings import Places, Settings
 from fleet.terms import (
     Activity,
@@ -234,6 +236,27 @@ class Runner:
         return claim is not None and claim.evidence is proof
 
     @property
+    def headless(self) -> bool:
+        """Each message is a turn of its own. The launch says so, since the manifest may have changed."""
+        return self.spec.mode == "headless" if self.handle is None else self.handle.multiplexer == NONE
+
+    @property
+    def standing(self) -> Standing | None:
+        """What a turn needs to know of it; `None` where it is not up for one."""
+        handle, cwd = self.handle, self.facts.cwd
+        if not self.headless or handle is None or cwd is None or self.life.phase is not Phase.RUNNING:
+            return None
+        return Standing(
+            spec=self.spec,
+            harness=self.harness,
+            generation=handle.generation,
+            folder=handle.folder,
+            cwd=cwd,
+            env=self.facts.env,
+            version=self.record.version,
+        )
+
+    @property
     def started(self) -> bool:
         return self.life.phase is Phase.RUNNING or self.life.started_at is not None
 
@@ -377,9 +400,10 @@ class Runner:
         count = record.launches + 1
         lot = f"{random.SystemRandom().getrandbits(32):08x}"
         mark = plan.generation(record.name, count, lot)
-        handle = self.parts.runtime.mint(record.name, mark, record.spec.multiplexer)
+        headless = record.spec.mode == "headless"
+        handle = self.parts.runtime.mint(record.name, mark, NONE if headless else record.spec.multiplexer)
         record = replace(record, handle=handle, launches=count)
-        if not self.harness.has_sessions:
+        if not self.harness.has_sessions or headless:  # a headless agent has one for each conversation
             return replace(record, session_id=None, session_used=record.session_used and not fresh)
         if fresh or record.session_id is None or record.spec.session == "new":
             return replace(record, session_id=str(uuid.uuid4()), session_used=False, transcript=None)
@@ -582,7 +606,7 @@ class Runner:
                 continue
             passed += step
             lives = not self.harness.has_sessions and passed >= self.parts.settings.shell_started
-            if lives and await self._probe_passes():
+            if (lives or self.headless) and await self._probe_passes():
                 self._mark_started()
                 break
             if passed >= self.spec.startup.timeout:
@@ -669,6 +693,8 @@ class Runner:
 
     def _watch(self, handle: Handle) -> None:
         self._forget_watches()
+        if self.headless:
+            self.hear(evidence([], None, self.parts.clock.now()))
         runtime = self.parts.runtime
         runtime.watch(handle, self.on_look)
         self._unwatch.append(lambda: runtime.unwatch(handle))
@@ -705,7 +731,9 @@ class Runner:
             self._judge()
 
     def _hear_process(self) -> bool:
-        """What the processes tell; whether that is news."""
+        """What the processes tell; whether that is news. A headless agent's are told of by their turns."""
+        if self.headless:
+            return False
         figures, now = self.facts.figures, self.parts.clock.now()
         cpu = figures.cpu_percent / 100 if figures and figures.cpu_percent is not None else None
         told = self.harness.read_process(self.facts.moved_at, cpu, now)

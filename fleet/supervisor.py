@@ -23,6 +23,7 @@ from fleet.errors import HostUnreachable, LaunchError, StorageError, TimedOut
 from fleet.events import Event, Events
 from fleet.harnesses.base import Harness
 from fleet.harnesses.screens import Rules, RuleSet
+from fleet.headless import Standing
 from fleet.health import answers
 from fleet.health.classify import classify
 from fleet.health.restart import NOBODYS_FAULT
@@ -36,7 +37,7 @@ from fleet.runner import STORAGE_RETRY, UP, Parts, Runner
 from fleet.runtimes.base import Runtime
 from fleet.settings import Places, Settings
 from fleet.spool import Drain
-from fleet.terms import Activity, HookEvent, Look, Phase, Screen, Verdict
+from fleet.terms import Activity, Evidence, HookEvent, Look, Phase, Screen, Verdict
 
 log = logging.getLogger(__name__)
 
@@ -470,6 +471,16 @@ class Supervisor:
         if problem != self.storage_problem:
             log.warning("writing: %s", problem or "it goes again")
         self.storage_problem = problem
+
+    def standing(self, name: str) -> Standing | None:
+        """What a turn of the agent needs to know of it, where it is headless and up."""
+        runner = self.runners.get(name)
+        return runner.standing if runner is not None else None
+
+    def hear(self, name: str, evidence: Evidence) -> None:
+        """What a headless agent's turns tell of it."""
+        if name in self.runners:
+            self.runners[name].hear(evidence)
 
     def on_change(self, listener: OnChange) -> None:
         """From now on tell it when an agent stands differently, and of each of its hooks' events."""

@@ -285,6 +285,8 @@ def _mcp_servers(spec: AgentSpec, here: Here) -> Iterator[Finding]:
 
 
 def _multiplexer(spec: AgentSpec, here: Here) -> Iterator[Finding]:
+    if spec.mode == "headless":
+        return
     found = shutil.which(spec.multiplexer, path=here.environ.get("PATH"))
     if found:
         yield Finding(spec.name, "multiplexer", OK, found)

@@ -147,7 +147,9 @@ class ClaudeCode:
         for theirs in own:
             settings |= theirs
         files = [_json_file(f"{ask.folder}/settings.json", settings), *_mcp_file(ask)]
-        return Launch(argv=self._program(ask.spec), files=tuple(files), warnings=tuple(warnings))
+        return Launch(
+            argv=self._program(ask.spec), files=tuple(files), warnings=(*warnings, *claude_turns.unused(ask.spec))
+        )
 
     def _program(self, spec: AgentSpec) -> tuple[str, ...]:
         return spec.command or (self.program,)

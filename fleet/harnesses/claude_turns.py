@@ -47,6 +47,12 @@ def instructions(spec: AgentSpec) -> str:
     )
 
 
+def unused(spec: AgentSpec) -> tuple[str, ...]:
+    """What a manifest gives to an agent that has no first message."""
+    given = [name for name in ("prompt", "prompt_file") if getattr(spec, name) is not None]
+    return tuple(f"{name} does not act in mode headless: each message is a turn of its own" for name in given)
+
+
 def launch(ask: TurnAsk, common: Sequence[str]) -> TurnLaunch:
     """One turn. `common`: the program and what every one of its runs in this launch is given."""
     spec, conversation = ask.spec, ask.conversation

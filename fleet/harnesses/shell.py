@@ -19,6 +19,7 @@ from fleet.harnesses.base import (
     TurnLaunch,
     TurnResult,
 )
+from fleet.harnesses.claude_turns import unused
 from fleet.manifests.model import AgentSpec
 from fleet.terms import Activity, Evidence, HookEvent, Source
 
@@ -54,6 +55,8 @@ class Shell:
     def launch(self, ask: LaunchAsk) -> Launch:
         """The command as it is written. A first message is typed, on a first start only, as for every harness."""
         spec = ask.spec
+        if spec.mode == "headless":
+            return Launch(argv=(*spec.command, *spec.args), warnings=unused(spec))
         typed = (spec.prompt or ask.first_message) if ask.conversation.fresh else None
         return Launch(argv=(*spec.command, *spec.args), types_prompt=typed)
 

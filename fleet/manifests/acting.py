@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Callable
 
-from fleet.manifests.model import AgentSpec, Budget, ContextManagement, Headless, Health, Hooks, Hub
+from fleet.manifests.model import AgentSpec, Budget, ContextManagement, Health, Hooks
 
 HARNESSES = ("claude-code", "shell")
 """The harnesses that this version can start."""
@@ -27,8 +27,6 @@ def _more_than_alive(health: object) -> bool:
 LATER: dict[str, Callable[[AgentSpec], bool]] = {
     "context_management": lambda spec: spec.context_management != ContextManagement(),
     "schedule": lambda spec: bool(spec.schedule),
-    "hub": lambda spec: spec.hub.enabled and spec.hub != Hub(),
-    "headless": lambda spec: spec.headless != Headless(),
     "a2a": lambda spec: spec.a2a.enabled,
     "budget": lambda spec: spec.budget != Budget(),
     "health": lambda spec: _more_than_alive(spec.health),
@@ -41,8 +39,6 @@ def cannot_yet(spec: AgentSpec) -> str | None:
     """Why this version cannot start the agent although its manifest is valid; `None` where it can."""
     if spec.harness not in HARNESSES:
         return f"harness {spec.harness} cannot be started by this version yet; {' and '.join(HARNESSES)} can"
-    if spec.mode == "headless":
-        return "mode headless cannot be started by this version yet; leave mode out for an agent in a pane"
     if spec.runtime != "local":
         return f"runtime {spec.runtime} cannot be started by this version yet; only local agents can"
     if spec.hosts is not None:
@@ -65,7 +61,7 @@ def reference() -> str:
     can = " and ".join(f"`{name}`" for name in HARNESSES)
     words = (
         f"This version checks {keys} and probes of `health` beyond `multiplexer-alive`, but they do not act yet: "
-        f"`start` says so once, by name. It starts the harnesses {can}, interactive, on this machine and without a "
+        f"`start` says so once, by name. It starts the harnesses {can} on this machine and without a "
         "container; any other validates, and starting it says that this version cannot yet."
     )
     return textwrap.fill(words, 120, break_on_hyphens=False) + "\n"

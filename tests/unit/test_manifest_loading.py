@@ -400,7 +400,7 @@ def test_keys_whose_part_comes_later_are_named() -> None:
         "  hub: {channels: [x]}\n  headless: {max_parallel: 2}\n  context_management: {strategy: compact}\n"
         "  hooks: {on_limit: [[x]], pre_start: [[x]]}\n  health: {method: http}\n"
     )
-    named = {"context_management", "schedule", "hub", "headless", "a2a", "budget", "health", "hooks.on_limit"}
+    named = {"context_management", "schedule", "a2a", "budget", "health", "hooks.on_limit"}
     assert set(not_acting(spec)) == named
 
 
@@ -414,7 +414,6 @@ def test_a_plain_manifest_names_nothing() -> None:
         ("  remote: {host: mba}\n", "ssh"),
         ("  slurm: {}\n", "slurm"),
         ("  container: {runtime: docker, image: x}\n", "docker"),
-        ("  mode: headless\n", "headless"),
         ("  hosts: all\n", "hosts"),
         *((f"  harness: {name}\n", name) for name in ("codex", "gemini-cli", "opencode", "aider", "cursor")),
     ],
@@ -423,6 +422,8 @@ def test_what_this_version_cannot_start_validates_and_says_so(body: str, word: s
     assert word in (cannot_yet(spec_of(body)) or "")
 
 
-@pytest.mark.parametrize("body", ["  harness: claude-code\n", "  harness: shell\n  command: [x]\n"])
+@pytest.mark.parametrize(
+    "body", ["  harness: claude-code\n", "  harness: shell\n  command: [x]\n", "  mode: headless\n"]
+)
 def test_what_this_version_can_start_says_nothing(body: str) -> None:
     assert cannot_yet(spec_of(body)) is None

@@ -1,0 +1,147 @@
+"""Headless agents of a whole fleet: asked by the command line, stopped, killed under, and found again."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.fleets import Claude, Fleet, alive, kill, until
+from tests.homes import Home, Stub, left_behind
+
+pytestmark = pytest.mark.real
+
+
+class Clerks(Fleet):
+    """A fleet of headless agents that are scripted: a line of sh each."""
+
+    def clerk(self, name: str, script: str, **spec: Any) -> str:
+        """Start one."""
+        self.run("start", self.shell(name, script, mode="headless", workdir=str(self.home.work), **spec))
+        return name
+
+    def ask(self, name: str, text: str, code: int = 0) -> dict[str, Any]:
+        """Ask it; how that ended."""
+        said: dict[str, Any] = self.json("ask", name, text, "--timeout", "50", code=code)
+        return said
+
+    def counted(self) -> int:
+        """Turns that were begun, by scripts that write a line into `count`."""
+        path = self.home.work / "count"
+        return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+@pytest.fixture
+def fleet(fleet_home: Home) -> Iterator[Clerks]:
+    yield Clerks(fleet_home)
+
+
+def test_a_headless_agent_is_up_without_a_pane_and_answers_an_ask(fleet: Clerks) -> None:
+    fleet.clerk("clerk", "grep -o 'time is [a-z]*'")
+    status = fleet.wait("clerk", phase="running", activity="ready")
+    assert (status["pane"], status["pid"], status["mode"]) == (None, None, "headless")
+    assert "headless" in status["missing"]["pane"]
+    said = fleet.ask("clerk", "the time is nigh")
+    assert (said["outcome"], said["answer"]["text"]) == ("answered", "time is nigh")
+    assert fleet.status("clerk")["restarts"] == 0
+
+
+def test_what_speaks_of_panes_says_what_a_headless_agent_has_instead(fleet: Clerks) -> None:
+    fleet.clerk("clerk", "echo hello from $FLEET_AGENT")
+    assert fleet.ask("clerk", "hi")["outcome"] == "answered"
+    refused = fleet.home.fleet("attach", "clerk", "--print")
+    assert refused.returncode == 1 and "headless" in refused.stderr and "fleet logs clerk" in refused.stderr
+    lines = fleet.json("logs", "clerk")["lines"]
+    assert lines[0].startswith("▶") and "hello from clerk" in lines and "answered" in lines[-1]
+    assert "no turn runs" in json.dumps(fleet.json("explain", "clerk"))
+    assert [e["name"] for e in fleet.json("events", "--agent", "clerk", "--type", "turn")["events"]] == [
+        "begun",
+        "answered",
+    ]
+
+
+def test_a_decline_and_a_failure_are_told_as_such(fleet: Clerks) -> None:
+    fleet.clerk("shy", "echo not me >&2; exit 75")
+    fleet.clerk("weak", "echo x >> count; exit 3")
+    assert fleet.home.fleet("ask", "shy", "hi", "--json").stdout.count('"declined"')
+    said = json.loads(fleet.home.fleet("ask", "weak", "hi", "--timeout", "50", "--json").stdout)
+    assert said.get("data", said)["outcome"] == "failed"
+    assert 1 <= fleet.counted() <= 3
+
+
+def test_stopping_the_agent_ends_its_turns_and_its_mail_waits_for_its_return(fleet: Clerks) -> None:
+    fleet.clerk("clerk", "echo $$ >> count; [ -e go ] || sleep 300; echo done")
+    with ThreadPoolExecutor() as pool:
+        asked = pool.submit(fleet.ask, "clerk", "hi")
+        pid = until(lambda: _last(fleet.home.work / "count"), "its turn runs")
+        assert fleet.wait("clerk", activity="working")["phase"] == "running"
+        fleet.run("stop", "clerk")
+        assert not alive(pid)
+        (fleet.home.work / "go").touch()
+        fleet.run("start", "clerk")
+        assert asked.result()["answer"]["text"] == "done"
+    assert fleet.counted() == 2
+
+
+def test_a_daemon_that_is_killed_in_a_turn_finds_it_again_and_the_answer_comes_once(fleet: Clerks) -> None:
+    fleet.clerk("clerk", "echo $$ >> count; while [ ! -e go ]; do sleep 0.1; done; echo done")
+    sent = fleet.json("send", "clerk", "hi")
+    until(lambda: fleet.counted() == 1, "its turn runs")
+    kill(fleet.daemon_pid())
+    fleet.answers_again()
+    fleet.wait("clerk", phase="running", activity="working")
+    (fleet.home.work / "go").touch()
+    until(lambda: _state(fleet, sent["id"]) not in ("injecting", "queued", "accepted"), "its turn is over")
+    assert fleet.counted() == 1
+    replies = [m for m in fleet.json("inbox", "operator")["messages"] if m["sender"] == "clerk"]
+    assert [m["text"] for m in replies] == ["done"]
+
+
+def test_terminating_the_conversation_ends_the_turn_and_no_reply_is_sent(fleet: Clerks) -> None:
+    fleet.clerk("clerk", "echo $$ >> count; sleep 300; echo done")
+    sent = fleet.json("send", "clerk", "hi")
+    pid = until(lambda: _last(fleet.home.work / "count"), "its turn runs")
+    thread = fleet.json("receipt", sent["id"])["thread"]
+    fleet.run("threads", "terminate", thread)
+    until(lambda: not alive(pid), "its processes are gone")
+    until(lambda: _state(fleet, sent["id"]) == "cancelled", "the message is cancelled")
+    assert [m for m in fleet.json("inbox", "operator")["messages"] if m["sender"] == "clerk"] == []
+
+
+def test_nothing_of_a_headless_agent_is_left_after_a_shutdown(fleet: Clerks) -> None:
+    fleet.clerk("clerk", "echo $$ >> count; setsid sleep 300 & sleep 300")
+    fleet.json("send", "clerk", "hi")
+    pid = until(lambda: _last(fleet.home.work / "count"), "its turn runs")
+    fleet.run("shutdown")
+    assert not alive(pid)
+    assert not [p for p in left_behind(fleet.home.path) if "sleep" in p.name()]
+
+
+def test_a_headless_claude_code_answers_and_goes_on_with_its_conversation(
+    fleet_home: Home, claude_program: str, stub: Stub
+) -> None:
+    fleet_home.seed_claude(stub.url)
+    fleet = Claude(fleet_home, claude_program, stub)
+    fleet.run("start", fleet.claude("clerk", mode="headless", permission_mode=None, auto_accept=[]))
+    first = fleet.json("ask", "clerk", "Repeat one", "--timeout", "50")
+    assert first["outcome"] == "answered" and first["answer"]["text"].startswith("one")
+    second = fleet.json("send", "clerk", "Repeat two", "--thread", first["thread"])
+    until(lambda: _state(fleet, second["id"]) == "delivered", "the turn ends")
+    asked = [e for e in stub.log() if e.get("tools") and re.search("Repeat (one|two)", str(e.get("prompt")))]
+    assert asked[-1]["n_messages"] > asked[0]["n_messages"]
+
+
+def _state(fleet: Fleet, message: str) -> str:
+    (recipient,) = fleet.json("receipt", message)["recipients"]
+    state: str = recipient["state"]
+    return state
+
+
+def _last(path: Path) -> int | None:
+    text = path.read_text() if path.exists() else ""
+    return int(text.split()[-1]) if text.endswith("\n") else None
