@@ -159,7 +159,11 @@ class Agents:
         harness = runner.harness
         mail = harness.mail_ways(runner.record.version)
         return Ways(
-            doorbell=mail.doorbell, boundary=mail.boundary, talk=harness.has_sessions, composer=harness.has_sessions
+            doorbell=mail.doorbell,
+            boundary=mail.boundary,
+            talk=harness.has_sessions,
+            composer=harness.has_sessions,
+            kept=mail.doorbell or mail.boundary,
         )
 
     def _notes_of(self, runner: Runner) -> Notes:
@@ -403,8 +407,10 @@ class Agents:
     async def _transcripts(self, runner: Runner, notes: Notes) -> list[str]:
         """The files of the conversations that the launch has had: a cleared one goes on in a new file."""
         if not notes.recalled and notes.generation:
+            heard, notes.prompts = list(notes.prompts), deque(maxlen=PROMPTS)
             for event in await self._hooks_of(notes.generation):
-                _note_transcript(notes, event)
+                _note_hook(notes, event)
+            notes.prompts.extend(told for told in heard if told not in notes.prompts)
             notes.recalled = True
         own = runner.record.transcript
         if own is None and runner.record.session_id and runner.facts.cwd:

@@ -207,6 +207,8 @@ class Route:
         """What is unconfirmed, and when it was so."""
         self._turns: dict[str, asyncio.Task[None]] = {}
         """By message, of a headless agent."""
+        self._concluded: dict[str, int] = {}
+        """Messages whose turn is over, with the hand-over that it was: what was read before says otherwise."""
         self._task = asyncio.create_task(self._serve(), name=f"mail of {name}")
 
     def wake(self) -> None:
@@ -314,7 +316,7 @@ class Route:
             return {}
         after = await self._exchange.change([Change(id, self._box, event) for id, event in changes])
         return {
-            id: _Stand(recipient.state, recipient.way, recipient.since)
+            id: _Stand(recipient.state, recipient.way, recipient.since, recipient.attempts)
             for (id, _), recipient in zip(changes, after, strict=True)
             if recipient is not None
         }
@@ -429,13 +431,15 @@ class Route:
 
     def _take_up_turns(self, mail: Sequence[Mail], after: Mapping[str, _Stand]) -> None:
         """See every turn through, also one that another courier has begun; and end those that an operator stopped."""
+        self._concluded = {one.message.id: self._concluded.get(one.message.id, 0) for one in mail}
         for one in mail:
-            id, stand = one.message.id, after.get(one.message.id)
-            state, way = (stand.state, stand.way) if stand else (one.recipient.state, one.recipient.way)
-            if state is not State.INJECTING or way is not Way.TURN:
+            id, was = one.message.id, one.recipient
+            stand = after.get(id) or _Stand(was.state, was.way, was.since, was.attempts)
+            if stand.state is not State.INJECTING or stand.way is not Way.TURN:
                 continue
-            if id not in self._turns:
-                self._turns[id] = asyncio.create_task(self._see_through(one), name=f"turn of {self.name} on {id}")
+            if id not in self._turns and self._concluded.get(id, 0) < stand.attempts:
+                seeing = self._see_through(one.message, stand.attempts)
+                self._turns[id] = asyncio.create_task(seeing, name=f"turn of {self.name} on {id}")
             thread = self._exchange.thread_state(one.message.workspace, one.message.thread)
             stop = f"stop {one.message.thread}"
             if thread is not None and not thread.moves and stop not in self._turns:
@@ -447,14 +451,14 @@ class Route:
         finally:
             self._turns.pop(f"stop {thread}", None)
 
-    async def _see_through(self, mail: Mail) -> None:
+    async def _see_through(self, message: Message, attempt: int) -> None:
         """One turn, to its end and what follows from it."""
-        message = mail.message
         try:
             end = await self._reach.turn(self.name, message, self._turn_text(message))
             while True:
                 try:
                     await self._conclude(message, end)
+                    self._concluded[message.id] = attempt
                     break
                 except StorageError as error:
                     log.warning("the turn of %s on %s: %s", self.name, message.id, error)
@@ -462,6 +466,7 @@ class Route:
         except FleetError as error:
             log.error("the turn of %s on %s: %s", self.name, message.id, error)
             await self._change([(message.id, Undone(error.code))])
+            self._concluded[message.id] = attempt
         except Exception:  # the next round takes the turn up again
             log.exception("the turn of %s on %s", self.name, message.id)
             await self._clock.sleep(FAULT)
@@ -517,6 +522,7 @@ class _Stand:
     state: State
     way: Way | None
     since: float
+    attempts: int
 
 
 _OPEN = (State.ACCEPTED, State.QUEUED, State.INJECTING)

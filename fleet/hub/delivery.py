@@ -149,6 +149,8 @@ class Ways:
     """Others' words may be typed too: it reads them as quoted. A shell would run them."""
     composer: bool = True
     """It has one that can be seen."""
+    kept: bool = False
+    """Its conversation is kept where it can be read: what is not in it, nor in the composer, is nowhere."""
     turns: int = 0
     """Of a headless agent: how many at a time. 0: it is an interactive one."""
     hook_proves: frozenset[Way] = frozenset()
@@ -575,9 +577,12 @@ def _taken(handed: HandedOver, seen: Seen, now: float, rules: Rules) -> Step:
 
 
 def _typed(handed: HandedOver, seen: Seen, agent: Agent, ways: Ways, now: float, rules: Rules) -> Step:
-    """Enter again while the composer holds it; and in the end, nobody can tell."""
+    """Enter again while the composer holds it. Where it stands neither there nor in the conversation, it was never
+    typed, or lost; and in the end, nobody can tell."""
     if agent.asks:
         return Await()
+    if ways.kept and _is_nowhere(seen, agent) and now >= handed.acted_at + rules.note_within:
+        return Undone("not_typed")
     end = max(handed.at + rules.typed_proof, handed.acted_at + rules.note_within)
     if handed.enters >= len(rules.enters):
         return Unproven() if now >= end else Await(end)
@@ -588,6 +593,11 @@ def _typed(handed: HandedOver, seen: Seen, agent: Agent, ways: Ways, now: float,
     if not taken and agent.composer is True and agent.draft is True and may_submit(handed, agent):
         return PressEnter()
     return Unproven() if now >= end else Await(end)
+
+
+def _is_nowhere(seen: Seen, agent: Agent) -> bool:
+    empty = agent.composer is True and agent.draft is False and agent.activity is Activity.READY
+    return empty and seen.read and not seen.signs
 
 
 def may_submit(handed: HandedOver, agent: Agent) -> bool:

@@ -25,7 +25,7 @@ from fleet.terms import Activity, Phase
 from fleet.testing import TurnedClock
 
 OPERATOR = Caller("operator", Role.OPERATOR)
-INTERACTIVE = Ways(doorbell=True, boundary=True)
+INTERACTIVE = Ways(doorbell=True, boundary=True, kept=True)
 
 
 class Killed(BaseException):
