@@ -273,9 +273,13 @@ class Answer:
 
 
 def path(*parts: str, **query: Any) -> str:
-    """A path of the API. What is `None` is left out of the query; `with_` stands for `with`."""
+    """A path of the API. What is `None` is left out of the query, a list is asked item by item; `with_` stands for
+    `with`."""
     asked = "&".join(
-        f"{name.rstrip('_')}={_quoted(_plain(value))}" for name, value in query.items() if value not in (None, False)
+        f"{name.rstrip('_')}={_quoted(_plain(value))}"
+        for name, values in query.items()
+        for value in (values if isinstance(values, list) else [values])
+        if value not in (None, False)
     )
     return "/".join([API, *map(_quoted, parts)]) + (f"?{asked}" if asked else "")
 

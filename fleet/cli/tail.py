@@ -54,7 +54,8 @@ def tail(
             _tell(event)
         sys.stdout.flush()
 
-    return follow(where, place, show)
+    channels = [target.lower() for target in targets if target.startswith("#")]
+    return follow(where, place, show, channels if len(channels) == len(targets) else [])
 
 
 def _first(where: talk.Where, targets: tuple[str, ...], limit: int, seen: Seen, as_json: bool) -> str:
@@ -92,8 +93,10 @@ def _as_event(message: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def follow(where: talk.Where, place: str, show: Any) -> int:
-    """Show every event after a position, until the person leaves; across restarts of the hub."""
+def follow(where: talk.Where, place: str, show: Any, streams: list[str]) -> int:
+    """Show every event after a position, of some streams or of all, until the person leaves; across restarts of the
+    hub."""
+    target = hubcall.path("events", stream=streams)
     away_since: float | None = None
     stood = False
 
@@ -105,7 +108,7 @@ def follow(where: talk.Where, place: str, show: Any) -> int:
 
     while True:
         try:
-            for position, kind, data in hubcall.events(where.door, hubcall.path("events"), place, opened=back):
+            for position, kind, data in hubcall.events(where.door, target, place, opened=back):
                 event = json.loads(data)
                 if kind == "gap":
                     _gap(event)

@@ -674,6 +674,7 @@ def test_tail_shows_only_what_was_asked_for(fleet: Shell, hub: ScriptedHub) -> N
     )
     stop_after(hub)
     out = fleet("tail", "#lab", "--after", "e1:1").out
+    assert hub.asked("GET", "events").query == {"stream": "#lab"}
     assert "mine" in out
     assert "👍" in out
     assert "mine again" in out

@@ -322,6 +322,8 @@ def test_words_in_a_path_stay_words() -> None:
     assert hubcall.path("messages", "../tokens") == f"{API}/messages/..%2Ftokens"
     path = hubcall.path("search", q="a&b=c #ü", channel="#general", with_="web", waiting=True, before=None, more=False)
     assert path == f"{API}/search?q=a%26b%3Dc%20%23%C3%BC&channel=%23general&with=web&waiting=1"
+    assert hubcall.path("events", stream=["#a", "#b"]) == f"{API}/events?stream=%23a&stream=%23b"
+    assert hubcall.path("events", stream=[]) == f"{API}/events"
 
 
 # -- again, files, streams -----------------------------------------------------------------------------------------
