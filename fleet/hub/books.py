@@ -23,6 +23,8 @@ IN_A_TURN = 64
 HEARD = 1_000
 """Senders of whom it is kept what they last said to somebody."""
 
+NO_TALLY = Tally()
+
 Who = tuple[str, str]
 """A workspace, and a name in it."""
 
@@ -50,7 +52,7 @@ class Accounting:
         pairs = self._pairs
         return Accounts(
             self._senders.get(who) or Bucket.full(self._rules.sender_burst, now),
-            self._tallies.get(thread) or Tally(),
+            self._tallies.get(thread, NO_TALLY),
             {to: window for to in recipients if (window := pairs.get((workspace, name, to))) is not None},
         )
 

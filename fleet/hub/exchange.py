@@ -103,7 +103,6 @@ REFUSALS = 50
 """Refusals of one sender that are written down at once …"""
 REFUSAL_EVERY = 1.0
 """… and then one in so many seconds; the others are counted."""
-HOUSEKEEPING = 3600.0
 UNSENT_FILES = 86_400.0
 """Seconds that an uploaded file may wait for the message that speaks of it."""
 LEFT_AFTER = 5.0
@@ -817,7 +816,7 @@ class Exchange:
         speaker = self.registry.speaker(caller)
         to = read.to or (reply_address(replied.message) if replied is not None else ())
         said = replied.message if replied is not None else None
-        if of_turn:
+        if of_turn or caller.operator:  # what a person says begins anew, unless it replies
             causes: tuple[Message, ...] = (said,) if said is not None else ()
         else:
             seen = present is not None and present.card.turns
@@ -929,15 +928,9 @@ class Exchange:
                 self._keys.popitem(last=False)
         if message.channels:
             self._turns.spoken(known.message, message.at)
-        named = {recipient.name for recipient in recipients}
-        others = [
-            Recipient(name=name, state=State.QUEUED, reason="no_wake", since=message.at, quiet=True)
-            for name in listening[:LISTED]
-            if name != message.sender and name not in named
-        ]
-        return Receipt(
-            id=message.id, position=Position(self.log.epoch, accepted.seq), recipients=(*recipients, *others)
-        )
+        others = _also_listed(message, recipients, listening) if listening else ()
+        position = Position(self.log.epoch, accepted.seq)
+        return Receipt(id=message.id, position=position, recipients=(*recipients, *others))
 
     async def _replied(self, caller: Caller, read: Submission) -> Known | None:
         """What it replies to, as far as its sender may know of it."""
@@ -1633,9 +1626,9 @@ class Exchange:
             self._alarm.at(now + 60.0)
 
     async def _keep_house(self) -> None:
-        """Once an hour: what is too old goes, and files that no message speaks of."""
+        """Every so often: what is too old goes, and files that no message speaks of."""
         while True:
-            await self.clock.sleep(HOUSEKEEPING)
+            await self.clock.sleep(self.settings.hub_clean_every)
             try:
                 await self.housekeep()
             except (FleetError, OSError) as error:
@@ -1678,6 +1671,7 @@ def rules_of(settings: Settings) -> guardrails.Rules:
         pair=settings.hub_pair,
         conversation=settings.hub_conversation,
         conversation_total=settings.hub_conversation_total,
+        window=settings.hub_window,
     )
 
 
@@ -1736,6 +1730,13 @@ def presence_of(facts: Mapping[str, Any] | None) -> str:
 
 
 # -- small things --------------------------------------------------------------------------------------------------
+
+
+def _also_listed(message: Message, recipients: Sequence[Recipient], listening: Sequence[str]) -> Iterable[Recipient]:
+    named = {message.sender, *(recipient.name for recipient in recipients)}
+    for name in listening[:LISTED]:
+        if name not in named:
+            yield Recipient(name=name, state=State.QUEUED, reason="no_wake", since=message.at, quiet=True)
 
 
 def light(message: Message) -> Message:

@@ -44,13 +44,16 @@ class Rules:
     """For so long after a message, what somebody whose turns nobody sees says to its sender counts as a reply."""
 
 
+ALL_ACTS = frozenset({"send", "ask", "broadcast"})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Speaker:
     """Who speaks, as its token says, and what its manifest lets it do."""
 
     name: str
     operator: bool = False
-    may: frozenset[str] = frozenset({"send", "ask", "broadcast"})
+    may: frozenset[str] = ALL_ACTS
     wake: bool = False
     """Its broadcasts may cause turns."""
     hop_limit: int | None = None
@@ -157,7 +160,7 @@ class Window:
         """With one more."""
         after, start = object.__new__(Window), self._since(now, span)
         set_back = self._end > start and self._times[self._end - 1] > now
-        if set_back or self._end < len(self._times) or start > 1024 + len(self._times) // 2:
+        if start >= self._end or set_back or self._end < len(self._times) or start > 1024 + len(self._times) // 2:
             after._times = [min(at, now) for at in self._times[start : self._end]]
             start = 0
         else:  # nobody else has gone on from here
@@ -181,11 +184,15 @@ class Window:
         return f"Window({self._times[self._start : self._end]})"
 
 
+NOTHING = Window()
+"""Of whom nothing is known."""
+
+
 @dataclass(frozen=True, slots=True)
 class Tally:
     """The messages of one conversation that caused turns."""
 
-    window: Window = field(default_factory=Window)
+    window: Window = field(default_factory=lambda: NOTHING)
     total: int = 0
 
     def counted(self, now: float, span: float) -> Tally:
@@ -256,7 +263,7 @@ def _not_allowed(attempt: Attempt) -> Refusal | None:
         return None
     if message.nature is Nature.PROMPT:
         return Refusal(Code.NOT_ALLOWED, "A prompt is the operator's own word; others send messages.")
-    for act in _acts(message):
+    for act in () if speaker.may >= ALL_ACTS else _acts(message):
         if act not in speaker.may:
             return Refusal(Code.NOT_ALLOWED, f"{speaker.name} may not {act}: its manifest says so (`hub.may`).")
     if message.broadcast and message.wake and not speaker.wake:
@@ -297,7 +304,7 @@ def _too_many(attempt: Attempt, accounts: Accounts, now: float, rules: Rules) ->
     if attempt.speaker.operator or not attempt.wakes:
         return None
     name, conversation, tally = attempt.speaker.name, attempt.message.thread, accounts.thread
-    waits = {to: accounts.pairs.get(to, Window()).wait(now, rules.pair, rules.window) for to in attempt.wakes}
+    waits = {to: accounts.pairs.get(to, NOTHING).wait(now, rules.pair, rules.window) for to in attempt.wakes}
     if busy := sorted(to for to, wait in waits.items() if wait > 0):
         reason = f"{name} has caused {', '.join(busy)} {rules.pair} turns within {rules.window:g} s."
         return Refusal(Code.PAIR_LIMITED, reason, max(waits.values()), {"recipients": busy})
@@ -314,7 +321,7 @@ def _counted(attempt: Attempt, accounts: Accounts, now: float, rules: Rules) -> 
     """Turns that operators cause are not counted against anybody."""
     if attempt.speaker.operator or not attempt.wakes:
         return accounts
-    pairs = {to: accounts.pairs.get(to, Window()).counted(now, rules.window) for to in attempt.wakes}
+    pairs = {to: accounts.pairs.get(to, NOTHING).counted(now, rules.window) for to in attempt.wakes}
     thread = accounts.thread.counted(now, rules.window)
     return Accounts(accounts.sender, thread, {**accounts.pairs, **pairs})
 

@@ -252,7 +252,7 @@ class Message:
     @property
     def channels(self) -> tuple[str, ...]:
         if len(self.to) == 1:
-            return self.to if self.to[0].startswith("#") else ()
+            return self.to if self.to[0][0] == "#" else ()
         return tuple(name for name in self.to if name.startswith("#"))
 
     @property
