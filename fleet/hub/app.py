@@ -75,20 +75,6 @@ class Doors:
     seen: Callable[[asyncio.BaseTransport], None] = lambda transport: None
     """Told of each connection that has sent a whole request's head."""
 
-    @property
-    def limits(self) -> wire.LimitsAnswer:
-        limits, rules, pace = self.exchange.limits, self.exchange.rules, self.streams.pace
-        return wire.LimitsAnswer(
-            frame=wire.FRAME,
-            text=limits.text,
-            attachment=limits.attachment,
-            behind=pace.behind,
-            stalled=pace.stalled,
-            max_hops=rules.max_hops,
-            sender_rate=rules.sender_rate,
-            sender_burst=rules.sender_burst,
-        )
-
 
 @dataclass(frozen=True, slots=True)
 class Call:
@@ -690,7 +676,7 @@ async def _websocket(doors: Doors, request: web.Request) -> web.StreamResponse:
         raise Fault("upgrade_required", "This is a WebSocket: ask for the upgrade.")
     await socket.prepare(request)
     if request.transport is not None:
-        await Session(doors.streams, socket, request.transport, doors.limits).run(caller)
+        await Session(doors.streams, socket, request.transport).run(caller)
     return socket
 
 

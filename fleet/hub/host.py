@@ -22,12 +22,11 @@ import resource
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
-from weakref import WeakSet
 
 from aiohttp import web
 
 from fleet.errors import FleetError
-from fleet.hub import mcp, orochi, wire
+from fleet.hub import a2a, mcp, orochi, wire
 from fleet.hub.app import LOCAL_NAMES, Doors, authenticated, make_app
 from fleet.hub.exchange import Exchange
 from fleet.hub.stream import Pace, Streams
@@ -71,10 +70,11 @@ class Gate:
         self._head_time = head_time
         self._per_address = per_address
         self._in_all = in_all
-        self._connected: dict[str, WeakSet[asyncio.BaseTransport]] = {}
+        self._connected: dict[str, set[asyncio.Transport]] = {}
+        """By address; those that have gone since are left out when somebody counts."""
         self._silent: dict[asyncio.Transport, float] = {}
         """Those that have not asked for anything yet, and since when."""
-        self._refused: WeakSet[asyncio.BaseTransport] = WeakSet()
+        self._refused: set[asyncio.Transport] = set()
 
     def __call__(self) -> asyncio.Protocol:
         """Whoever connects stands here first."""
@@ -83,13 +83,15 @@ class Gate:
     @property
     def connections(self) -> dict[str, int]:
         """How many there are, by address; `unix` for the socket."""
-        return {address: count for address, found in self._connected.items() if (count := _open(found))}
+        return {address: count for address, found in self._connected.items() if (count := _still_open(found))}
 
     def come_in(self, transport: asyncio.Transport) -> asyncio.Protocol | None:
         """Who serves the connection; `None`: nobody, it is one too many."""
         address = _address(transport)
-        theirs = self._connected.setdefault(address, WeakSet())
-        if _open(theirs) >= self._per_address or sum(self.connections.values()) >= self._in_all:
+        theirs = self._connected.setdefault(address, set())
+        if len(theirs) >= self._per_address and _still_open(theirs) >= self._per_address:
+            return None
+        if sum(map(len, self._connected.values())) >= self._in_all and sum(self.connections.values()) >= self._in_all:
             return None
         theirs.add(transport)
         self._silent[transport] = asyncio.get_running_loop().time()
@@ -97,7 +99,7 @@ class Gate:
 
     def refuse(self, transport: asyncio.Transport) -> bool:
         """Whether there is time to tell it why."""
-        if _open(self._refused) >= BEING_REFUSED:
+        if len(self._refused) >= BEING_REFUSED and _still_open(self._refused) >= BEING_REFUSED:
             return False
         self._refused.add(transport)
         return True
@@ -115,12 +117,16 @@ class Gate:
             elif now - since > self._head_time:
                 del self._silent[transport]
                 _say_no(transport, Fault("timed_out", f"No request within {self._head_time:g} s."))
-        for address in [address for address, found in self._connected.items() if not _open(found)]:
-            del self._connected[address]
+        _still_open(self._refused)
+        for address, found in list(self._connected.items()):
+            if not _still_open(found):
+                del self._connected[address]
 
 
-def _open(transports: WeakSet[asyncio.BaseTransport]) -> int:
-    return sum(not transport.is_closing() for transport in transports)
+def _still_open(transports: set[asyncio.Transport]) -> int:
+    """How many of them are; the others are taken out."""
+    transports.difference_update([transport for transport in transports if transport.is_closing()])
+    return len(transports)
 
 
 def _address(transport: asyncio.BaseTransport) -> str:
@@ -272,7 +278,8 @@ class HubServer:
 
     def _mount(self, app: web.Application) -> None:
         """What other doors add to the same port."""
-        mcp.mount(app, self.exchange, lambda request: authenticated(self.exchange, request))
+        for door in (mcp, a2a):
+            door.mount(app, self.exchange, lambda request: authenticated(self.exchange, request))
 
     async def _listen_unix(self) -> None:
         assert self._gate is not None

@@ -228,8 +228,9 @@ class Streams:
         self.exchange = exchange
         self.pace = pace or Pace()
         self.readers: set[Reader] = set()
+        self.limits = _limits(exchange, self.pace)
         self._loop = asyncio.get_running_loop()
-        self._router: dict[str, set[Reader]] = {}
+        self._router: dict[str, list[Reader]] = {}
         """By stream; who hears all of a workspace is under `WORKSPACE/`."""
         self._frames = _Frames(lambda: exchange.log.epoch)
         self._fresh: list[Event] = []
@@ -321,7 +322,7 @@ class Streams:
             self._unroute(reader)
             reader.routed = hears
             for key in self._keys(reader):
-                self._router.setdefault(key, set()).add(reader)
+                self._router.setdefault(key, []).append(reader)
 
     def _keys(self, reader: Reader) -> Iterable[str]:
         return (f"{reader.caller.workspace}/",) if reader.routed is None else reader.routed
@@ -329,7 +330,7 @@ class Streams:
     def _unroute(self, reader: Reader) -> None:
         for key in self._keys(reader):
             if readers := self._router.get(key):
-                readers.discard(reader)
+                readers.remove(reader)
                 if not readers:
                     del self._router[key]
 
@@ -390,7 +391,7 @@ class Streams:
             readers = self._router[key]
             for reader in readers:
                 reader.chunks.append(chunk)
-            speaking |= readers
+            speaking.update(readers)
 
     def _write(self, reader: Reader, before: int, merged: dict[tuple[int, ...], bytes]) -> None:
         """One write, unless the reader is too far behind for events: then they stay in the log."""
@@ -551,6 +552,20 @@ class Streams:
             reader.transport.write(reader.framing.ping)
 
 
+def _limits(exchange: Exchange, pace: Pace) -> wire.LimitsAnswer:
+    limits, rules = exchange.limits, exchange.rules
+    return wire.LimitsAnswer(
+        frame=wire.FRAME,
+        text=limits.text,
+        attachment=limits.attachment,
+        behind=pace.behind,
+        stalled=pace.stalled,
+        max_hops=rules.max_hops,
+        sender_rate=rules.sender_rate,
+        sender_burst=rules.sender_burst,
+    )
+
+
 def _why(asked: Position, epoch: str, head: int) -> Literal["epoch", "ahead", "trimmed"]:
     return "epoch" if asked.epoch != epoch else "ahead" if asked.seq > head else "trimmed"
 
@@ -591,17 +606,15 @@ def _error(fault: Fault, ref: str | None) -> str:
 class Session:
     """One client on the WebSocket, from its handshake to its end."""
 
-    __slots__ = ("_cursor", "_exchange", "_flying", "_limits", "_socket", "_streams", "_transport")
+    __slots__ = ("_cursor", "_exchange", "_flying", "_socket", "_streams", "_transport")
 
-    def __init__(
-        self, streams: Streams, socket: Socket, transport: asyncio.Transport, limits: wire.LimitsAnswer
-    ) -> None:
+    def __init__(self, streams: Streams, socket: Socket, transport: asyncio.Transport) -> None:
         self._streams = streams
         self._exchange = streams.exchange
         self._socket = socket
         self._transport = transport
-        self._limits = limits
-        self._flying: set[asyncio.Task[None]] = set()
+        self._flying: set[asyncio.Task[None]] | None = None
+        """Its messages that are on their way into the log."""
         self._cursor = ""
         """The name of this reader's cursor."""
 
@@ -670,7 +683,7 @@ class Session:
             position=str(Position(log_.epoch, reader.after)),
             head=str(log_.position),
             streams=reader.stream_names(),
-            limits=self._limits,
+            limits=self._streams.limits,
             ping=self._streams.pace.ping,
             gap=gap,
             ref=hello.ref,
@@ -719,6 +732,8 @@ class Session:
     async def _take(self, reader: Reader, frame: wire.ClientFrame) -> None:
         match frame:
             case wire.Send():
+                if self._flying is None:  # most connections only listen
+                    self._flying = set()
                 while len(self._flying) >= IN_FLIGHT:
                     await asyncio.wait(self._flying, return_when=asyncio.FIRST_COMPLETED)
                 sending = asyncio.get_running_loop().create_task(self._send(reader, frame))

@@ -285,6 +285,8 @@ class Watch:
     ages: list[float] = field(default_factory=list)
     deaf: Connection | None = None
     """Who does not read for now."""
+    closed: int = 0
+    """Connections that the hub has ended."""
 
     def __post_init__(self) -> None:
         self._poll = select.epoll()
@@ -299,7 +301,12 @@ class Watch:
             if connection is self.deaf:
                 time.sleep(0.0005)
                 continue
-            got = connection.read()
+            try:
+                got = connection.read()
+            except ConnectionError:
+                self._poll.unregister(fd)
+                self.closed += 1
+                continue
             whole = connection.rest + got
             self.count += whole.count(self.what)
             if connection is self.probe:
@@ -459,7 +466,7 @@ def stall(make: type[Served], sizes: Mapping[str, float]) -> Results:
                 watch.until(max(0, number - 16) * lively, 10)
             whole = watch.until(sent * lively, 20)
             results["p50 / p99, one stalled" if stalled else "p50 / p99, all read"] = ms(watch.ages) + (
-                "" if whole else f", only {watch.count} of {sent * lively} came"
+                "" if whole else f", only {watch.count} of {sent * lively} came, {watch.closed} were cut off"
             )
             if stalled:
                 watch.deaf, began = None, time.perf_counter()
