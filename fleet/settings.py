@@ -60,12 +60,14 @@ class Settings:
     hub_pair: int = 12  # messages of one sender that cause one recipient a turn, a minute
     hub_conversation: int = 30  # messages of one conversation that cause turns, a minute …
     hub_conversation_total: int = 200  # … and in all
+    hub_window: float = 60.0  # what those two count as a minute
     hub_message_kb: float = 64.0  # of one message's text
     hub_waiting: int = 500  # messages that wait for one agent; the next is refused
     hub_attachment_mb: float = 20.0  # of one attachment
     hub_ask_timeout: float = 600.0  # how long an answer is waited for where the asker does not say
     hub_kept_days: float = 90.0  # messages and events; the audit and what waits for its reader are always kept
     hub_kept_mb: float = 4096.0  # of the log; beyond it the oldest go
+    hub_clean_every: float = 3600.0  # between two looks at what has been kept for long enough
     hub_host: str = "127.0.0.1"  # the address on which the hub listens; beyond loopback a token is all that guards it
     hub_port: int = 0  # its port; 0 is any free one, the same again after a restart where that is possible
     hub_orochi_ws_port: int = 0  # the port of the compatibility WebSocket for orochi's clients; -1 is none

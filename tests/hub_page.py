@@ -45,6 +45,7 @@ GUARDS = (
     "hub_pair",
     "hub_conversation",
     "hub_conversation_total",
+    "hub_window",
     "hub_message_kb",
     "hub_waiting",
     "hub_attachment_mb",
