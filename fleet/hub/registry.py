@@ -70,13 +70,15 @@ class Card:
     """The supervisor runs it: presence is its word, and mail is carried to it."""
     turns: bool = False
     """The end of each of its turns is seen (`Exchange.turn_ended`); what it says between counts as said of its mail."""
+    a2a: bool = False
+    """Programs may ask it by A2A."""
 
     def to_json(self) -> dict[str, Any]:
         return {
             "name": self.name, "kind": self.kind, "description": self.description, "machine": self.machine,
             "role": self.role, "harness": self.harness, "model": self.model, "project": self.project,
             "capabilities": list(self.capabilities), "labels": dict(self.labels), "supervised": self.supervised,
-            "turns": self.turns,
+            "turns": self.turns, "a2a": self.a2a,
         }  # fmt: skip
 
     @classmethod

@@ -27,7 +27,6 @@ def _more_than_alive(health: object) -> bool:
 LATER: dict[str, Callable[[AgentSpec], bool]] = {
     "context_management": lambda spec: spec.context_management != ContextManagement(),
     "schedule": lambda spec: bool(spec.schedule),
-    "a2a": lambda spec: spec.a2a.enabled,
     "budget": lambda spec: spec.budget != Budget(),
     "health": lambda spec: _more_than_alive(spec.health),
     **{f"hooks.{name}": _hook(name) for name in Hooks.model_fields if name.startswith("on_")},

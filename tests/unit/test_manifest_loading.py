@@ -396,11 +396,11 @@ def test_a_path_that_cannot_be_is_a_clear_refusal(path: str) -> None:
 
 def test_keys_whose_part_comes_later_are_named() -> None:
     spec = spec_of(
-        "  schedule: [{every: 10m, send: hi}]\n  budget: {usd_per_day: 5}\n  a2a: {enabled: true}\n"
+        "  schedule: [{every: 10m, send: hi}]\n  budget: {usd_per_day: 5}\n"
         "  hub: {channels: [x]}\n  headless: {max_parallel: 2}\n  context_management: {strategy: compact}\n"
         "  hooks: {on_limit: [[x]], pre_start: [[x]]}\n  health: {method: http}\n"
     )
-    named = {"context_management", "schedule", "a2a", "budget", "health", "hooks.on_limit"}
+    named = {"context_management", "schedule", "budget", "health", "hooks.on_limit"}
     assert set(not_acting(spec)) == named
 
 
