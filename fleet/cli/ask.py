@@ -71,8 +71,7 @@ def ask(
     if dry_run:
         talk.check_names(where, [name])
         return talk.would("POST", hubcall.path("asks"), body, as_json)
-    if files:
-        body["attachments"] = attachments.give(where, files)
+    body |= attachments.give(where, files)
     try:
         said = hubcall.repeatable(
             where.door, "POST", hubcall.path("asks"), body, timeout=timeout + GRACE, waiting=talk.tell_waiting

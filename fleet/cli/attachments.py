@@ -29,9 +29,11 @@ def found(names: Sequence[str]) -> list[Path]:
     return files
 
 
-def give(where: talk.Where, files: Sequence[Path]) -> list[dict[str, Any]]:
-    """Give them to the hub; what a message says of each."""
-    return [give_one(where, file) for file in files]
+def give(where: talk.Where, files: Sequence[Path], *, dry_run: bool = False) -> dict[str, Any]:
+    """Give them to the hub: the part of a message that speaks of them. A dry run only says what it would be."""
+    if not files:
+        return {}
+    return {"attachments": planned(files) if dry_run else [give_one(where, file) for file in files]}
 
 
 def give_one(where: talk.Where, file: Path) -> dict[str, Any]:

@@ -30,8 +30,8 @@ def discuss(
     as_json: bool,
 ) -> int:
     """Open a conversation between two agents on a TOPIC; it ends by itself at the hop limit, if not before."""
-    body = {"a": a, "b": b, "topic": talk.text_of(topic, text_file, "TOPIC")}
-    body |= {"max_hops": max_hops} if max_hops else {}  # type: ignore[dict-item]
+    body: dict[str, Any] = {"a": a, "b": b, "topic": talk.text_of(topic, text_file, "TOPIC")}
+    body |= {"max_hops": max_hops} if max_hops else {}
     if dry_run:
         talk.check_names(where, [a, b])
     return talk.act(where, "POST", hubcall.path("discussions"), body, _show, as_json=as_json, dry_run=dry_run)

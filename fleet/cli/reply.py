@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from fleet import hubcall
@@ -36,11 +38,10 @@ def reply(
     The reply goes to whoever wrote the message. A reply that only says thanks goes nowhere, and that is told.
     """
     files = attachments.found(attach)
-    body = {"reply_to": message, "text": talk.text_of(text, text_file), "idempotency_key": talk.own_key(key)}
+    body: dict[str, Any] = {"reply_to": message, "text": talk.text_of(text, text_file)}
     body |= {"intent": intent} if intent else {}
-    body |= {"to": talk.addressed(to)} if to else {}  # type: ignore[dict-item]
-    if files:
-        body["attachments"] = (attachments.planned if dry_run else attachments.give)(where, files)  # type: ignore
+    body |= {"to": talk.addressed(to)} if to else {}
+    body |= {"idempotency_key": talk.own_key(key), **attachments.give(where, files, dry_run=dry_run)}
     if dry_run:
         return talk.would("POST", hubcall.path("messages"), body, as_json)
     return talk.send(where, hubcall.path("messages"), body, as_json=as_json, dry_run=False)

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from fleet import hubcall
-from fleet.cli import attachments, output, talk
+from fleet.cli import attachments, talk
 
 
 @click.command()
@@ -53,8 +53,5 @@ def send(
     said = "" if attach and text is None and text_file is None else talk.text_of(text, text_file)
     given = {name: value for name, value in options.items() if value is not None}
     body = {"to": talk.addressed(target), "text": said, **given, "idempotency_key": talk.own_key(key)}
-    if files:
-        body["attachments"] = attachments.planned(files) if dry_run else attachments.give(where, files)
-    if not dry_run and not as_json and files:
-        output.message(f"{len(files)} file(s) are with the hub")
+    body |= attachments.give(where, files, dry_run=dry_run)
     return talk.send(where, hubcall.path("messages"), body, as_json=as_json, dry_run=dry_run, wait=wait)

@@ -13,7 +13,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from fleet import hubcall
-from fleet.cli import hubreads, output, reads
+from fleet.cli import conversation, hubreads, output, reads
 from fleet.errors import FleetError, NoDaemon, TimedOut, UnknownAgent, Usage
 
 Show = Callable[[Any], None]
@@ -270,7 +270,7 @@ def explained(recipient: Mapping[str, Any]) -> str:
     """Why, or by which proof, in words."""
     reason = recipient.get("reason")
     if reason:
-        return REASONS.get(str(reason)) or ENDS.get(str(reason)) or str(reason).replace("_", " ")
+        return REASONS.get(str(reason)) or ENDS.get(str(reason)) or str(reason)
     way, evidence = recipient.get("way"), recipient.get("evidence")
     if way and evidence:
         return f"by {way}, proven by {evidence}" if evidence != way else f"by {way}"
@@ -342,8 +342,10 @@ def send(
         output.verbatim(said.envelope())
         return 0
     receipt: dict[str, Any] = said.json()
-    stands = settled if wait is not None else heard
-    receipt = {**receipt, **_until(where, receipt, SETTLE if wait is None else wait, stands)}
+    if wait is not None:
+        receipt["recipients"] = _until(where, receipt, wait, settled)
+    elif not conversation.to_agent():
+        receipt["recipients"] = _until(where, receipt, SETTLE, heard)
     if as_json:
         output.envelope(receipt)
     else:
@@ -353,7 +355,7 @@ def send(
 
 def settled(recipients: Sequence[Mapping[str, Any]]) -> bool:
     """Nothing is to be waited for any more."""
-    return exit_code(recipients) not in (4, 7) and all(_code(r) not in (4, 7) for r in recipients)
+    return all(_code(r) not in (4, 7) for r in recipients)
 
 
 def heard(recipients: Sequence[Mapping[str, Any]]) -> bool:
@@ -363,10 +365,10 @@ def heard(recipients: Sequence[Mapping[str, Any]]) -> bool:
 
 def _until(
     where: Where, receipt: Mapping[str, Any], seconds: float, enough: Callable[[Sequence[Mapping[str, Any]]], bool]
-) -> dict[str, Any]:
+) -> Sequence[Mapping[str, Any]]:
     """The recipients once they stand so, or as they stand when the time is over. Changes are pushed."""
     deadline = time.monotonic() + seconds
-    recipients = receipt["recipients"]
+    recipients: Sequence[Mapping[str, Any]] = receipt["recipients"]
     after = f"{receipt['epoch']}:{receipt['seq']}"
     look = hubcall.path("messages", receipt["id"])
     while not enough(recipients) and time.monotonic() < deadline:
@@ -375,7 +377,7 @@ def _until(
             where.door, "GET", look, timeout=reads.request_timeout(), stood=True, waiting=tell_waiting
         )
         recipients = said.json()["recipients"]
-    return {"recipients": recipients}
+    return recipients
 
 
 def _next_change(where: Where, after: str, deadline: float) -> str:

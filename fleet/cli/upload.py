@@ -15,7 +15,7 @@ from fleet.cli import attachments, conversation, output, talk
 def upload(where: talk.Where, files: tuple[str, ...], dry_run: bool, as_json: bool) -> int:
     """Upload files; each is known by its sum from then on. `fleet send --attach FILE` does it on the way."""
     found = attachments.found(files)
-    given = attachments.planned(found) if dry_run else attachments.give(where, found)
+    given = attachments.give(where, found, dry_run=dry_run)["attachments"]
     if as_json:
         output.envelope({"files": given, **({"dry_run": True} if dry_run else {})})
     else:

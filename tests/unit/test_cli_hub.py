@@ -385,6 +385,15 @@ def test_a_dry_run_changes_nothing_and_says_what_it_would(fleet: Shell, hub: Scr
     assert set(hub.acts) <= {("GET", "members")}
 
 
+@pytest.mark.parametrize("words", [["send", "web"], ["reply", "m-1"]], ids=" ".join)
+def test_a_dry_run_gives_the_hub_no_file(fleet: Shell, hub: ScriptedHub, words: list[str]) -> None:
+    hub.will("GET", "members", {"members": [WEB]})
+    Path("notes.txt").write_text("notes")
+    ran = fleet(*words, "hi", "--attach", "notes.txt", "--dry-run", "--json")
+    assert json.loads(ran.out)["data"]["body"]["attachments"] == [{"name": "notes.txt", "size": 5}]
+    assert set(hub.acts) <= {("GET", "members")}
+
+
 def test_a_dry_run_finds_the_name_that_nobody_has(fleet: Shell, hub: ScriptedHub) -> None:
     hub.will("GET", "members", {"members": [WEB]})
     ran = fleet("send", "wbe", "hi", "--dry-run")
