@@ -11,7 +11,8 @@ import pytest
 from fleet.errors import StorageError
 from fleet.hub.exchange import Caller, Refused, Role
 from fleet.hub.mailbox import Change, box
-from fleet.hub.message import Answer, Code, HandOver, Message, Outcome, Position, Receipt, Verb, Way
+from fleet.hub.message import Answer, Code, HandOver, Message, Nature, Outcome, Position, Receipt, Verb, Way
+from fleet.hub.shown import presence_of
 from fleet.terms import Activity
 from tests.stage import BOSS, INTERACTIVE, Died, Stage, until, with_
 
@@ -460,14 +461,8 @@ async def test_an_agent_cannot_do_what_is_an_operators(stage):
     assert len((await exchange.inbox(viewer, "bob"))["messages"]) == 1
     assert "eve" not in [member["name"] for member in exchange.members(ALICE)]
     with pytest.raises(Refused) as no:
-        await exchange.send(ALICE, {"to": "bob", "text": "x"}, nature=prompt())
+        await exchange.send(ALICE, {"to": "bob", "text": "x"}, nature=Nature.PROMPT)
     assert no.value.refusal.code is Code.NOT_ALLOWED
-
-
-def prompt():
-    from fleet.hub.message import Nature
-
-    return Nature.PROMPT
 
 
 # -- broadcast -------------------------------------------------------------------------------------------------
@@ -610,7 +605,7 @@ async def test_the_audit_has_every_act_in_order_also_after_retention(tmp_path):
         for verb in (Verb.PAUSE, Verb.RESUME):
             await stage.exchange.thread_act(BOSS, thread, verb)
             await stage.clock.turn(60)
-        await stage.exchange.send(BOSS, {"to": "bob", "text": "Stop that"}, nature=prompt())
+        await stage.exchange.send(BOSS, {"to": "bob", "text": "Stop that"}, nature=Nature.PROMPT)
         await stage.exchange.thread_act(BOSS, thread, Verb.TERMINATE)
         await stage.run()
         before = await stage.audit()
@@ -1074,8 +1069,6 @@ async def test_changes_that_come_together_are_each_written_once(stage):
 
 
 def test_working_is_a_word_of_the_supervisor() -> None:
-    from fleet.hub.exchange import presence_of
-
     words = {activity: presence_of({"phase": "running", "activity": activity.value}) for activity in Activity}
     assert "offline" not in words.values()
     assert presence_of(None) == presence_of({"phase": "stopped"}) == "offline"

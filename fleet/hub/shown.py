@@ -1,0 +1,60 @@
+"""The hub's things as its doors show them: plain JSON, the same at every door."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fleet.hub.log import Event
+from fleet.hub.projection import MESSAGE, Shown, fields
+
+_SHOWN = (
+    "id", "workspace", "sender", "to", "text", "at", "thread", "intent", "nature", "wake", "reply_to", "cause",
+    "hops", "max_hops", "expires_at", "mentions", "attachments", "metadata",
+)  # fmt: skip
+
+
+def message_json(data: Mapping[str, Any], seq: int, epoch: str) -> dict[str, Any]:
+    """A message as the doors show it, as it was accepted."""
+    return {
+        **{name: data.get(name) for name in _SHOWN},
+        "seq": seq,
+        "epoch": epoch,
+        "reactions": {},
+        "edited_at": None,
+        "deleted_at": None,
+    }
+
+
+def shown_json(shown: Shown, epoch: str) -> dict[str, Any]:
+    """The same as it stands now."""
+    return {
+        **message_json(shown.event.data, shown.event.seq, epoch),
+        "text": shown.text,
+        "reactions": {sign: list(names) for sign, names in shown.reactions.items()},
+        "edited_at": shown.edited_at,
+        "deleted_at": shown.deleted_at,
+    }
+
+
+def event_json(event: Event, epoch: str) -> dict[str, Any]:
+    """An event as the doors show it. What a token is known by stays here."""
+    data = {key: value for key, value in fields(event).items() if key != "sha256" or event.kind == MESSAGE}
+    return {
+        "seq": event.seq,
+        "epoch": epoch,
+        "at": event.at,
+        "stream": event.stream,
+        "kind": event.kind,
+        "sender": event.sender.rpartition("/")[2],
+        "data": data,
+    }
+
+
+def presence_of(facts: Mapping[str, Any] | None) -> str:
+    """The supervisor's word on an agent in one word. Busy is never offline, and not seeing it is not seeing it gone."""
+    phase = str((facts or {}).get("phase", "stopped"))
+    if phase == "running":
+        activity = str((facts or {}).get("activity", ""))
+        return {"working": "busy", "needs_input": "waiting", "limited": "limited"}.get(activity, "online")
+    return {"starting": "starting", "unverifiable": "unknown"}.get(phase, "offline")

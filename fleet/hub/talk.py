@@ -1,0 +1,626 @@
+"""Saying something, asking, changing what was said: the exchange's verbs that put something into the log.
+
+A message passes every rule in one go: nothing else happens between the look at what was counted and the counting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sqlite3
+from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from fleet.errors import StorageError
+from fleet.hub import guardrails, registry, threads
+from fleet.hub.auth import Caller, Refused, no
+from fleet.hub.base import KNOWN, Base, Known, as_object, known_of, seconds, unknown_message
+from fleet.hub.base import told as told_to
+from fleet.hub.guardrails import Attempt, Tally, Window, admit, lineage
+from fleet.hub.log import Event, New
+from fleet.hub.mailbox import (
+    Change,
+    box,
+    receipts,
+)
+from fleet.hub.message import (
+    OVER,
+    Answer,
+    Ask,
+    Attachment,
+    Cancel,
+    Code,
+    Decline,
+    Intent,
+    Message,
+    Nature,
+    Outcome,
+    Position,
+    Proven,
+    Receipt,
+    Recipient,
+    Refusal,
+    State,
+    Thread,
+    ThreadState,
+    Verb,
+    Way,
+    reply_id,
+)
+from fleet.hub.projection import DELETION, EDIT, REACTION
+from fleet.hub.routing import mentioned, reply_address, route
+from fleet.hub.submission import Submission, check_line, check_text, read_submission
+
+PROMPTED = "prompted"
+"""`{message, to}`: an operator's own word was put to an agent."""
+KEYS = 4096
+"""Keys that were used lately and are at hand."""
+LISTED = 50
+"""Of those who only listen to a channel, how many are listed in the answer to a send; `receipt` lists all."""
+REACTION_MOST = 64
+"""Bytes."""
+
+
+class _Composed(NamedTuple):
+    """A message that may leave."""
+
+    message: Message
+    recipients: list[Recipient]
+    listening: tuple[str, ...]
+    """Those who only listen to its channel."""
+    counted: bool
+    """It causes turns, and counts."""
+
+
+class Talk(Base):
+    """Messages, questions, edits and signs, discussions, an operator's acts on conversations, files."""
+
+    async def send(
+        self, caller: Caller, body: object, *, nature: Nature = Nature.MESSAGE, turn: str | None = None
+    ) -> Receipt:
+        """Accept a message, as the body of `POST /messages` asks; durable on return. Raise `Refused`, `NotStored`.
+
+        `turn`: the message whose headless turn has said this: its reply, once, whatever else its agent is at work on.
+        """
+        self._check(caller, speaks=True)
+        if self.registry.present(caller.workspace, caller.name) is None:
+            await self._admitted(caller)
+        if turn is not None and isinstance(body, Mapping):
+            body = {**body, "reply_to": turn}
+        read = read_submission(body, self.limits)
+        if isinstance(read, Refusal):
+            raise self._refuse(caller, read)
+        timeout = None
+        if read.intent is Intent.ASK and isinstance(body, Mapping) and "timeout" in body:
+            timeout = seconds(body, "timeout", None)
+        return await self._say(caller, read, nature=nature, turn=turn, timeout=timeout)
+
+    async def _say(
+        self,
+        caller: Caller,
+        read: Submission,
+        *,
+        nature: Nature = Nature.MESSAGE,
+        turn: str | None = None,
+        timeout: float | None = None,
+        quiet: bool = False,
+        opened: Thread | None = None,
+        answer_to: str | None = None,
+    ) -> Receipt:
+        """`opened`: a conversation that the hub opens with it; `quiet`: it may cause no turn whatever it says."""
+        workspace, name = caller.workspace, caller.name
+        if turn is not None:
+            read = replace(read, idempotency_key=read.idempotency_key or f"turn:{turn}")
+        if read.idempotency_key is None:
+            return await self._say_once(caller, read, nature, turn, timeout, quiet, opened, answer_to)
+        which = (workspace, name, read.idempotency_key)
+        while which in self._coming:
+            await self._coming[which].wait()
+        if which in self._keys:
+            return await self._repeated(caller, read)
+        coming = self._coming[which] = asyncio.Event()
+        try:
+            return await self._say_once(caller, read, nature, turn, timeout, quiet, opened, answer_to)
+        finally:
+            del self._coming[which]
+            coming.set()
+
+    async def _say_once(
+        self,
+        caller: Caller,
+        read: Submission,
+        nature: Nature,
+        turn: str | None,
+        timeout: float | None,
+        quiet: bool,
+        opened: Thread | None,
+        answer_to: str | None,
+    ) -> Receipt:
+        replied = await self._replied(caller, read)
+        if read.attachments and (missing := await asyncio.to_thread(self.blobs.missing, read.attachments)):
+            raise self._refuse(caller, missing, read)
+        thread = opened.id if opened is not None else await self._thread_of(caller, read, replied)
+        asked = await self._answered(caller, read, replied)
+        composed = self._composed(caller, read, replied, thread, asked, nature, turn is not None, quiet, answer_to)
+        if isinstance(composed, Refusal):
+            if read.idempotency_key and await self.history.by_key(self._sender(caller), read.idempotency_key):
+                return await self._repeated(caller, read)
+            raise self._refuse(caller, composed, read)
+        return await self._stored(composed, asked, timeout)
+
+    def _composed(
+        self,
+        caller: Caller,
+        read: Submission,
+        replied: Known | None,
+        thread: str | None,
+        asked: Known | None,
+        nature: Nature,
+        of_turn: bool,
+        quiet: bool,
+        answer_to: str | None,
+    ) -> _Composed | Refusal:
+        """The message with whom it goes to, or why it may not leave. Nothing else happens between the look at the
+        rules and what they count."""
+        workspace, name = who = (caller.workspace, caller.name)
+        now = self.clock.now()
+        present = self.registry.present(workspace, name)
+        directory = self.registry.directory(workspace)
+        speaker = self.registry.speaker(caller)
+        to = read.to or (reply_address(replied.message) if replied is not None else ())
+        said = replied.message if replied is not None else None
+        if of_turn or caller.operator:  # what a person says begins anew, unless it replies
+            causes: tuple[Message, ...] = (said,) if said is not None else ()
+        else:
+            seen = present is not None and present.card.turns
+            spoken_to = to if seen or "@" not in read.text else (*to, *mentioned(read.text, directory))
+            causes = self._turns.causes(who, said, spoken_to, seen, now)
+        line = lineage(causes, read.max_hops, speaker, self.rules)
+        id = reply_id(replied.message.id, name) if of_turn and replied is not None else self._ids.mint("m")
+        message = Message(
+            id=id,
+            workspace=workspace,
+            sender=name,
+            to=to,
+            text=read.text,
+            at=now,
+            thread=thread if thread is not None else self._ids.mint("t"),
+            intent=read.intent,
+            nature=nature,
+            wake=read.wake,
+            reply_to=read.reply_to,
+            answer_to=answer_to,
+            cause=line.cause,
+            hops=line.hops,
+            max_hops=line.max_hops,
+            expires_at=now + read.expires_in if read.expires_in is not None else None,
+            attachments=read.attachments,
+            metadata=read.metadata,
+            idempotency_key=read.idempotency_key,
+        )
+        where = route(message, directory, apart=True)
+        if isinstance(where, Refusal):
+            return where
+        if not where.hearers and not message.channels:
+            reason = "A message to oneself goes nowhere; name somebody else, or a channel."
+            return Refusal(Code.NOT_ALLOWED, reason, facts={"field": "to"})
+        if where.mentions:
+            message = replace(message, mentions=where.mentions)
+        wakes = () if quiet else where.wakes
+        held = self._held.get(message.thread)
+        attempt = Attempt(
+            message=message,
+            speaker=speaker,
+            wakes=wakes,
+            thread=held.state if held is not None else ThreadState.ACTIVE,
+            replied=said or (causes[0] if causes else None),
+            answers=asked is not None,
+        )
+        accounts = self._accounting.of(who, message.thread, wakes, now)
+        accounts, refusal = admit(attempt, accounts, now, self.rules)
+        self._accounting.keep(who, message.thread, accounts, now)
+        if refusal is None:
+            waiting = {h.name: self.boxes.waiting(box(workspace, h.name)) for h in where.hearers}
+            refusal = guardrails.room(waiting, self.limits.waiting)
+        if refusal is not None:
+            return refusal
+        waits = asked is not None and self._asks.waited_for(asked.message.id)
+        recipients = [
+            self._recipient(workspace, h.name, message, not h.wakes or quiet or h.name == waits, now)
+            for h in where.hearers
+        ]
+        return _Composed(message, recipients, where.listening, bool(wakes) and not speaker.operator)
+
+    def _recipient(self, workspace: str, name: str, message: Message, quiet: bool, now: float) -> Recipient:
+        if message.intent is Intent.ACK:
+            return Recipient(name=name, state=State.QUEUED, reason="not_pushed", since=now, quiet=quiet)
+        present = self.registry.present(workspace, name)
+        if present is not None and present.card.supervised:
+            return Recipient(name=name, since=now, quiet=quiet)
+        return Recipient(name=name, state=State.QUEUED, reason="inbox", since=now, quiet=quiet)
+
+    async def _stored(self, composed: _Composed, asked: Known | None, timeout: float | None) -> Receipt:
+        message, recipients, listening = composed.message, composed.recipients, composed.listening
+        workspace, sender = message.workspace, f"{message.workspace}/{message.sender}"
+        direct = not message.channels
+        streams = [f"{workspace}/{channel}" for channel in message.channels]
+        hears = frozenset[str]()
+        if not direct and recipients:
+            listeners = self.registry.directory(workspace).listeners
+            hears = frozenset(name for channel in message.channels for name in listeners.get(channel, ()))
+        streams += [box(workspace, recipient.name) for recipient in recipients if recipient.name not in hears]
+        told: list[New] = []
+        if message.intent is Intent.ASK and len(recipients) == 1 and direct:
+            deadline = message.at + (self.settings.hub_ask_timeout if timeout is None else timeout)
+            body = {
+                "message": message.id, "thread": message.thread, "asker": message.sender,
+                "asked": recipients[0].name, "deadline": deadline,
+            }  # fmt: skip
+            told.append(New.of(receipts(workspace, message.sender), threads.ASK, sender, body))
+        if message.nature is Nature.PROMPT:
+            body = {"message": message.id, "to": list(message.to), "thread": message.thread}
+            told.append(New.of(registry.audit(workspace), PROMPTED, sender, body))
+        space = self.registry.spaces[workspace]
+        for channel in message.channels:
+            if channel not in space.channels:
+                told.append(New.of(registry.stream(workspace), registry.CHANNEL, sender, {"name": channel}))
+        also = [] if asked is None else [Change(asked.message.id, box(workspace, message.sender), Answer(message.id))]
+        accepted = await self.boxes.accept(
+            message, recipients, streams, counted=composed.counted, heard=bool(listening), also=also, told=told
+        )
+        if accepted.duplicate:
+            return await self._first(message, accepted.seq)
+        known = self._remember(message, accepted.seq, (r.name for r in recipients))
+        for recipient in recipients:
+            present = self.registry.present(workspace, recipient.name)
+            if present is not None and not present.card.supervised:
+                self._turns.heard((workspace, recipient.name), known.message, message.at)
+        if message.idempotency_key is not None:
+            self._keys[workspace, message.sender, message.idempotency_key] = message.id
+            if len(self._keys) > KEYS:
+                self._keys.popitem(last=False)
+        if message.channels:
+            self._turns.spoken(known.message, message.at)
+        others = _also_listed(message, recipients, listening) if listening else ()
+        position = Position(self.log.epoch, accepted.seq)
+        return Receipt(id=message.id, position=position, recipients=(*recipients, *others))
+
+    async def _replied(self, caller: Caller, read: Submission) -> Known | None:
+        """What it replies to, as far as its sender may know of it."""
+        if read.reply_to is None:
+            return None
+        known = await self._find(read.reply_to)
+        if known is None or not self._may_read(caller, known):
+            raise self._refuse(caller, unknown_message(read.reply_to), read)
+        return known
+
+    async def _thread_of(self, caller: Caller, read: Submission, replied: Known | None) -> str | None:
+        """The conversation that it belongs to; `None`: one of its own. Its tally is then at hand."""
+        thread = read.thread or (replied.message.thread if replied is not None else None)
+        if thread is None:
+            return None
+        ours = replied is not None and replied.message.thread == thread
+        if not ours or not self._accounting.knows(thread):
+            name = None if ours or caller.observes else caller.name
+            found = await self.log.database.read(lambda c: _tally(c, caller.workspace, name, thread, self._window()))
+            if found is None:
+                reason = f"There is no conversation {thread} that {caller.name} is part of."
+                raise self._refuse(caller, Refusal(Code.UNKNOWN_THREAD, reason, facts={"thread": thread}), read)
+            self._accounting.recall(thread, found)
+        return thread
+
+    def _window(self) -> tuple[float, int]:
+        return self.clock.now() - self.rules.window, self.rules.conversation
+
+    async def _answered(self, caller: Caller, read: Submission, replied: Known | None) -> Known | None:
+        """The question or task that it answers, where that is still open."""
+        if replied is None or replied.message.intent not in (Intent.ASK, Intent.TASK):
+            return None
+        if read.intent not in (Intent.INFORM, Intent.RESULT) or caller.name not in replied.hearers:
+            return None
+        of = box(caller.workspace, caller.name)
+        standing = await self.boxes.standing(replied.message.id, of)
+        return replied if standing is not None and standing.state not in OVER else None
+
+    async def _repeated(self, caller: Caller, read: Submission) -> Receipt:
+        """The key was used before: for the same message, that is the answer."""
+        assert read.idempotency_key is not None
+        seq = await self.history.by_key(self._sender(caller), read.idempotency_key)
+        event = await self.history.at(seq) if seq is not None else None
+        if seq is None or event is None:
+            raise no(Code.ID_TAKEN, "This key stands for a message that is no longer kept.")
+        first = Message.from_json(event.data)
+        # A reply that named nobody was addressed by the hub.
+        again = replace(read, to=read.to or first.to)
+        if refusal := guardrails.repeats(first, again):
+            raise self._refuse(caller, refusal, read)
+        return await self._receipt_of(first, seq, duplicate=True)
+
+    async def _first(self, again: Message, seq: int) -> Receipt:
+        """The log had the key already."""
+        event = await self.history.at(seq)
+        if event is None:
+            raise no(Code.ID_TAKEN, "This key stands for a message that is no longer kept.")
+        first = Message.from_json(event.data)
+        if (first.to, first.text, first.intent, first.reply_to) != (again.to, again.text, again.intent, again.reply_to):
+            raise no(Code.ID_TAKEN, f"This key stands for another message, {first.id}.")
+        return await self._receipt_of(first, seq, duplicate=True)
+
+    async def _receipt_of(self, message: Message, seq: int, *, duplicate: bool) -> Receipt:
+        standing = await self.boxes.receipt(message.id) or []
+        return Receipt(
+            id=message.id,
+            position=Position(self.log.epoch, seq),
+            recipients=tuple(standing),
+            duplicate=duplicate,
+        )
+
+    # -- asking ----------------------------------------------------------------------------------------------------
+
+    async def ask(self, caller: Caller, body: object, timeout: float | None = None) -> Ask:
+        """Ask one agent, and wait for the one outcome."""
+        return await self.ask_end(caller, (await self.ask_begin(caller, body, timeout)).id)
+
+    async def ask_begin(self, caller: Caller, body: object, timeout: float | None = None) -> Receipt:
+        """The same without waiting. Without `timeout`: the body's `timeout`, else the settings'."""
+        self._check(caller, speaks=True)
+        asked = as_object(body)
+        await self._present(caller)
+        read = read_submission({**asked, "intent": Intent.ASK.value}, self.limits)
+        if isinstance(read, Refusal):
+            raise self._refuse(caller, read)
+        if len(read.to) > 1 or any(name.startswith("#") for name in read.to):
+            raise no(Code.BAD_VALUE, "A question that has one end goes to one name.", field="to")
+        timeout = seconds(asked, "timeout", None) if timeout is None else timeout
+        return await self._say(caller, read, timeout=timeout)
+
+    async def ask_end(self, caller: Caller, id: str) -> Ask:
+        """How it ended, as soon as it has. It may be awaited by many, and again after a restart."""
+        ended = await self._asks.wait(await self._asked(caller, id))
+        if ended.answer is not None and caller.name == ended.asker:
+            # Whoever waited has the answer by this: it is not to be given to it once more, and what it goes on to
+            # ask in the same turn is not caused by it.
+            of = box(caller.workspace, caller.name)
+            with contextlib.suppress(StorageError):  # the answer counts, not the note of its arrival
+                await self.boxes.change([Change(ended.answer, of, Proven("ask", Way.INBOX))])
+        return ended
+
+    async def asked(self, caller: Caller, id: str) -> dict[str, Any]:
+        """How an ask stands: `{id, thread, outcome (null: open), answer: MESSAGE|null, reason, deadline}`."""
+        return await self.ask_json(await self._asked(caller, id))
+
+    async def _asked(self, caller: Caller, id: str) -> Ask:
+        self._check(caller)
+        ask = self._asks.find(caller.workspace, id)
+        if ask is None:
+            ask = await self.log.database.read(lambda c: threads.ask(c, caller.workspace, str(id)))
+        if ask is None or not (caller.observes or caller.name in (ask.asker, ask.asked)):
+            raise Refused(unknown_message(id))
+        return ask
+
+    async def ask_json(self, ask: Ask) -> dict[str, Any]:
+        """The same of an ask in hand."""
+        event = await self.history.message(ask.answer) if ask.answer is not None else None
+        return {
+            "id": ask.message,
+            "thread": ask.thread,
+            "asker": ask.asker,
+            "asked": ask.asked,
+            "outcome": ask.outcome.value if ask.outcome is not None else None,
+            "answer": await self.message_json(event) if event is not None else None,
+            "reason": ask.reason,
+            "deadline": ask.deadline,
+            "ended_at": ask.ended_at,
+        }
+
+    async def decline(self, caller: Caller, id: str, reason: str = "declined") -> None:
+        """The caller will not answer a message that is in its box."""
+        self._check(caller, speaks=True)
+        line = check_line(reason or "declined", "reason", 1000)
+        if isinstance(line, Refusal):
+            raise Refused(line)
+        of = box(caller.workspace, caller.name)
+        [after] = await self.change([Change(str(id), of, Decline(line))])
+        if after is None:
+            raise Refused(unknown_message(id))
+        if after.state is not State.DECLINED:
+            raise no(Code.ALREADY_OVER, f"{id} is {after.state.value} already.", state=after.state.value)
+
+    async def cancel(self, caller: Caller, id: str) -> None:
+        """Its sender takes a message back from whoever has not got it; a question ends with it."""
+        self._check(caller, speaks=True)
+        known = await self._find(str(id))
+        if known is None or not self._may_read(caller, known):
+            raise Refused(unknown_message(id))
+        if known.message.sender != caller.name:
+            self._operator(caller)
+            await self._acted(caller, "cancel", message=known.message.id)
+        await self._withdraw(known, "cancelled")
+        self._asks.finish(known.message.id, Outcome.CANCELLED, "cancelled")
+
+    async def _withdraw(self, known: Known, reason: str) -> None:
+        workspace = known.message.workspace
+        await self.change([Change(known.message.id, box(workspace, n), Cancel(reason)) for n in sorted(known.hearers)])
+
+    # -- changing what was said ------------------------------------------------------------------------------------
+
+    async def edit(self, caller: Caller, id: str, text: object) -> dict[str, Any]:
+        """Its sender says something else instead."""
+        self._check(caller, speaks=True)
+        checked = check_text(text, self.limits)
+        if isinstance(checked, Refusal):
+            raise self._refuse(caller, checked)
+        event = await self._visible(caller, id)
+        if event.data["sender"] != caller.name:
+            raise no(Code.NOT_ALLOWED, "One's own messages can be edited; nobody's words are changed by another.")
+        if (await self.history.shown([event]))[0].deleted_at is not None:
+            raise no(Code.ALREADY_OVER, f"{id} was deleted.")
+        await self._fact(caller, event, EDIT, {"message": id, "text": checked})
+        return await self.message_json(event)
+
+    async def delete(self, caller: Caller, id: str) -> None:
+        """Its sender, or an operator, takes it away; whoever has not got it does not get it."""
+        self._check(caller, speaks=True)
+        event = await self._visible(caller, id)
+        own = event.data["sender"] == caller.name
+        if not own:
+            self._operator(caller)
+        if (await self.history.shown([event]))[0].deleted_at is not None:
+            return
+        await self._fact(caller, event, DELETION, {"message": id})
+        if not own:
+            await self._acted(caller, "delete", message=id)
+        if (known := await self._find(id)) is not None:
+            await self._withdraw(known, "deleted")
+
+    async def react(self, caller: Caller, id: str, reaction: object, on: bool = True) -> dict[str, Any]:
+        """Set a sign at a message, or take it away."""
+        self._check(caller, speaks=True)
+        checked = check_line(reaction, "reaction", REACTION_MOST)
+        if isinstance(checked, Refusal) or not checked:
+            raise Refused(
+                checked
+                if isinstance(checked, Refusal)
+                else Refusal(Code.EMPTY, "A reaction is a sign.", facts={"field": "reaction"})
+            )
+        event = await self._visible(caller, id)
+        [shown] = await self.history.shown([event])
+        if (caller.name in shown.reactions.get(checked, ())) is not bool(on):
+            await self._fact(caller, event, REACTION, {"message": id, "reaction": checked, "on": bool(on)})
+        return await self.message_json(event)
+
+    async def _fact(self, caller: Caller, event: Event, kind: str, body: Mapping[str, Any]) -> None:
+        """A change to a message, for everybody who has the message."""
+        data = event.data
+        workspace = data["workspace"]
+        streams = [f"{workspace}/{name}" for name in data["to"] if name.startswith("#")]
+        if not streams:
+            streams = [box(workspace, recipient["name"]) for recipient in data.get("recipients", ())]
+            streams.append(receipts(workspace, data["sender"]))
+        sender = self._sender(caller)
+        await self.log.append([New.of(stream, kind, sender, body) for stream in dict.fromkeys(streams)])
+
+    # -- conversations ---------------------------------------------------------------------------------------------
+
+    async def discuss(
+        self, caller: Caller, a: str, b: str, topic: str, *, max_hops: int | None = None
+    ) -> dict[str, Any]:
+        """Open a conversation between two agents: `{thread, messages: [RECEIPT, RECEIPT]}`.
+
+        The second is told first, quietly; the first is asked to begin. What either replies to its note goes to the
+        other, so that the conversation is theirs, and ends at its ceiling of hops like any other.
+        """
+        self._check(caller, speaks=True)
+        await self._present(caller)
+        checked = check_text(topic, self.limits, "topic")
+        if isinstance(checked, Refusal):
+            raise self._refuse(caller, checked)
+        if a == b:
+            raise no(Code.BAD_VALUE, "A discussion is between two.", field="b")
+        now = self.clock.now()
+        thread = Thread(
+            id=self._ids.mint("t"), workspace=caller.workspace, opened_by=caller.name, opened_at=now, since=now
+        )
+        notes = (
+            (b, a, True, f"{a} will discuss this with you, and begins. Reply to what {a} writes.\n\n{checked}"),
+            (a, b, False, f"Discuss this with {b}. You begin: your reply to this goes to {b}.\n\n{checked}"),
+        )
+        bodies = [
+            read_submission({"to": to, "text": text, "max_hops": max_hops}, self.limits) for to, _, _, text in notes
+        ]
+        for (to, *_), read in zip(notes, bodies, strict=True):
+            if isinstance(read, Refusal):
+                raise self._refuse(caller, read)
+            if not self.registry.directory(caller.workspace).addressable(to):
+                raise self._nobody(caller.workspace, to)
+        said = []
+        for (_, other, quiet, _), read in zip(notes, bodies, strict=True):
+            assert isinstance(read, Submission)
+            said.append(await self._say(caller, read, quiet=quiet, opened=thread, answer_to=other))
+        return {"thread": thread.id, "messages": [receipt.to_json() for receipt in said]}
+
+    async def thread_act(self, caller: Caller, id: str, verb: Verb | str, reason: str = "") -> Thread:
+        """An operator pauses, resumes, terminates or revives a conversation. That it changes nothing is written down
+        too. What waits in a terminated one is cancelled; its running turns are the courier's to stop (`on_thread`)."""
+        self._operator(caller)
+        if verb not in list(Verb):
+            raise no(Code.BAD_VALUE, f"`verb` is one of {', '.join(Verb)}.", field="verb")
+        line = check_line(reason, "reason", 1000)
+        if isinstance(line, Refusal):
+            raise Refused(line)
+        found = await self.log.database.read(lambda c: threads.talk(c, caller.workspace, str(id)))
+        if found is None:
+            raise no(Code.UNKNOWN_THREAD, f"There is no conversation {str(id)[:60]!a}.", thread=str(id))
+        before = self._held.get(found.thread.id, found.thread)
+        after = before.after(Verb(verb), caller.name, self.clock.now())
+        body = {
+            "thread": after.id, "verb": Verb(verb).value, "was": before.state.value, "state": after.state.value,
+            "by": caller.name, "reason": line, "opened_by": after.opened_by, "opened_at": after.opened_at,
+        }  # fmt: skip
+        await self.log.append([New.of(registry.audit(caller.workspace), threads.THREAD, self._sender(caller), body)])
+        mail = await self.boxes.open_in(after.id)
+        if after.state is ThreadState.TERMINATED:
+            await self.change(
+                [Change(m.message.id, box(caller.workspace, m.recipient.name), Cancel("terminated")) for m in mail]
+            )
+        for one in mail:
+            for on_mail in tuple(self._on_mail):
+                told_to(on_mail, caller.workspace, one.recipient.name)
+        return after
+
+    # -- files -----------------------------------------------------------------------------------------------------
+
+    async def upload(
+        self, caller: Caller, name: object, content_type: str | None, chunks: AsyncIterable[bytes]
+    ) -> Attachment:
+        """Keep a file that a message is going to speak of."""
+        self._check(caller, speaks=True)
+        return self._uploaded(caller, await self.blobs.put(name, content_type, chunks))
+
+    async def upload_base64(self, caller: Caller, name: object, content_type: str | None, text: object) -> Attachment:
+        """The same of a file that comes within JSON."""
+        self._check(caller, speaks=True)
+        return self._uploaded(caller, await self.blobs.put_base64(name, content_type, text))
+
+    def _uploaded(self, caller: Caller, kept: Attachment | Refusal) -> Attachment:
+        if isinstance(kept, Refusal):
+            raise self._refuse(caller, kept)
+        self._uploads[kept.sha256] = (caller.workspace, caller.name, kept)
+        if len(self._uploads) > KNOWN:
+            self._uploads.popitem(last=False)
+        return kept
+
+    async def attachment(self, caller: Caller, sha256: str) -> Attachment:
+        """A file that the caller may have: it has put it, or may read a message that has it. Raise `Refused`."""
+        self._check(caller)
+        put = self._uploads.get(sha256)
+        if put is not None and put[:2] == (caller.workspace, caller.name):
+            return put[2]
+        seqs = await self.log.database.read(lambda c: threads.speaking_of(c, str(sha256)))
+        for seq in seqs:
+            event = await self.history.at(seq)
+            if event is not None and self._may_read(caller, known_of(event)):
+                for attachment in Message.from_json(event.data).attachments:
+                    if attachment.sha256 == sha256:
+                        return attachment
+        raise no(Code.UNKNOWN_MESSAGE, "There is no such file that you may have.")
+
+
+def _also_listed(message: Message, recipients: Sequence[Recipient], listening: Sequence[str]) -> Iterable[Recipient]:
+    named = {message.sender, *(recipient.name for recipient in recipients)}
+    for name in listening[:LISTED]:
+        if name not in named:
+            yield Recipient(name=name, state=State.QUEUED, reason="no_wake", since=message.at, quiet=True)
+
+
+def _tally(
+    connection: sqlite3.Connection, workspace: str, name: str | None, thread: str, window: tuple[float, int]
+) -> Tally | None:
+    """What a conversation has come to; `None` where there is none of which the member may know."""
+    talk = threads.talk(connection, workspace, thread)
+    if talk is None or (name is not None and not threads.takes_part(connection, workspace, name, thread)):
+        return None
+    since, most = window
+    times = threads.turn_times(connection, thread, since, min(most, talk.turns)) if talk.turns else ()
+    return Tally(Window(times), talk.turns)
