@@ -11,7 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from fleet import hubcall
-from fleet.cli import ask, talk
+from fleet.cli import ask, standing
 from fleet.hub import wire
 from fleet.hub.auth import Role
 from fleet.hub.message import Code, Intent, Outcome, Way
@@ -124,12 +124,12 @@ def refusals() -> Iterator[str]:
 
 
 def states() -> Iterator[str]:
-    rows = ((f"`{state}`", f"{words[0].upper()}{words[1:]}.") for state, words in talk.STATES.items())
+    rows = ((f"`{state}`", f"{words[0].upper()}{words[1:]}.") for state, words in standing.STATES.items())
     return _rows(("state", "means"), rows)
 
 
 def reasons() -> Iterator[str]:
-    rows = ((f"`{reason}`", f"{words[0].upper()}{words[1:]}.") for reason, words in talk.REASONS.items())
+    rows = ((f"`{reason}`", f"{words[0].upper()}{words[1:]}.") for reason, words in standing.REASONS.items())
     return _rows(("reason", "a message waits, because"), rows)
 
 

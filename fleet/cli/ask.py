@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from fleet import hubcall
-from fleet.cli import attachments, conversation, output, talk
+from fleet.cli import attachments, conversation, output, standing, talk
 
 EXIT = {"answered": 0, "declined": 1, "failed": 1, "cancelled": 1, "timed_out": 4, "expired": 4}
 """What each outcome means for a script."""
@@ -95,7 +95,7 @@ def _show(name: str, ended: dict[str, Any]) -> None:
         else:
             output.result(str(answer.get("text") or ""))
         return
-    reason = talk.explained({"reason": ended.get("reason") or "no reason is told"})
+    reason = standing.explained({"reason": ended.get("reason") or "no reason is told"})
     told = TOLD.get(str(ended.get("outcome")), "it ended as {outcome}")
     facts = {"name": name, "reason": reason, "thread": ended.get("thread"), "outcome": ended.get("outcome")}
     output.message(told.format(**facts))

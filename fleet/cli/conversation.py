@@ -11,7 +11,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fleet.cli import output, words
+from fleet.cli import output, standing, words
 
 Message = Mapping[str, Any]
 
@@ -90,9 +90,7 @@ def _marks(message: Message) -> list[str]:
         marks.append("edited")
     recipient = message.get("recipient")
     if isinstance(recipient, Mapping) and recipient.get("state") not in (None, "delivered"):
-        from fleet.cli import talk
-
-        marks.append(talk.standing(recipient))
+        marks.append(standing.in_short(recipient))
     return marks
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from fleet import hubcall
-from fleet.cli import output, talk
+from fleet.cli import output, standing, talk
 
 
 @click.command()
@@ -40,5 +40,5 @@ def discuss(
 def _show(data: dict[str, Any]) -> None:
     thread = data.get("thread")
     for receipt in data.get("messages") or ():
-        talk.show_receipt(receipt)
+        standing.show_receipt(receipt)
     output.message(f"`fleet tail {thread}` follows it, `fleet threads terminate {thread}` ends it")

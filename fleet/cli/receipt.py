@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from fleet.cli import conversation, hubreads, talk
+from fleet.cli import conversation, hubreads, standing, talk
 
 
 @click.command()
@@ -21,4 +21,4 @@ def receipt(where: talk.Where, message: str, as_json: bool) -> int:
 def _show(data: dict[str, Any]) -> None:
     conversation.show([data])
     if data.get("recipients"):
-        talk.show_standing(data["recipients"])
+        standing.show(data["recipients"])
