@@ -1,0 +1,49 @@
+"""The real Claude Code with fleet's own MCP server: its model's calls reach the hub, and no dialog comes first."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from tests.e2e.fleets import Claude, until
+from tests.homes import Home, Stub
+
+pytestmark = pytest.mark.real
+
+
+@pytest.fixture
+def fleet(fleet_home: Home, claude_program: str, stub: Stub) -> Iterator[Claude]:
+    """A fleet in a home whose person has used Claude Code before."""
+    fleet_home.seed_claude(stub.url)
+    yield Claude(fleet_home, claude_program, stub)
+
+
+def tool(name: str, **arguments: object) -> str:
+    """A prompt that makes the model call one of fleet's tools."""
+    return f"TOOL mcp__fleet__{name} {json.dumps(arguments)}"
+
+
+def test_what_the_model_sends_by_its_tool_arrives_and_no_dialog_comes_before_it(fleet: Claude) -> None:
+    prompt = tool("send", to="operator", text="hello from the model")
+    fleet.run("start", fleet.claude("web", prompt=prompt, auto_accept=["trust-folder"], workdir="."))
+    mail = until(lambda: fleet.json("inbox", "operator")["messages"], "the message is in the operator's inbox")
+    assert [(one["sender"], one["text"]) for one in mail] == [("web", "hello from the model")]
+    fleet.wait("web", activity="ready")
+
+
+def test_the_tools_work_on_after_the_daemon_has_been_another(fleet: Claude) -> None:
+    fleet.run("start", fleet.claude("web", prompt="Repeat HELLO", auto_accept=["trust-folder"], workdir="."))
+    fleet.wait("web", activity="ready")
+    fleet.run("daemon", "restart")
+    fleet.wait("web", activity="ready")
+    fleet.run("prompt", "web", tool("send", to="operator", text="still here"))
+    until(lambda: fleet.json("inbox", "operator")["messages"], "the message is in the operator's inbox")
+
+
+def test_an_agent_whose_manifest_says_no_has_none_of_fleets_tools(fleet: Claude, stub: Stub) -> None:
+    path = fleet.claude("web", prompt="Repeat HELLO", auto_accept=["trust-folder"], workdir=".", hub={"mcp": False})
+    fleet.run("start", path)
+    fleet.wait("web", activity="ready")
+    assert "mcp__fleet__" not in json.dumps(stub.log())
