@@ -27,7 +27,9 @@ from fleet.hub.delivery import (
     Decisions,
     Give,
     HandedOver,
+    Hold,
     PressEnter,
+    Reason,
     Ring,
     Rules,
     Step,
@@ -201,6 +203,9 @@ class Route:
         self._handed: dict[str, HandedOver] = {}
         """By key, what was done since it was written down that it would be. A courier that is new assumes as little as
         possible: one act, when it was written down."""
+        self._lying = False
+        """Something lies in the box that was rung for. What comes meanwhile waits: a bell that is rung again and again
+        is not heard, and a program may cut what is too much at once."""
         self._looks = 0
         """Looks at what is under way since something told of a change."""
         self._watched: dict[str, tuple[Mail, str, HandedOver]] = {}
@@ -267,7 +272,7 @@ class Route:
             self._has_mail = False  # it was removed: whoever bears the name next is woken anew
             return None
         times = [await self._look_after_watched(agent, ways)]
-        moved = False
+        moved = self._lying = False
         for group in _groups(mail):
             at, changed = await self._follow(group, agent, ways)
             times.append(at)
@@ -281,7 +286,7 @@ class Route:
     async def _hand_over(self, mail: Sequence[Mail], agent: Agent, ways: Ways) -> float | None:
         """Decide about the whole box, write that down, and do it."""
         now = self._clock.now()
-        decisions = look([self._as_mail(one) for one in mail], agent, ways, now, self._rules)
+        decisions = self._decided(mail, agent, ways, now)
         taken = {group.key for group in _groups(mail)}
         gives = [give for give in decisions.gives if _key(give.way, now) not in taken]
         late = now + 0.001 if len(gives) < len(decisions.gives) else None
@@ -300,6 +305,16 @@ class Route:
         expiries = [one.message.expires_at for one in mail if one.message.expires_at and one.message.expires_at > now]
         soon = now if any(give.way is not Way.TURN for give in gives) else None
         return min((at for at in (decisions.again_at, late, soon, *expiries) if at is not None), default=None)
+
+    def _decided(self, mail: Sequence[Mail], agent: Agent, ways: Ways, now: float) -> Decisions:
+        decisions = look([self._as_mail(one) for one in mail], agent, ways, now, self._rules)
+        if not self._lying:
+            return decisions
+        behind = {
+            id: Hold(Reason.BEHIND) for give in decisions.gives if give.way is Way.DOORBELL for id in give.messages
+        }
+        gives = tuple(give for give in decisions.gives if give.way is not Way.DOORBELL)
+        return replace(decisions, gives=gives, holds={**decisions.holds, **behind})
 
     def _states(self, mail: Sequence[Mail], after: Mapping[str, _Stand]) -> list[State]:
         return [after[m.message.id].state if m.message.id in after else m.recipient.state for m in mail]
@@ -370,6 +385,7 @@ class Route:
         handed = self._handed.setdefault(group.key, HandedOver(way=group.way, at=group.since, acted_at=group.since))
         seen = await self._reach.seen(self.name, group.key, handed, group.messages, group.since)
         now = self._clock.now()
+        self._lying = self._lying or (group.way is Way.DOORBELL and any(one.in_box for one in seen))
         steps = [follow(handed, one, agent, ways, now, self._rules) for one in seen]
         changed = await self._take_steps(group, handed, steps, now)
         waits = [step.until for step in steps if isinstance(step, Await) and step.until is not None]
