@@ -83,7 +83,7 @@ ANSWER_MOST = 60_000
 """Bytes of an answer that are sent; a message holds 64 KiB."""
 LIMIT_FOR = 300.0
 """Seconds that a usage limit is taken to last which does not say when it ends."""
-KEPT = 50
+KEPT = 25
 """Folders of ended turns that are kept per agent."""
 TRANSCRIPT_TAIL = 65_536
 """Bytes of a conversation's end by which it is told whether it can be resumed."""
@@ -110,6 +110,8 @@ class Standing:
     env: Mapping[str, str] = field(repr=False)
     """What is known of its environment here; the whole of it stands in the launch's `env`."""
     version: str | None = None
+    secrets: tuple[str, ...] = field(default=(), repr=False)
+    """Values that are shown nowhere, and not kept in what a turn has printed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,6 +201,8 @@ class Turns:
 
     async def open(self) -> None:
         """Take up the turns that an earlier daemon has left running; end what is left of those that are over."""
+        if not await asyncio.to_thread(lambda: any(self._root.glob("*/turns/*"))):
+            return
         unfinished = await asyncio.to_thread(self._unfinished)
         for note, folder, launcher in unfinished:
             up = self._hear.standing(note.agent)
@@ -450,7 +454,8 @@ class Turns:
             await self._end_tree(turn)
         up = self._hear.standing(turn.note.agent)
         stopped = up is None or up.generation != turn.note.generation
-        result = await asyncio.to_thread(self._read, turn.folder, harness, turn.cut, stopped)
+        secrets = up.secrets if up is not None else ()
+        result = await asyncio.to_thread(self._read, turn.folder, harness, turn.cut, stopped, secrets)
         if result.ok and result.session_id is not None and result.session_id != turn.note.session_id:
             await self._sessions.keep(turn.note.agent, turn.note.thread, result.session_id)
         self._tell_end(turn, result)
@@ -492,7 +497,9 @@ class Turns:
             return None
         return None if result.remedy in (Remedy.RETRY, Remedy.FRESH, Remedy.RESUME) else result
 
-    def _read(self, folder: Path, harness: Harness, cut: TurnResult | None, stopped: bool) -> TurnResult:
+    def _read(
+        self, folder: Path, harness: Harness, cut: TurnResult | None, stopped: bool, secrets: tuple[str, ...] = ()
+    ) -> TurnResult:
         """What came of the turn in this folder. It is kept from then on; the prompt goes."""
         noted = (files.read(folder / "exit") or b"").strip()
         status = int(noted) if noted.isdigit() else None
@@ -507,8 +514,10 @@ class Turns:
             result = TurnResult(ok=False, reason=why, message=message, remedy=Remedy.RETRY)
         result = replace(result, text=_bounded(result.text))
         said = asdict(result) | {"at": self._clock.now()}
-        kept = [File(str(folder / "out"), output[-OUTPUT_KEPT:])] if len(output) > OUTPUT_KEPT else []
-        files.put([*kept, File(str(folder / "end"), json.dumps(said).encode())])
+        printed = {"out": (output, output[-OUTPUT_KEPT:]), "err": (errors, errors)}
+        kept = {name: (whole, _redacted(end, secrets)) for name, (whole, end) in printed.items()}
+        put = [File(str(folder / name), clean) for name, (whole, clean) in kept.items() if clean != whole]
+        files.put([*put, File(str(folder / "end"), json.dumps(said).encode())])
         (folder / "prompt").unlink(missing_ok=True)
         _forget_oldest(folder.parent)
         return result
@@ -643,6 +652,10 @@ def _size(path: Path) -> int:
 
 def _outcome(result: TurnResult) -> str:
     return "declined" if result.declined else "answered" if result.ok else "failed"
+
+
+def _redacted(printed: bytes, secrets: tuple[str, ...]) -> bytes:
+    return redact(printed.decode(errors="surrogateescape"), secrets).encode(errors="surrogateescape")
 
 
 def _bounded(text: str) -> str:

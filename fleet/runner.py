@@ -254,6 +254,7 @@ class Runner:
             cwd=cwd,
             env=self.facts.env,
             version=self.record.version,
+            secrets=self.secrets,
         )
 
     @property

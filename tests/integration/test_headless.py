@@ -94,6 +94,15 @@ async def test_its_environment_is_its_launchs_and_its_secrets_are_copied_nowhere
     assert not any("it's" in path.read_text() for path in folder.iterdir() if path.name not in ("out", "end"))
 
 
+async def test_a_secret_that_it_prints_is_not_kept(desk: Desk) -> None:
+    up = desk.runner("echo the word is sesame; echo sesame >&2")
+    desk.agents["web"] = replace(up, secrets=("sesame",))
+    assert (await desk.ask()).ok
+    folder = desk.places.agent("web") / "turns" / desk.turns_of()[0]
+    assert not any("sesame" in (folder / name).read_text() for name in ("out", "err"))
+    assert not any("sesame" in line for line in log_of(desk.places, "web", 100))
+
+
 # -- its time, and its end ---------------------------------------------------------------------------------------
 
 
