@@ -359,16 +359,23 @@ class Streams:
         self._flush_due = None
         events, self._fresh = self._fresh, []
         speaking, self._speaking = self._speaking, set()
-        for run in _runs(events):
-            self._hand_out(run, speaking)
-            if run[-1].kind in MEMBERSHIP:
-                self._member_changed(run[-1])
-            elif run[-1].kind == REVOKED:
-                self._let_go()
         before, self._flushed = self._flushed, events[-1].seq if events else self._flushed
+        try:
+            for run in _runs(events):
+                self._hand_out(run, speaking)
+                self._follow(run[-1])
+        except Exception:  # nobody is left out in silence: the log has it
+            log.exception("the events after %d could not be handed out; they are read from the log", before)
+            for reader in self.readers:
+                reader.chunks = []
+                self._falls_behind(reader, before)
         merged: dict[tuple[int, ...], bytes] = {}
         for reader in speaking:
-            self._write(reader, before, merged)
+            try:
+                self._write(reader, before, merged)
+            except Exception:  # one reader's trouble is not the others': it comes again, by its position
+                log.exception("a reader of %s could not be told the events after %d", reader.caller.name, before)
+                self.end(reader, 1011)
         ended = self._loop.time()
         self._rest_until = ended + (ended - began)
 
@@ -405,9 +412,7 @@ class Streams:
         told = b""
         if chunks and not reader.behind:
             if self.pace.behind < reader.waiting:
-                reader.behind = True
-                reader.after = max(reader.after, before)
-                self._serve_from_log(reader)
+                self._falls_behind(reader, before)
             else:
                 told = self._merged(reader, chunks, merged)
         if out:
@@ -429,6 +434,20 @@ class Streams:
     def _in_order(self, reader: Reader, chunks: list[_Chunk]) -> bytes:
         events = {event.seq: event for chunk in chunks for event in chunk.events if event.seq > reader.after}
         return b"".join(self._frames(events[seq], reader.framing) for seq in sorted(events))
+
+    def _falls_behind(self, reader: Reader, before: int) -> None:
+        """It has all up to `before`; the rest is for it in the log."""
+        if not reader.behind and not reader.ended:
+            reader.behind = True
+            reader.after = max(reader.after, before)
+            self._serve_from_log(reader)
+
+    def _follow(self, event: Event) -> None:
+        """Who hears what may be different after this."""
+        if event.kind in MEMBERSHIP:
+            self._member_changed(event)
+        elif event.kind == REVOKED:
+            self._let_go()
 
     def _member_changed(self, event: Event) -> None:
         workspace, name = wire.workspace_of(event.stream), event.data.get("name")
@@ -486,8 +505,9 @@ class Streams:
 
     async def _has_read(self, reader: Reader) -> bool:
         """Wait until little is left of what was written. False: it is over with the reader."""
+        little = min(LOW, self.pace.behind // 4)
         left, since, pause = reader.waiting, self._loop.time(), 0.01
-        while left > LOW and not reader.ended:
+        while left > little and not reader.ended:
             await asyncio.sleep(pause)
             now, still = self._loop.time(), reader.waiting
             if still < left:

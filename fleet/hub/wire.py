@@ -735,7 +735,7 @@ def seen_twice(event: Event, streams: frozenset[str] | None) -> bool:
     if streams is None:
         return True
     workspace = workspace_of(event.stream)
-    return any(f"{workspace}/{name}" in streams for name in fields(event).get("to", ()) if name.startswith("#"))
+    return any(f"{workspace}/{name}" in streams for name in fields(event).get("to") or () if name.startswith("#"))
 
 
 # -- the documents -------------------------------------------------------------------------------------------------
