@@ -25,7 +25,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 PROTOCOLS = ("2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25")
@@ -35,6 +35,8 @@ SERVER = "fleet"
 """What programs know it as: its tools are `mcp__fleet__send` and so on."""
 OWN = "--own"
 """The argument that says: this is the session of the agent itself."""
+CHANNEL = "--channel"
+"""The argument that says: tell the program as soon as mail comes, for one that shows such notifications."""
 UNASKED = (
     "send", "ask", "poll", "reply", "decline", "history", "who", "channels", "react", "status", "health", "context",
     "task", "subagents", "discuss", "transcript",
@@ -60,6 +62,8 @@ LOOK = 2.0
 CONNECT = 5.0
 ANSWER = 3600.0
 """Seconds that an answer may take. A client that wants it no more says so (`notifications/cancelled`)."""
+QUIET = 90.0
+"""Seconds without a sign of life after which a stream of events is taken up anew."""
 LONGEST_FILE = 20 * 1024 * 1024
 
 NOT_RUNNING = "The fleet daemon is not running. `fleet start` starts it; then try again."
@@ -112,19 +116,12 @@ class Hub:
         self, connection: socket.socket, head: str, headers: Mapping[str, str], body: bytes
     ) -> tuple[int, bytes]:
         """One request and its answer: the status and the body. Raise `Lost` where the connection ends before that."""
-        lines = {
-            "Host": self._host,
-            "Authorization": f"Bearer {self._token()}",
-            "Accept": "application/json",
-            "Content-Type": "application/json",
-            "Content-Length": str(len(body)),
-            **headers,
-        }
         # HTTP/1.0: the answer ends with the connection, however it is made.
-        asked = "\r\n".join([f"{head} HTTP/1.0", *(f"{name}: {value}" for name, value in lines.items()), "", ""])
+        lines = {"Accept": "application/json", "Content-Type": "application/json", "Content-Length": str(len(body))}
+        asked = self.head(f"{head} HTTP/1.0", {**lines, **headers})
         try:
             connection.settimeout(ANSWER)
-            connection.sendall(asked.encode() + body)
+            connection.sendall(asked + body)
             parts = []
             while part := connection.recv(1 << 18):
                 parts.append(part)
@@ -136,6 +133,11 @@ class Hub:
         if expected is not None and len(answer) < expected:
             raise Lost("the answer was cut off")
         return status, answer
+
+    def head(self, request: str, headers: Mapping[str, str]) -> bytes:
+        """The head of a request, with who speaks."""
+        lines = {"Host": self._host, "Authorization": f"Bearer {self._token()}", **headers}
+        return "\r\n".join([request, *(f"{name}: {value}" for name, value in lines.items()), "", ""]).encode()
 
     @property
     def _host(self) -> str:
@@ -162,8 +164,17 @@ def _length(head: bytes) -> int | None:
 class Shim:
     """One session of a program with the hub."""
 
-    def __init__(self, hub: Hub, write: Callable[[bytes], None], *, version: str = "", nested: bool = False) -> None:
-        self._hub, self._write, self._version, self._nested = hub, write, version, nested
+    def __init__(
+        self,
+        hub: Hub,
+        write: Callable[[bytes], None],
+        *,
+        version: str = "",
+        nested: bool = False,
+        channel: bool = False,
+    ) -> None:
+        self._hub, self._write, self._version = hub, write, version
+        self._nested, self._channel = nested, channel
         self._lock = threading.Lock()
         self._open: dict[str, socket.socket | None] = {}
         """Requests on their way, by their id as JSON, and the connection that each one has."""
@@ -183,6 +194,9 @@ class Shim:
             return
         if message["method"] == "notifications/cancelled":
             self._cancel(_params(message).get("requestId"))
+        if message["method"] == "notifications/initialized" and self._channel:
+            self._channel = False
+            threading.Thread(target=self._tell_of_mail, daemon=True).start()
         if "id" not in message:
             return  # the hub keeps no session: a notification has nobody to tell
         if message["method"] == "initialize":
@@ -197,9 +211,12 @@ class Shim:
     def _initialized(self, params: Json) -> Json:
         asked = params.get("protocolVersion")
         self._protocol = asked if asked in PROTOCOLS else PROTOCOLS[-1]
+        capabilities: Json = {"tools": {"listChanged": True}, "prompts": {"listChanged": True}}
+        if self._channel:
+            capabilities["experimental"] = {"claude/channel": {}}
         return {
             "protocolVersion": self._protocol,
-            "capabilities": {"tools": {"listChanged": True}, "prompts": {"listChanged": True}},
+            "capabilities": capabilities,
             "serverInfo": {"name": "fleet", "version": self._version},
             "instructions": INSTRUCTIONS,
         }
@@ -287,6 +304,60 @@ class Shim:
         for what in ("tools", "prompts"):
             self._say({"jsonrpc": "2.0", "method": f"notifications/{what}/list_changed"})
 
+    # -- telling of mail -------------------------------------------------------------------------------------------
+
+    def _tell_of_mail(self) -> None:
+        """Follow the hub's events for as long as the program runs, and ring for each message to its own name. None of
+        anybody's words goes with it: the model reads them with `poll`, between their marks."""
+        after = ""
+        while True:
+            try:
+                name = self._own_name()
+                for place, event in self._events(f"/api/v1/events?stream=%40{name}", after):
+                    after = place or after
+                    self._ring(event)
+            except (NoHub, Refused, OSError, ValueError) as error:
+                _note(f"mail is not told of: {error}")
+            time.sleep(LOOK)
+
+    def _own_name(self) -> str:
+        call = {"jsonrpc": "2.0", "id": 0, "method": "tools/call", "params": {"name": "who", "arguments": {}}}
+        with self._hub.connect() as connection:
+            status, body = self._hub.request(connection, "POST /mcp", {}, json.dumps(call).encode())
+        answer = _object(body)
+        if not isinstance(answer, dict) or "result" not in answer:
+            raise Refused(_reason(status, answer))
+        return str(json.loads(answer["result"]["content"][0]["text"])["you"])
+
+    def _events(self, path: str, after: str) -> Iterator[tuple[str, Json]]:
+        """The hub's stream (text/event-stream): for each event its place, and what it says."""
+        with self._hub.connect() as connection, connection.makefile("rb") as stream:
+            connection.settimeout(QUIET)
+            connection.sendall(self._hub.head(f"GET {path} HTTP/1.1", {"Accept": "text/event-stream"} | _from(after)))
+            status = int(stream.readline().split(None, 2)[1])
+            if status != 200:
+                raise Refused(f"The hub answered {status}.")
+            place = ""
+            for line in stream:
+                # Between the lines of events stand those of the chunks they come in: an event is never cut by one.
+                name, _, value = line.rstrip(b"\r\n").partition(b": ")
+                if name == b"id":
+                    place = value.decode()
+                elif name == b"data":
+                    event = _object(value)
+                    yield place, event if isinstance(event, dict) else {}
+
+    def _ring(self, event: Json) -> None:
+        data = event.get("data")
+        if event.get("kind") not in ("message", "copy") or not isinstance(data, dict) or data.get("intent") == "ack":
+            return
+        where = next((name for name in data.get("to", ()) if str(name).startswith("#")), "to you")
+        meta = {"user": data.get("sender"), "chat_id": where, "message_id": data.get("id")}
+        words = f"A message from {data.get('sender')} ({where}) waits for you. Read it with fleet's tool `poll`."
+        self._say(
+            {"jsonrpc": "2.0", "method": "notifications/claude/channel", "params": {"content": words, "meta": meta}}
+        )
+
     # -- what is done here -----------------------------------------------------------------------------------------
 
     def _local(self, tool: object, message: Json) -> Json | None:
@@ -343,6 +414,10 @@ class Shim:
             self._write(line)
 
 
+def _from(after: str) -> dict[str, str]:
+    return {"Last-Event-ID": after} if after else {}
+
+
 def _params(message: Json) -> Json:
     params = message.get("params")
     return params if isinstance(params, dict) else {}
@@ -397,7 +472,8 @@ def main(
     """Serve until stdin ends; the exit code. `--own` says that this is the session of the agent itself: without it
     a session inside of an agent (one that the agent's tools have started) leaves the agent's mail alone."""
     nested = "FLEET_GENERATION" in environ and OWN not in words
-    shim = Shim(Hub.of(environ, folders), _to_stdout, version=version, nested=nested)
+    hub = Hub.of(environ, folders)
+    shim = Shim(hub, _to_stdout, version=version, nested=nested, channel=CHANNEL in words and not nested)
     for line in sys.stdin.buffer:
         if line.strip():
             shim.take(line)

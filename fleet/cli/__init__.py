@@ -44,10 +44,10 @@ def _run(words: list[str]) -> int:
         from fleet import hook
 
         return hook.main(words[1:])
-    if words == ["mcp"]:
+    if words in (["mcp"], ["mcp", "--channel"]):
         from fleet import __version__, mcp_shim, places
 
-        return mcp_shim.main([], os.environ, folders=places.folders, version=__version__)
+        return mcp_shim.main(words[1:], os.environ, folders=places.folders, version=__version__)
     if "--json" in words:
         from fleet.cli import reads
 

@@ -21,8 +21,9 @@ FILE = ".mcp.json"
 
 
 @click.group(invoke_without_command=True)
+@click.option("--channel", is_flag=True, help="Tell the program as soon as mail comes, if it shows such a thing.")
 @click.pass_context
-def mcp(ctx: click.Context) -> int | None:
+def mcp(ctx: click.Context, channel: bool) -> int | None:
     """Serve the hub's tools over stdin and stdout (MCP).
 
     Agents that fleet launches have them already. For a session that is started by hand: `fleet mcp setup` in its
@@ -30,7 +31,8 @@ def mcp(ctx: click.Context) -> int | None:
     operator.
     """
     if ctx.invoked_subcommand is None:
-        return mcp_shim.main([], os.environ, folders=places.folders, version=__version__)
+        words = [mcp_shim.CHANNEL] if channel else []
+        return mcp_shim.main(words, os.environ, folders=places.folders, version=__version__)
     return None
 
 
