@@ -377,20 +377,18 @@ async def put_file(call: Call) -> Reply:
         raw = await read_body(request, call.exchange.limits.attachment * 4 // 3 + 64 * 1024)
         value = wire.read_json(raw)
         body = wire.check(wire.FileBody, value)
-        kept = await call.exchange.blobs.put_base64(body.name, body.type, body.base64)
+        kept = await call.exchange.upload_base64(call.caller, body.name, body.type, body.base64)
     else:
         raise Fault("unsupported_media_type", "A file comes as multipart/form-data, or within application/json.")
-    if isinstance(kept, Refusal):
-        raise Fault.of(kept)
     return 201, {"sha256": kept.sha256, "name": kept.name, "size": kept.size, "type": kept.type}
 
 
-async def _multipart(call: Call) -> Attachment | Refusal:
+async def _multipart(call: Call) -> Attachment:
     try:
         async for part in await call.request.multipart():
             if isinstance(part, BodyPartReader) and part.filename is not None:
                 declared = part.headers.get("Content-Type")
-                return await call.exchange.blobs.put(part.filename, declared, _pieces(part))
+                return await call.exchange.upload(call.caller, part.filename, declared, _pieces(part))
             if part is not None:
                 await part.release()
     except (ValueError, RuntimeError, web.HTTPException) as error:
@@ -413,6 +411,7 @@ async def get_file(call: Call) -> Reply:
     name = check_file_name(call.asked("name") or "file")
     if isinstance(name, Refusal):
         raise Fault.of(name)
+    await call.exchange.attachment(call.caller, sha256)
     try:
         file = await asyncio.to_thread(call.exchange.blobs.open, sha256)
     except OSError:

@@ -91,6 +91,7 @@ class Code(StrEnum):
     UNKNOWN_CHANNEL = "unknown_channel"
     UNKNOWN_MESSAGE = "unknown_message"
     UNKNOWN_THREAD = "unknown_thread"
+    UNKNOWN_FILE = "unknown_file"
     UNKNOWN_WORKSPACE = "unknown_workspace"
     UNKNOWN_TOKEN = "unknown_token"
     UNKNOWN_INVITE = "unknown_invite"

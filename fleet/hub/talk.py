@@ -604,7 +604,7 @@ class Talk(Base):
                 for attachment in Message.from_json(event.data).attachments:
                     if attachment.sha256 == sha256:
                         return attachment
-        raise no(Code.UNKNOWN_MESSAGE, "There is no such file that you may have.")
+        raise no(Code.UNKNOWN_FILE, "There is no file with that sum that you may have.")
 
 
 def _also_listed(message: Message, recipients: Sequence[Recipient], listening: Sequence[str]) -> Iterable[Recipient]:
