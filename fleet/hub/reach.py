@@ -90,7 +90,8 @@ class Reach(Protocol):
         ...
 
     async def turn(self, name: str, message: Message, text: str) -> TurnEnd:
-        """Run a headless agent's turn on it to its end. Cancelled, its processes are ended."""
+        """Run a headless agent's turn on it to its end. Who gives up waiting does not end it: asked again, also by the
+        next daemon, it is the same turn."""
         ...
 
     async def stop_turn(self, name: str, thread: str) -> None:

@@ -113,6 +113,38 @@ def test_terminating_the_conversation_ends_the_turn_and_no_reply_is_sent(fleet: 
     assert [m for m in fleet.json("inbox", "operator")["messages"] if m["sender"] == "clerk"] == []
 
 
+def test_pausing_the_conversation_ends_the_turn_and_resuming_it_answers_once(fleet: Clerks) -> None:
+    fleet.clerk("clerk", "echo $$ >> count; [ -e go ] || sleep 300; echo done")
+    sent = fleet.json("send", "clerk", "hi")
+    pid = until(lambda: _last(fleet.home.work / "count"), "its turn runs")
+    thread = fleet.json("receipt", sent["id"])["thread"]
+    fleet.run("threads", "pause", thread)
+    until(lambda: not alive(pid), "its processes are gone")
+    (fleet.home.work / "go").touch()
+    assert fleet.counted() == 1
+    fleet.run("threads", "resume", thread)
+    until(lambda: _state(fleet, sent["id"]) == "delivered", "its turn has ended well")
+    assert fleet.counted() == 2
+    assert [m["text"] for m in fleet.json("inbox", "operator")["messages"] if m["sender"] == "clerk"] == ["done"]
+
+
+def test_an_operators_prompt_is_the_bare_text_and_a_message_is_quoted(fleet: Clerks) -> None:
+    fleet.clerk("clerk", "tee -a given > /dev/null")
+    for verb, words in (("prompt", "say it plainly"), ("send", "say it in quotes")):
+        sent = fleet.json(verb, "clerk", words)
+        until(lambda sent=sent: _state(fleet, sent["id"]) == "delivered", "its turn has ended well")
+    given = (fleet.home.work / "given").read_text()
+    assert given.startswith("say it plainly") and "fleet-message-" not in given.partition("say it plainly")[0]
+    assert "<fleet-message-" in given and "say it in quotes" in given
+
+
+def test_one_whose_program_is_not_there_does_not_start_and_says_why(fleet: Clerks) -> None:
+    path = fleet.manifest("clerk", harness="shell", mode="headless", command=["no-such-program-anywhere"])
+    done = fleet.home.fleet("start", path)
+    assert done.returncode == 1 and "no-such-program-anywhere" in done.stdout + done.stderr
+    assert fleet.status("clerk")["phase"] in ("failed", "backoff")
+
+
 def test_nothing_of_a_headless_agent_is_left_after_a_shutdown(fleet: Clerks) -> None:
     fleet.clerk("clerk", "echo $$ >> count; setsid sleep 300 & sleep 300")
     fleet.json("send", "clerk", "hi")
