@@ -367,11 +367,7 @@ def upload(
     timeout: float | None,
 ) -> Answer:
     """Give the hub a file, in pieces; `media` is its media type, as far as that is known."""
-    mark = "fleet-" + os.urandom(12).hex()
-    head = (
-        f'--{mark}\r\nContent-Disposition: form-data; name="file"; {_file_name(name)}\r\nContent-Type: {media}\r\n\r\n'
-    ).encode()
-    tail = f"\r\n--{mark}--\r\n".encode()
+    kind, head, tail = around_file(name, media)
 
     def pieces() -> Iterator[bytes]:
         yield head
@@ -383,11 +379,17 @@ def upload(
             raise FleetError(f"{name} has become shorter while it was sent.")
         yield tail
 
-    kind = {
-        "Content-Type": f"multipart/form-data; boundary={mark}",
-        "Content-Length": str(len(head) + size + len(tail)),
-    }
-    return _call(to, "POST", path("files"), pieces(), kind, timeout)
+    told = {"Content-Type": kind, "Content-Length": str(len(head) + size + len(tail))}
+    return _call(to, "POST", path("files"), pieces(), told, timeout)
+
+
+def around_file(name: str, media: str) -> tuple[str, bytes, bytes]:
+    """A form with one file: its content type, and what stands before and after the file's bytes."""
+    mark = "fleet-" + os.urandom(12).hex()
+    head = (
+        f'--{mark}\r\nContent-Disposition: form-data; name="file"; {_file_name(name)}\r\nContent-Type: {media}\r\n\r\n'
+    )
+    return f"multipart/form-data; boundary={mark}", head.encode(), f"\r\n--{mark}--\r\n".encode()
 
 
 def download(to: Door, target: str, out: IO[bytes], *, timeout: float | None) -> int:

@@ -537,10 +537,11 @@ class Client:
         return await self._upload(await asyncio.to_thread(path.read_bytes), name or path.name)
 
     async def _upload(self, content: bytes, name: str) -> File:
+        media = mimetypes.guess_type(name)[0] or "application/octet-stream"
+        kind, head, tail = hubcall.around_file(name, media)  # aiohttp's own form would change the name
+
         async def post() -> dict[str, Any]:
-            form = aiohttp.FormData()
-            kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
-            form.add_field("file", content, filename=name, content_type=kind)
+            form = aiohttp.BytesPayload(head + content + tail, content_type=kind)
             return await self._once("POST", hubcall.path("files"), data=form, timeout=FILE_TIME)
 
         return _file(await self._again(post))

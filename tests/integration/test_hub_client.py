@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import shutil
 import tempfile
 import threading
@@ -165,6 +166,17 @@ async def test_files_go_and_come_as_they_are(house: House, tmp_path: Path) -> No
         (file,) = message.attachments
         assert (file.name, file.size) == ("notes.bin", len(content))
         assert await db.download(file) == content
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "a \"b\" 'c'.txt", "résumé 日本.pdf", "100% %20.txt", "a;b=c.txt"])
+async def test_a_file_keeps_its_name_by_every_client(house: House, name: str) -> None:
+    url = house.server.info()["url"]
+    door = hubcall.door(url, stranger=True)
+    door.token = house.tokens["web"]
+    said = await asyncio.to_thread(hubcall.upload, door, io.BytesIO(b"12345"), name, 5, timeout=SOON)
+    assert (said.json()["name"], said.json()["size"]) == (name, 5)
+    async with house.client("web") as web:
+        assert (await web.upload(b"12345", name)).name == name
 
 
 async def test_history_search_and_changes_are_shown_as_they_stand(house: House) -> None:
