@@ -48,6 +48,7 @@ from fleet.manifests.model import AgentSpec
 from fleet.redact import redact
 from fleet.runtimes import files, launches
 from fleet.runtimes.local import LAUNCHER
+from fleet.runtimes.local_tmux import UMASK
 from fleet.settings import Places, Settings
 from fleet.terms import Activity, Evidence, File, Process, Source
 
@@ -477,7 +478,7 @@ class Turns:
             [
                 File(str(folder / "turn"), said),
                 File(str(folder / "prompt"), prompt),
-                File(str(folder / "env"), f". {shlex.quote(f'{up.folder}/env')}\n".encode() + own),
+                File(str(folder / "env"), f"umask {UMASK:03o}\n. {shlex.quote(f'{up.folder}/env')}\n".encode() + own),
             ]
         )
         return folder

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from fleet.headless import log_of
+from fleet.runtimes.local_tmux import UMASK
 from fleet.terms import Activity
 from tests.homes import Home
 from tests.turns import Desk, message, until
@@ -92,6 +93,17 @@ async def test_its_environment_is_its_launchs_and_its_secrets_are_copied_nowhere
     assert (await desk.ask()).text == "it's $HOME web.1.aaaa"
     folder = desk.places.agent("web") / "turns" / desk.turns_of()[0]
     assert not any("it's" in path.read_text() for path in folder.iterdir() if path.name not in ("out", "end"))
+
+
+async def test_the_files_that_it_makes_are_as_open_as_those_of_an_agent_in_a_pane(desk: Desk) -> None:
+    desk.runner("touch made; umask")
+    before = os.umask(0o077)  # the daemon's
+    try:
+        end = await desk.ask()
+    finally:
+        os.umask(before)
+    assert int(end.text, 8) == UMASK
+    assert (desk.home / "work" / "made").stat().st_mode & 0o777 == 0o666 & ~UMASK
 
 
 async def test_a_secret_that_it_prints_is_not_kept(desk: Desk) -> None:
