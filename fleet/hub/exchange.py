@@ -56,8 +56,12 @@ _log = logging.getLogger(__name__)
 
 UNSENT_FILES = 86_400.0
 """Seconds that an uploaded file may wait for the message that speaks of it."""
-REBUILT = 2000
-"""Of the newest receipts, how many are looked at for what agents are at work on."""
+RECOUNTED = 5000
+"""Of the newest messages, how many are counted again after a start: a burst of more does not hold the start up."""
+LOOKED_BACK = 20_000
+"""Of the newest events, how many are looked through for what agents are at work on …"""
+REBUILT = 1000
+"""… and how many receipts at most."""
 
 
 class Exchange(Membership, Talk, Reading):
@@ -120,16 +124,20 @@ class Exchange(Membership, Talk, Reading):
 
     async def _recount(self) -> None:
         """What was counted, and what agents are at work on, as the log says."""
-        now = self.clock.now()
-        after: Position | None = None
-        while True:
-            page = await self.history.read(kinds=[MESSAGE], since=now - self.rules.window, after=after, limit=1000)
-            for event in page.events:
-                self._count_again(event)
+        since = self.clock.now() - self.rules.window
+        said: list[Event] = []
+        before: int | None = None
+        while len(said) < RECOUNTED:
+            page = await self.history.read(kinds=[MESSAGE], since=since, before=before, limit=1000, newest=True)
+            said = page.events + said
             if not page.more:
                 break
-            after = page.position
-        page = await self.history.read(kinds=[RECEIPT], limit=min(REBUILT, 1000), newest=True)
+            before = page.events[0].seq
+        for event in said:
+            self._count_again(event)
+        oldest = await self.history.oldest()
+        after = Position(oldest.epoch, max(oldest.seq, self.log.head - LOOKED_BACK))
+        page = await self.history.read(kinds=[RECEIPT], after=after, limit=REBUILT, newest=True)
         latest: dict[tuple[str, str], Event] = {(e.data["box"], e.data["message"]): e for e in page.events}
         for (of, message), event in latest.items():
             await self._at_work_again(of, message, Recipient.from_json(event.data["recipient"]))

@@ -55,6 +55,8 @@ STATUS: Mapping[str, int] = {
     Code.ONLY_THANKS: 409,
     Code.THREAD_TERMINATED: 409,
     Code.ID_TAKEN: 409,
+    Code.NAME_TAKEN: 409,
+    Code.ALREADY_OVER: 409,
     Code.RATE_LIMITED: 429,
     Code.PAIR_LIMITED: 429,
     Code.CONVERSATION_LIMITED: 429,
