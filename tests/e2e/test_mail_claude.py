@@ -7,6 +7,7 @@ import json
 import os
 import signal
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 
@@ -200,3 +201,52 @@ async def test_a_courier_killed_between_any_two_steps_loses_and_doubles_nothing(
     assert (await post.arrives(id))["way"] == "doorbell"
     await post.is_at("web", Activity.READY)
     assert post.times_there(id) == 1
+
+
+async def test_mail_that_lay_in_the_box_when_the_program_died_goes_to_the_next_launch(post: Post) -> None:
+    runner = await post.ready(**ASKS_NOTHING)
+    first = await post.send("something to resume")
+    await post.arrives(first)
+    await post.is_at("web", Activity.READY)
+    ring = post.reach.ring
+
+    async def nobody_rings(name: str) -> None:
+        """The bell is broken."""
+
+    post.reach.ring = nobody_rings  # type: ignore[method-assign]
+    id = await post.send("Hello there")
+    await until(lambda: list(post.box().glob("d.*")), "it lies in the box")
+    box = post.box()
+    await post.supervisor.stop([runner])
+    await post.waits(id, "offline")
+    assert not list(box.glob("d.*")), "it is taken back"
+    post.reach.ring = ring  # type: ignore[method-assign]
+    await post.supervisor.start([runner])
+    assert (await post.arrives(id))["way"] == "doorbell"
+    await post.is_at("web", Activity.READY)
+    assert [post.times_there(id), post.times_there(first)] == [1, 1]
+
+
+async def test_into_a_shell_a_prompt_is_typed_and_others_words_are_not(post: Post) -> None:
+    await post.start("sh", harness="shell", command=("sh",))
+    message, order = await post.send("touch said", to="sh"), await post.prompt("touch ordered", to="sh")
+    await until(lambda: (post.home.work / "ordered").exists(), "its line is run")
+    assert (await post.recipient(message))["reason"] == "inbox"
+    assert (await post.recipient(order))["state"] == State.INJECTING, "nothing in a shell proves it"
+    assert not (post.home.work / "said").exists()
+
+
+async def test_a_version_without_a_doorbell_is_told_at_a_tools_end_or_typed_to(post: Post) -> None:
+    """What an older one does, with this one: its bell is not used."""
+    await post.ready(**ASKS_NOTHING)
+    ways = post.reach.ways
+    post.reach.ways = lambda name: replace(ways(name), doorbell=False)  # type: ignore[method-assign]
+    idle = await post.send("to the idle")
+    assert (await post.arrives(idle))["way"] == "typed"
+    await post.is_at("web", Activity.READY)
+    await post.say("web", bash("sleep 3"))
+    await post.is_at("web", Activity.WORKING)
+    busy = await post.send("to the busy")
+    assert (await post.arrives(busy))["way"] == "boundary"
+    await post.is_at("web", Activity.READY)
+    assert [post.times_there(idle), post.times_there(busy)] == [1, 1]
