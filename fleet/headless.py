@@ -575,10 +575,6 @@ class Turns:
             turns = [turn.note for turn in self._running.get(name, {}).values() if turn is not None]
             self._hear.evidence(name, evidence(turns, self._trouble.get(name), self._clock.now()))
 
-    def tell(self, name: str) -> None:
-        """The agent is up: say how it stands."""
-        self._tell_agent(name)
-
     def _beside(self, work: Awaitable[None], among: set[asyncio.Future[Any]]) -> None:
         def done(task: asyncio.Future[Any]) -> None:
             among.discard(task)

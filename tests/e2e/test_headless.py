@@ -102,6 +102,21 @@ def test_a_daemon_that_is_killed_in_a_turn_finds_it_again_and_the_answer_comes_o
     assert [m["text"] for m in replies] == ["done"]
 
 
+def test_a_daemon_killed_again_and_again_runs_each_turn_once_and_loses_no_reply(fleet: Clerks) -> None:
+    script = "id=$FLEET_MESSAGE_ID; echo begun $id >> count; sleep 0.7; echo ended $id >> count; echo re $id"
+    fleet.clerk("clerk", script, headless={"max_parallel": 3})
+    sent = [fleet.json("send", "clerk", f"message {n}")["id"] for n in range(10)]
+    for ended in (1, 4, 7):
+        until(lambda ended=ended: fleet.counted() > 2 * ended, "some turns have run")
+        kill(fleet.daemon_pid())
+        fleet.answers_again()
+    until(lambda: all(_state(fleet, id) == "delivered" for id in sent), "every turn has ended well")
+    told = (fleet.home.work / "count").read_text().split("\n")[:-1]
+    assert sorted(told) == sorted(f"{word} {id}" for id in sent for word in ("begun", "ended"))
+    replies = [m for m in fleet.json("inbox", "operator", "--limit", "100")["messages"] if m["sender"] == "clerk"]
+    assert sorted(m["text"] for m in replies) == sorted(f"re {id}" for id in sent)
+
+
 def test_terminating_the_conversation_ends_the_turn_and_no_reply_is_sent(fleet: Clerks) -> None:
     fleet.clerk("clerk", "echo $$ >> count; sleep 300; echo done")
     sent = fleet.json("send", "clerk", "hi")

@@ -193,6 +193,16 @@ async def test_a_turn_of_an_agent_that_is_down_waits_for_its_return(desk: Desk) 
     assert (await desk.ask()).text == "hi"
 
 
+async def test_where_the_kernel_does_not_tell_of_an_end_it_is_seen_all_the_same(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(os, "pidfd_open")
+    desk.runner("cat", headless={"timeout": 30})
+    assert (await desk.ask()).text == "hello"
+    desk.runner("sleep 300", headless={"timeout": 1})
+    assert (await desk.ask(message(2))).reason == "timed_out"
+
+
 # -- serial and parallel -----------------------------------------------------------------------------------------
 
 
