@@ -65,6 +65,10 @@ RESOURCES = (
 """The figures of a heartbeat."""
 
 
+TICK = 1e-6
+"""Seconds: what a time loses when it is written."""
+
+
 class Frame(NamedTuple):
     """A frame of a client's."""
 

@@ -130,7 +130,7 @@ async def history(exchange: Exchange, caller: Caller, asked: str, since: object,
     page = await exchange.read(
         caller, channel=None if direct else asked, with_=asked[1:] if direct else None, limit=frames.number(limit, 50)
     )  # fmt: skip
-    oldest = frames.since(since) or 0.0
+    oldest = (frames.since(since) or 0.0) - frames.TICK
     return [frames.row(message) for message in reversed(page["messages"]) if message["at"] >= oldest]
 
 
