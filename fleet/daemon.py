@@ -20,7 +20,7 @@ import sys
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 from fleet import __version__
 from fleet.clock import Clock, SystemClock
@@ -31,16 +31,13 @@ from fleet.errors import DaemonBusy, FleetError, InvalidSettings, NotAllowed
 from fleet.events import EVENTS_MIGRATIONS, Events
 from fleet.headless import HEADLESS_MIGRATIONS, Hearers, Sessions, Turns
 from fleet.ledger import LEDGER_MIGRATIONS, Ledger, StartEnvironment
+from fleet.manifests.model import AgentSpec
+from fleet.preparing import Admission
 from fleet.runtimes.headless import WithHeadless
 from fleet.runtimes.local import LocalRuntime
 from fleet.settings import Places, Settings
 from fleet.spool import Drain
 from fleet.supervisor import Supervisor
-
-if TYPE_CHECKING:
-    from fleet.hubside import HubSide
-    from fleet.manifests.model import AgentSpec
-    from fleet.preparing import Admission
 
 log = logging.getLogger("fleet")
 
@@ -108,12 +105,25 @@ def own_folder(folder: Path) -> None:
             own.chmod(0o700)
 
 
+class Side(Protocol):
+    """What the daemon asks of the hub: `hubside.HubSide`."""
+
+    @property
+    def problems(self) -> list[str]: ...
+
+    def begin(self) -> None: ...
+
+    async def admit(self, spec: AgentSpec, generation: str) -> Admission | None: ...
+
+    async def close(self) -> None: ...
+
+
 class HubLater:
     """The hub, which is loaded once the operator's socket listens: its libraries take as long to load as all else."""
 
-    def __init__(self, make: Callable[[type[HubSide]], HubSide]) -> None:
+    def __init__(self, make: Callable[[Any], Side]) -> None:
         self._make = make
-        self._side: HubSide | None = None
+        self._side: Side | None = None
         self._problem: str | None = None
         self._loaded = asyncio.Event()
         self._loading: asyncio.Task[None] | None = None
@@ -124,7 +134,7 @@ class HubLater:
 
     async def _load(self) -> None:
         try:
-            self._side = self._make(await asyncio.to_thread(_hub_side))
+            self._side = self._make(await asyncio.to_thread(importlib.import_module, "fleet.hubside"))
             self._side.begin()
         except Exception as error:
             log.exception("the hub cannot be loaded")
@@ -149,11 +159,6 @@ class HubLater:
             await self._loading
         if self._side is not None:
             await self._side.close()
-
-
-def _hub_side() -> type[HubSide]:
-    side: type[HubSide] = importlib.import_module("fleet.hubside").HubSide
-    return side
 
 
 class Daemon:
@@ -185,7 +190,7 @@ class Daemon:
         supervisor = Supervisor(settings, places, clock, Ledger(database), events, runtime)
         hearers = Hearers(standing=supervisor.standing, evidence=supervisor.hear, event=supervisor.record_event)
         turns = Turns(clock, settings, places, Sessions(database), hearers)
-        hub = HubLater(lambda side: side(supervisor, events, runtime, settings, places, clock, turns))
+        hub = HubLater(lambda hubside: hubside.HubSide(supervisor, events, runtime, settings, places, clock, turns))
         supervisor.admit = hub.admit
         operator = Operator(supervisor, self.leave)
         operator.notices.append(lambda: hub.problems)

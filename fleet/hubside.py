@@ -3,7 +3,6 @@
 What holds:
 
 - A hub that cannot be opened, or stops, takes no agent down: it is told (`problem`) and tried again.
-- It takes messages before all agents are adopted; mail goes into them from then on.
 - Every launch of an agent that takes part gets a token of its own, and those of its earlier launches are nobody's.
 - The person at the command line is an administrator of the hub: the token lies in a 0600 file of the state folder.
 """
@@ -54,7 +53,7 @@ SPEAKS_OF_TURNS = frozenset({"claude-code"})
 
 
 class HubSide:
-    """The hub of one daemon. `begin` it, `take_up` the agents once they are adopted, `close` it."""
+    """The hub of one daemon, over adopted agents. `begin` it, `close` it."""
 
     def __init__(
         self,
@@ -71,7 +70,6 @@ class HubSide:
         self._exchange: Exchange | None = None
         self._server: HubServer | None = None
         self._open = asyncio.Event()
-        self._taken_up = asyncio.Event()
         self._declared: dict[str, AgentSpec] = {}
         """The agents as they stand in the hub."""
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -86,12 +84,7 @@ class HubSide:
 
     def begin(self) -> None:
         """Open it, and try again until it is open."""
-        self._supervisor.admit = self.admit
         self._beside(self._keep_open(), "hub")
-
-    def take_up(self) -> None:
-        """The agents are adopted: they may be told of, and given their mail."""
-        self._taken_up.set()
 
     async def close(self) -> None:
         """Let go; what is under way goes on from the log."""
@@ -117,7 +110,6 @@ class HubSide:
                 await self._clock.sleep(AGAIN[min(tries, len(AGAIN) - 1)])
         self.problem = None
         self._open.set()
-        await self._taken_up.wait()
         await self._serve_agents(self._hub)
 
     async def _opened(self) -> tuple[Exchange, HubServer]:
@@ -251,6 +243,7 @@ def _card(spec: AgentSpec) -> Card:
         labels=dict(spec.labels),
         supervised=True,
         turns=spec.harness in SPEAKS_OF_TURNS and spec.mode != "headless",
+        a2a=spec.a2a.enabled,
     )
 
 
