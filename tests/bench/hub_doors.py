@@ -459,7 +459,14 @@ def stall(make: type[Served], sizes: Mapping[str, float]) -> Results:
             lively = 4 if stalled else 5
             for number in range(sent):
                 sender.socket.setblocking(True)
-                sender.socket.sendall(hub.message(f"{now_text()}{pad}", number))
+                try:
+                    sender.socket.sendall(hub.message(f"{now_text()}{pad}", number))
+                except OSError as error:
+                    results["one stalled" if stalled else "all read"] = (
+                        f"the sender was cut off after {number}: {error}"
+                    )
+                    sent = number
+                    break
                 sender.socket.setblocking(False)
                 with contextlib.suppress(BlockingIOError):
                     sender.socket.recv(1 << 19)
