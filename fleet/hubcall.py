@@ -27,7 +27,7 @@ T = TypeVar("T")
 API = "/api/v1"
 AWAY = 20.0
 """How long a hub that was there may be away (a restart) before a repeatable request is given up."""
-SOON_BACK = 5.0
+SOON_BACK = 10.0
 """For how long it is waited for where it is being opened, or was killed and nobody has asked it anything yet."""
 ASK_EVERY = 0.1
 CLOSING = "closing"
@@ -334,6 +334,7 @@ def patiently(
     """Do it, again and again while the hub is away and bound to come back; `stood`: it was there a moment ago."""
     since: float | None = None
     patience = AWAY if stood else 0.0
+    told = False
     while True:
         try:
             return what()
@@ -341,8 +342,9 @@ def patiently(
             now, patience = time.monotonic(), max(patience, patience_with(error))
             if not patience or (isinstance(error, HubSaid) and error.code != CLOSING):
                 raise
-            if since is None and not isinstance(error, Opening):
+            if not told and (not isinstance(error, Opening) or now - (since or now) > 1.0):
                 waiting()
+                told = True
             if since is None or patience_with(error) == AWAY:
                 since = now
             if now - since > patience or (deadline is not None and now > deadline):
