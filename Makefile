@@ -2,7 +2,7 @@
 # `make` alone is for whoever changes the code: format, lint, types, unit tests.
 
 .DEFAULT_GOAL := check
-.PHONY: check test lint setup programs welcome claude demo demo-stop bench accuracy docs picture clean help
+.PHONY: check test soak lint setup programs welcome claude demo demo-stop bench accuracy docs picture clean help
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -21,6 +21,9 @@ check: $(MADE)  ## format, lint, check types and run the unit tests (what `make`
 
 test: lint programs welcome claude  ## set everything up, then run the whole suite on the real programs
 	$(BIN)/pytest -n 2 --dist worksteal --timeout 300
+
+soak: lint programs claude  ## 200 messages into the real Claude Code, past every obstacle and two dead daemons (a quarter of an hour)
+	FLEET_TEST_MESSAGES=200 $(BIN)/pytest --timeout 3000 tests/e2e/test_mail_daemon.py
 
 lint: $(MADE)
 	$(BIN)/ruff format --check --quiet
