@@ -19,7 +19,7 @@ import asyncio
 import contextlib
 import os
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakValueDictionary
@@ -56,8 +56,11 @@ Json = dict[str, Any]
 class Orochi:
     """What all connections share."""
 
-    def __init__(self, exchange: Exchange, pace: Pace) -> None:
+    def __init__(self, exchange: Exchange, pace: Pace, most: int) -> None:
         self.exchange = exchange
+        self._most = most
+        self._connected: Counter[str] = Counter()
+        """WebSockets, by address."""
         self.streams = Streams(exchange, pace)
         self.scoped: Counter[tuple[str, str, str]] = Counter()
         """Channels that are heard for as long as a connection lasts, and by how many."""
@@ -74,8 +77,15 @@ class Orochi:
         """The WebSocket of an agent."""
         flat = request.path.rstrip("/").endswith("/ws/agent")
         caller, socket = self.caller(request), _socket()
-        if not socket.can_prepare(request):
-            return web.Response(status=426, text="This is a WebSocket: ask for the upgrade.\n")
+        if (refused := self._refused(request, socket)) is not None:
+            return refused
+        with self._counted(request):
+            await self._serve_agent(request, socket, caller, flat)
+        return socket
+
+    async def _serve_agent(
+        self, request: web.Request, socket: web.WebSocketResponse, caller: Caller | None, flat: bool
+    ) -> None:
         await socket.prepare(request)
         if caller is None or not caller.speaks or request.transport is None:
             problem = {"code": "AUTH_FAILED", "detail": "Invalid or missing token"}
@@ -84,7 +94,6 @@ class Orochi:
             await socket.close(code=4001, message=b"Authentication failed")
         else:
             await Connection(self, socket, request.transport, caller, flat=flat).run()
-        return socket
 
     async def observe(self, request: web.Request) -> web.StreamResponse:
         """The WebSocket of a dashboard: it sees all of its workspace, and is seen by nobody."""
@@ -93,16 +102,34 @@ class Orochi:
             return web.Response(status=401, text="Unauthorized")
         if not caller.observes:
             return web.Response(status=403, text="An agent's token does not observe")
+        if (refused := self._refused(request, socket)) is not None:
+            return refused
+        with self._counted(request):
+            await socket.prepare(request)
+            if request.transport is not None:
+                self.observers += 1
+                try:
+                    await Observer(self, socket, request.transport, caller).run()
+                finally:
+                    self.observers -= 1
+        return socket
+
+    def _refused(self, request: web.Request, socket: web.WebSocketResponse) -> web.Response | None:
+        """Why there is no WebSocket for this request, if so."""
         if not socket.can_prepare(request):
             return web.Response(status=426, text="This is a WebSocket: ask for the upgrade.\n")
-        await socket.prepare(request)
-        if request.transport is not None:
-            self.observers += 1
-            try:
-                await Observer(self, socket, request.transport, caller).run()
-            finally:
-                self.observers -= 1
-        return socket
+        if self._connected[request.remote or ""] >= self._most:
+            return web.Response(status=429, text="There are too many connections from your address.\n")
+        return None
+
+    @contextlib.contextmanager
+    def _counted(self, request: web.Request) -> Iterator[None]:
+        address = request.remote or ""
+        self._connected[address] += 1
+        try:
+            yield
+        finally:
+            self._connected[address] -= 1
 
     def frame(self, kind: str, payload: Json) -> str:
         """A frame of the hub's own."""
@@ -533,10 +560,12 @@ async def serve(
     names: frozenset[str] = frozenset(),
     origins: frozenset[str] = frozenset(),
     pace: Pace | None = None,
+    connections: int = 1000,
 ) -> Ports:
     """Listen on both ports; 0 is any free one, a negative number none. `names` are those of the hub in `Host`,
-    `origins` those of pages that may use it. Raise `OSError` where a port is taken."""
-    orochi = Orochi(exchange, pace or Pace())
+    `origins` those of pages that may use it; from one address come at most so many `connections`. Raise `OSError`
+    where a port is taken."""
+    orochi = Orochi(exchange, pace or Pace(), connections)
     door = orochi_rest.at_the_door(names, origins)
     agents = web.Application(middlewares=[door], client_max_size=FRAME)
     orochi_rest.mount(agents, exchange, orochi.caller, lambda: orochi.observers)  # its command line asks here

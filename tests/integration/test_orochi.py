@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 from collections.abc import AsyncIterator, Callable
 from datetime import datetime
 from pathlib import Path
@@ -14,13 +15,13 @@ import aiohttp
 import pytest
 
 from fleet.clock import SystemClock
-from fleet.hub import orochi
+from fleet.hub import orochi, tools
 from fleet.hub.auth import Role
 from fleet.hub.exchange import Exchange
 from fleet.hub.stream import Pace
 from fleet.settings import Settings
 from tests import orochi as package
-from tests.homes import Home
+from tests.homes import ROOT, Home
 
 DEADLINE = 60.0
 Json = dict[str, Any]
@@ -409,6 +410,20 @@ async def mcp_hear(program: Program, what: Callable[[Json], Any]) -> Json:
         assert line, "the server has ended"
         if what(message := json.loads(line)):
             return message
+
+
+async def test_each_of_its_verbs_and_tools_has_its_counterpart_in_the_documents(orochis: Package) -> None:
+    page = (ROOT / "docs/orochi.md").read_text()
+    _, shown = await orochis.cli("alice", "--help")
+    verbs = [line.split()[0] for line in shown.partition("Commands:")[2].splitlines() if line.strip()[:1].isalpha()]
+    verbs = [verb for verb in verbs if re.fullmatch(r"[a-z-]+", verb) and f"  {verb} " in shown]
+    assert {"send", "listen", "join", "show-history", "create-invite"} <= set(verbs)
+    assert [verb for verb in verbs if f"`{verb}" not in page] == []
+    server = await orochis.start("alice", str(orochis.bin / "scitex-orochi-mcp"))
+    assert [tool for tool in await mcp_session(server) if f"| `{tool}` |" not in page] == []
+    ours = (ROOT / "docs/mcp.md").read_text()
+    assert [tool for tool in tools.TOOLS if f"`{tool}`" not in ours] == []
+    assert [prompt for prompt in tools.PROMPTS if f"`{prompt}`" not in ours] == []
 
 
 # -- the frames ----------------------------------------------------------------------------------------------------
@@ -833,6 +848,27 @@ async def test_a_page_from_elsewhere_and_another_name_of_the_host_are_turned_awa
             await session.ws_connect(f"{ports.ws}/?token={token}", headers={"Origin": "https://evil.example"})
         async with session.post(f"{ports.http}/api/messages?token={token}", data="{}") as answer:
             assert answer.status == 415, "a form of another page's sends no JSON"
+    await ports.close()
+    await exchange.close()
+
+
+async def test_one_connection_too_many_from_an_address_is_refused_and_the_others_stay(tmp_path: Path) -> None:
+    exchange = await Exchange.open(tmp_path, Settings(), SystemClock())
+    ports = await orochi.serve(exchange, "127.0.0.1", 0, 0, connections=2)
+    async with aiohttp.ClientSession() as session:
+        hub = Hub(exchange, ports, session)
+        one, two = await hub.ws("alice"), await hub.ws("bob")
+        with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+            await hub.ws("carol")
+        assert refused.value.status == 429
+        await one.register()
+        assert "alice" in (await one.ask("presence"))["payload"]["agents"]
+        await one.close()
+        await until(lambda: not exchange.registry.connections["main", "alice"])
+        three = await hub.ws("carol")
+        await three.register()
+        for client in (two, three):
+            await client.close()
     await ports.close()
     await exchange.close()
 
