@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import os
 import pwd
 import re
@@ -103,6 +104,7 @@ def sources() -> list[Path]:
     return sorted(FLEET.rglob("*.py"))
 
 
+@functools.cache
 def rooms() -> set[str]:
     """The modules and packages right under fleet/."""
     modules = {p.stem for p in FLEET.glob("*.py")} - {"__init__", "__main__"}
@@ -113,7 +115,12 @@ def room_of(file: Path) -> str:
     return file.relative_to(FLEET).parts[0].removesuffix(".py")
 
 
-def imports_of(file: Path) -> Iterator[Import]:
+@functools.cache
+def imports_of(file: Path) -> list[Import]:
+    return list(_imports_of(file))
+
+
+def _imports_of(file: Path) -> Iterator[Import]:
     tree = ast.parse(file.read_text())
     top = set(map(id, tree.body))
     for node in ast.walk(tree):

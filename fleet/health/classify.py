@@ -14,10 +14,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta, tzinfo
 from functools import cached_property, lru_cache
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from fleet.harnesses.limits import parse_reset
 from fleet.harnesses.screens import Layout, Rule, RuleSet, version_of
 from fleet.terms import Activity, Kind, Screen, Verdict
 
@@ -614,55 +613,3 @@ def pane_state(verdict: Verdict) -> str:
     if verdict.activity in (Activity.READY, Activity.ERROR) and verdict.draft:
         return "compose_pending_unsent"
     return "idle_prompt" if verdict.activity is Activity.READY else "unknown"
-
-
-# -- when a limit ends ---------------------------------------------------------------------------------------------
-
-_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
-_RESET = re.compile(
-    r"(?:(?P<month>[a-z]{3})[a-z]* (?P<day>\d{1,2})(?:,? (?:at )?)?)?"
-    r"(?:(?P<hour>\d{1,2})(?::(?P<minute>\d\d))? ?(?P<half>am|pm)?)?\s*(?:\((?P<zone>[\w/+-]+)\))?",
-    re.IGNORECASE,
-)
-
-
-def parse_reset(words: str, now: float) -> float | None:
-    """The time that `9:20pm (UTC)` or `Nov 24, 10am (UTC)` speaks of: the next one from `now` on.
-
-    `None` where the words name no time of day. Without a zone they are in the machine's own.
-    """
-    found = _RESET.match(words.strip())
-    if not found or found["hour"] is None:
-        return None
-    hour = int(found["hour"]) % 24
-    if found["half"]:
-        hour = hour % 12 + (12 if found["half"].lower() == "pm" else 0)
-    here = datetime.fromtimestamp(now, _zone(found["zone"]))
-    at = here.replace(hour=hour, minute=int(found["minute"] or 0), second=0, microsecond=0)
-    if found["month"]:
-        if found["month"].lower() not in _MONTHS:
-            return None
-        at = _dated(at, _MONTHS.index(found["month"].lower()) + 1, int(found["day"]), here)
-    elif at < here:
-        at += timedelta(days=1)
-    return at.timestamp()
-
-
-def _dated(at: datetime, month: int, day: int, here: datetime) -> datetime:
-    """That day, this year or, where it lies long behind, the next."""
-    try:
-        found = at.replace(month=month, day=day)
-        return found if found > here - timedelta(days=180) else found.replace(year=found.year + 1)
-    except ValueError:
-        return at
-
-
-def _zone(name: str | None) -> tzinfo | None:
-    if name is None:
-        return None
-    if name.upper() == "UTC":
-        return UTC
-    try:
-        return ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError):
-        return None

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fleet.harnesses.screens import RuleSet, shipped
-from fleet.health.classify import Colours, classify, pane_state, parse_reset
+from fleet.health.classify import Colours, classify, pane_state
 from fleet.terms import Activity, Kind, Screen, Verdict
 from tests.accuracy import Case, cases, silent, wrong
 
@@ -184,29 +184,6 @@ def test_a_limit_says_when_it_ends_and_whether_the_program_goes_on_by_itself() -
     footer = "  ⚠ Usage limit reached · limit resets 9:51pm\n    Continuing automatically at 9:51pm · Esc to cancel\n"
     verdict = meaning(drawn("❯ go on", footer=footer + FOOTER))
     assert (verdict.activity, verdict.continues, verdict.resets_text) == (Activity.LIMITED, True, "9:51pm")
-
-
-@pytest.mark.parametrize(
-    ("words", "expected"),
-    [
-        ("9:20pm (UTC)", "2026-11-21T21:20"),
-        ("9am (UTC)", "2026-11-22T09:00"),
-        ("12am (UTC)", "2026-11-22T00:00"),
-        ("Nov 24, 10:10am (UTC)", "2026-11-24T10:10"),
-        ("Jan 2, 1pm (UTC)", "2027-01-02T13:00"),
-        ("9pm (Europe/Zurich)", "2026-11-21T20:00"),
-    ],
-)
-def test_a_limit_ends_at_the_next_such_time(words: str, expected: str) -> None:
-    now = datetime(2026, 11, 21, 12, 0, tzinfo=UTC).timestamp()
-    at = parse_reset(words, now)
-    assert at is not None
-    assert datetime.fromtimestamp(at, UTC).isoformat().startswith(expected)
-
-
-@pytest.mark.parametrize("words", ["soon", "", "Nov 24"])
-def test_words_without_a_time_of_day_make_no_time(words: str) -> None:
-    assert parse_reset(words, 0.0) is None
 
 
 @pytest.mark.parametrize(
