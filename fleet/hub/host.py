@@ -322,7 +322,7 @@ class HubServer:
             try:
                 self._orochi = await orochi.serve(
                     self.exchange, settings.hub_host, ws, http, names=self._names(),
-                    origins=frozenset(settings.hub_origins), pace=self._pace,
+                    origins=frozenset(settings.hub_origins), pace=self._pace, connections=settings.hub_connections,
                 )  # fmt: skip
             except OSError as error:
                 problem = f"The compatibility ports cannot be had on {settings.hub_host}: {error.strerror}."
