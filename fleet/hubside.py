@@ -69,6 +69,8 @@ class HubSide:
         self._settings, self._places, self._clock, self._turns = settings, places, clock, turns
         self._exchange: Exchange | None = None
         self._server: HubServer | None = None
+        self._tried = asyncio.Event()
+        """It is open, or could not be opened at first."""
         self._open = asyncio.Event()
         self._declared: dict[str, AgentSpec] = {}
         """The agents as they stand in the hub."""
@@ -107,8 +109,10 @@ class HubSide:
                 expected = isinstance(error, FleetError | OSError)
                 log.error("there is no hub: %s", error, exc_info=None if expected else error)
                 self.problem = f"There is no hub: {error}"
+                self._tried.set()
                 await self._clock.sleep(AGAIN[min(tries, len(AGAIN) - 1)])
         self.problem = None
+        self._tried.set()
         self._open.set()
         await self._serve_agents(self._hub)
 
@@ -201,15 +205,17 @@ class HubSide:
             return None
         try:
             async with asyncio.timeout(PATIENCE):
-                await self._open.wait()
-            assert self._server is not None
+                await self._tried.wait()
+            if self._server is None:
+                log.error("%s is launched without the hub. %s", spec.name, self.problem)
+                return None
             await self._declare(spec)
             id, token = await self._hub.tokens.create(Role.AGENT, spec.name, by=BY)
             for row in await self._hub.tokens.list(MAIN):
                 if (row.name, row.created_by, row.revoked_at) == (spec.name, BY, None) and row.id != id:
                     await self._hub.tokens.revoke(row.id, by=BY)
         except (FleetError, TimeoutError) as error:
-            log.error("%s is launched without the hub: %s", spec.name, error or self.problem)
+            log.error("%s is launched without the hub: %s", spec.name, str(error) or "it takes too long to open")
             return None
         return Admission(str(self._server.info()["socket"]), token)
 
