@@ -351,6 +351,7 @@ class Turns:
                 env=up.env,
                 version=up.version,
                 text=text,
+                words=message.text,
             )
         )
         if launch is None:
@@ -367,7 +368,12 @@ class Turns:
             deadline=now + up.spec.headless.timeout,
             session_id=conversation.session_id if conversation else None,
         )
-        about = {"FLEET_MESSAGE_ID": message.id, "FLEET_THREAD": message.thread, "FLEET_SENDER": message.sender}
+        about = {
+            "FLEET_MESSAGE_ID": message.id,
+            "FLEET_THREAD": message.thread,
+            "FLEET_SENDER": message.sender,
+            "FLEET_INTENT": message.intent.value,
+        }
         marks = {processes.MARK: up.generation, "FLEET_LAUNCH": up.folder}
         try:
             folder = await asyncio.to_thread(self._lay_out, up, note, {**launch.env, **about}, launch.stdin)

@@ -106,7 +106,9 @@ class TurnAsk:
     env: Mapping[str, str]
     version: str | None
     text: str
-    """What the turn is about: others' words between their markers, or the operator's own."""
+    """What the turn is about, for a model: others' words between their markers, or the operator's own."""
+    words: str
+    """The message's own words, for a script."""
 
 
 @dataclass(frozen=True, slots=True)

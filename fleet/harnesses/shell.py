@@ -116,8 +116,8 @@ class Shell:
     # -- headless: a scripted runner ---------------------------------------------------------------------------
 
     def turn(self, ask: TurnAsk) -> TurnLaunch | None:
-        """The command, with the message on stdin. What it prints is the answer."""
-        return TurnLaunch((*ask.spec.command, *ask.spec.args), ask.text.encode())
+        """The command, with the message's own words on stdin. What it prints is the answer."""
+        return TurnLaunch((*ask.spec.command, *ask.spec.args), ask.words.encode())
 
     def read_turn(self, output: bytes, errors: bytes, exit_status: int | None, now: float) -> TurnResult:
         """0: it has answered. 75: it declines, and says why on stderr or stdout. Else it failed."""

@@ -30,11 +30,13 @@ async def desk(home: Home) -> AsyncIterator[Desk]:
 
 
 async def test_what_a_runner_prints_is_the_answer_to_the_message_on_its_stdin(desk: Desk) -> None:
-    desk.runner("cat; printf ' from %s about %s in %s' $FLEET_SENDER $FLEET_MESSAGE_ID $FLEET_THREAD")
+    desk.runner(
+        "cat; printf ' to %s from %s about %s in %s' $FLEET_INTENT $FLEET_SENDER $FLEET_MESSAGE_ID $FLEET_THREAD"
+    )
     asked = message(text="größe")
-    end = await desk.ask(asked)
+    end = await desk.ask(asked, "größe between its markers")
     assert end.ok and not end.declined
-    assert end.text == f"größe from alice about {asked.id} in {asked.thread}"
+    assert end.text == f"größe to inform from alice about {asked.id} in {asked.thread}"
 
 
 async def test_a_runner_declines_by_its_exit_status_and_says_why(desk: Desk) -> None:

@@ -34,6 +34,7 @@ def launch(
         env={},
         version=version,
         text=text,
+        words="",
     )
     made = CLAUDE.turn(asked)
     assert made is not None
@@ -244,6 +245,23 @@ def test_a_scripted_runner_speaks_by_its_exit_status(
 ) -> None:
     told = Shell().read_turn(b"out\n", b"", status, 0.0)
     assert (told.ok, told.declined, told.reason) == (ok, declined, reason)
+
+
+def test_a_scripted_runner_is_given_the_messages_own_words() -> None:
+    spec = AgentSpec(name="web", mode="headless", harness="shell", command=("cat", "-"), args=("-n",))
+    made = Shell().turn(
+        TurnAsk(
+            spec=spec,
+            conversation=None,
+            folder="/launch",
+            cwd="/work",
+            env={},
+            version=None,
+            text="<quoted>",
+            words="hi",
+        )
+    )
+    assert made == TurnLaunch(("cat", "-", "-n"), b"hi")
 
 
 # -- its activity ------------------------------------------------------------------------------------------------
