@@ -51,6 +51,8 @@ TAIL = 65_536
 TAIL_MOST = 64 * 2**20
 PROMPTS = 100
 """Submitted texts that are kept of an agent's hooks."""
+FOUND = 500
+"""Messages of which is remembered what the transcripts have shown, when one has arrived."""
 CLEAR_AT = 20
 """Texts that have arrived, after which they are removed from the box together."""
 OVERLAP = 5.0
@@ -211,7 +213,10 @@ class Agents:
         runner = self._runners[name]
         notes, found = self._notes_of(runner), await self._find(runner, key)
         notes.taken.pop(key, None)
-        notes.ours = None
+        if key.endswith(Way.TYPED.value):
+            notes.ours = None
+        for id in list(notes.found)[:-FOUND]:
+            del notes.found[id]
         if found is not None:
             notes.done.append(found.path)
         if len(notes.done) >= CLEAR_AT:

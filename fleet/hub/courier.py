@@ -232,6 +232,9 @@ class Route:
             try:
                 again_at = await self._round()
                 self._courier.settle(self.name)
+            except HostUnreachable as error:
+                log.info("mail of %s: %s", self.name, error)
+                again_at = self._clock.now() + FAULT
             except (FleetError, OSError) as error:
                 log.warning("mail of %s: %s", self.name, error)
                 again_at = self._clock.now() + RETRY
@@ -267,10 +270,11 @@ class Route:
         """Do what can be done now. When to look again, if nothing happens before."""
         mail = await self._exchange.boxes.open(self._box)
         self._has_mail = bool(mail)
-        agent, ways = self._reach.standing(self.name), self._reach.ways(self.name)
+        agent = self._reach.standing(self.name)
         if agent is None:
             self._has_mail = False  # it was removed: whoever bears the name next is woken anew
             return None
+        ways = self._reach.ways(self.name)
         times = [await self._look_after_watched(agent, ways)]
         moved = self._lying = False
         for group in _groups(mail):
