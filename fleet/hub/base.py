@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
+from weakref import WeakValueDictionary
 
 from fleet.brake import Bucket
 from fleet.clock import Clock
@@ -106,6 +107,8 @@ class Base:
         """By workspace, sender and key: the message."""
         self._coming: dict[tuple[str, str, str], asyncio.Event] = {}
         """Keys whose message is on its way into the log."""
+        self._taking: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        """Boxes that somebody takes mail from right now."""
         self._refusals: dict[tuple[str, str], tuple[Bucket, int]] = {}
         self._announced: dict[tuple[str, str], str] = {}
         self._uploads: OrderedDict[str, tuple[str, str, Attachment]] = OrderedDict()

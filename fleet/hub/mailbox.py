@@ -53,6 +53,9 @@ HUB = "fleet"
 HEARD = "heard"
 """Of a message's event: those who listen to its channel have it too, without a receipt of their own yet."""
 
+HEARD_AT_ONCE = 100
+"""Of what a box only listens to, how much is looked at together: a digest has room for less."""
+
 STANDINGS = 10_000
 """Receipts that are kept at hand."""
 
@@ -423,22 +426,29 @@ class Mailboxes:
             known = await self._database.read(lambda c: _standing(c, message, of))
         return None if known is None else known.recipient
 
-    async def open(self, of: str | None = None, *, limit: int = 500) -> list[Mail]:
+    async def open(
+        self, of: str | None = None, *, after: int = 0, limit: int = 500, heard: int = HEARD_AT_ONCE
+    ) -> list[Mail]:
         """What the hub has still to do about, oldest first: what waits, and what was being handed over, also by a
-        hub that was killed. In one box, with what it has heard and not read; or in all."""
+        hub that was killed. In one box, with so much of what it has heard and not read; or in all."""
 
         def read(connection: sqlite3.Connection) -> list[Mail]:
             where, values = ("1", ()) if of is None else ("box = ?", (of,))
             rows = connection.execute(
-                f"SELECT seq, recipient FROM receipts WHERE open = 1 AND {where} ORDER BY seq LIMIT ?", (*values, limit)
+                f"SELECT seq, recipient FROM receipts WHERE open = 1 AND {where} AND seq > ? ORDER BY seq LIMIT ?",
+                (*values, after, limit),
             ).fetchall()
-            mail = [_read_mail(connection, row["seq"], row["recipient"]) for row in rows]
+            told = [(row["seq"], row["recipient"]) for row in rows]
             if of is not None:
-                after = connection.execute("SELECT seq FROM caught_up WHERE box = ?", (of,)).fetchone()
-                heard = _heard(connection, of, after["seq"] if after else 0, limit, newest=False)
-                mail += [_heard_mail(connection, of, seq, caught_up=0) for seq in heard]
-                mail.sort(key=lambda one: one.seq)
-            return mail[:limit]
+                read_to = connection.execute("SELECT seq FROM caught_up WHERE box = ?", (of,)).fetchone()
+                since = max(after, read_to["seq"] if read_to else 0)
+                told += [(seq, None) for seq in _heard(connection, of, since, min(heard, limit), newest=False)]
+            return [
+                _read_mail(connection, seq, recipient)
+                if recipient is not None
+                else _heard_mail(connection, of or "", seq, 0)
+                for seq, recipient in sorted(told, key=lambda one: int(one[0]))[:limit]
+            ]
 
         return await self._database.read(read)
 

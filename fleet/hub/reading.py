@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 from typing import Any
 
@@ -9,7 +10,7 @@ from fleet.hub import registry, threads
 from fleet.hub.auth import Caller, Role, no
 from fleet.hub.base import Base, channel_of, known_of
 from fleet.hub.log import Event
-from fleet.hub.mailbox import (
+from fleet.hub.mailbox import (, Mail
     Change,
     box,
     receipts,
@@ -54,7 +55,7 @@ class Reading(Base):
         limit = max(1, min(limit, 500))
         of = box(caller.workspace, name)
         if waiting:
-            mail = [m for m in await self.boxes.open(of, limit=limit + 1 + self.limits.waiting) if m.seq > after]
+            mail = await self.boxes.open(of, after=after, limit=limit + 1, heard=limit + 1)
         else:
             mail = await self.boxes.inbox(of, after=after, limit=limit + 1, newest=newest)
         more = len(mail) > limit
@@ -70,15 +71,25 @@ class Reading(Base):
         """The caller reads its inbox: what waited is handed over, and that is its proof."""
         self._check(caller, speaks=True)
         of = box(caller.workspace, caller.name)
-        mail = []
-        for one in await self.boxes.open(of, limit=self.limits.waiting):
-            if self._moves(one.message.thread) and one.recipient.state in WAITING:
-                mail.append(one)
-            elif one.heard:
-                break  # what is caught up with must not pass over it
-        mail = mail[: max(1, min(limit, 500))]
+        async with self._taking.setdefault(of, asyncio.Lock()):  # nothing is given to two that ask together
+            return await self._take(of, max(1, min(limit, 500)))
+
+    async def _take(self, of: str, limit: int) -> list[dict[str, Any]]:
+        mail: list[Mail] = []
+        after, passed_over = 0, False
+        while len(mail) < limit:
+            page = await self.boxes.open(of, after=after, limit=2 * limit, heard=2 * limit)
+            for one in page:
+                waits = self._moves(one.message.thread) and one.recipient.state in WAITING
+                passed_over |= one.heard and not waits  # what comes after it is not caught up with
+                if waits and not (one.heard and passed_over):
+                    mail.append(one)
+            if len(page) < 2 * limit:
+                break
+            after = page[-1].seq
+        mail = mail[:limit]
         proven = [Change(m.message.id, of, Proven("inbox", Way.INBOX)) for m in mail if not m.heard]
-        stands = {change.message: after for change, after in zip(proven, await self.change(proven), strict=True)}
+        stands = {change.message: now_so for change, now_so in zip(proven, await self.change(proven), strict=True)}
         heard = max((m.seq for m in mail if m.heard), default=None)
         if heard is not None:
             await self.boxes.catch_up(of, heard, "inbox")
@@ -86,11 +97,11 @@ class Reading(Base):
         taken = []
         for one in mail:
             if one.heard:
-                after: Recipient | None = step(one.recipient, Proven("inbox", Way.INBOX), now)
+                stood: Recipient | None = step(one.recipient, Proven("inbox", Way.INBOX), now)
             else:
-                after = stands[one.message.id]
-            if after is not None and after.state not in (State.CANCELLED, State.EXPIRED):
-                taken.append(self._mail_json(one._replace(recipient=after)))
+                stood = stands[one.message.id]
+            if stood is not None and stood.state not in (State.CANCELLED, State.EXPIRED):
+                taken.append(self._mail_json(one._replace(recipient=stood)))
         return taken
 
     async def read(

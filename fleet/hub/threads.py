@@ -27,7 +27,7 @@ ASK = "ask"
 ASK_ENDED = "ask_ended"
 """`Ask.to_json()`."""
 
-LOOKED_AT = 5000
+LOOKED_AT = 1000
 """Conversations among which a member's own are looked for."""
 
 

@@ -542,6 +542,26 @@ async def test_the_inbox_holds_what_was_heard_and_what_was_said_to_one_in_their_
     assert states == {"delivered"}
 
 
+async def test_two_that_take_together_are_given_nothing_twice(stage):
+    for name in ("alice", "bob"):
+        await stage.join(name)
+    ids = [await stage.sent("alice", "#general" if n % 2 else "bob", f"Number {n}") for n in range(10)]
+    taken = await asyncio.gather(*(stage.exchange.take(BOB, limit=4) for _ in range(4)))
+    assert sorted(m["id"] for some in taken for m in some) == sorted(ids)
+
+
+async def test_a_paused_conversation_in_a_channel_keeps_no_other_mail_back_and_is_not_passed_over(stage):
+    for name in ("alice", "bob"):
+        await stage.join(name)
+    held = await stage.sent("alice", "#general", "Hold this")
+    thread = (await stage.messages())[0]["thread"]
+    await stage.exchange.thread_act(BOSS, thread, Verb.PAUSE)
+    direct, later = await stage.sent("alice", "bob", "For you"), await stage.sent("alice", "#general", "Later")
+    assert [m["id"] for m in await stage.exchange.take(BOB)] == [direct]
+    await stage.exchange.thread_act(BOSS, thread, Verb.RESUME)
+    assert [m["id"] for m in await stage.exchange.take(BOB)] == [held, later]
+
+
 # -- the operator ----------------------------------------------------------------------------------------------
 
 
