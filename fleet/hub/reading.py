@@ -10,8 +10,9 @@ from fleet.hub import registry, threads
 from fleet.hub.auth import Caller, Role, no
 from fleet.hub.base import Base, channel_of, known_of
 from fleet.hub.log import Event
-from fleet.hub.mailbox import (, Mail
+from fleet.hub.mailbox import (
     Change,
+    Mail,
     box,
     receipts,
 )
