@@ -226,7 +226,9 @@ Ref = Annotated[str, Field(max_length=200, description="The client's own mark; t
 class Body(BaseModel):
     """What a client sends. Unknown keys are ignored; a type is never guessed."""
 
-    model_config = ConfigDict(extra="ignore", strict=True, allow_inf_nan=False, frozen=True, hide_input_in_errors=True)
+    model_config = ConfigDict(
+        extra="ignore", strict=True, allow_inf_nan=False, frozen=True, hide_input_in_errors=True, defer_build=True
+    )
 
 
 class AttachmentBody(Body):
@@ -314,7 +316,7 @@ class MembershipBody(Body):
 class OpenBody(BaseModel):
     """An object whose fields are the member's own: a status, or figures of its machine."""
 
-    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False, defer_build=True)
 
 
 class FileBody(Body):
@@ -363,7 +365,7 @@ class TokenBody(Body):
 class Answer(BaseModel):
     """What the hub says. Fields are added, never renamed."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="allow", defer_build=True)
 
 
 class Problem(Answer):
