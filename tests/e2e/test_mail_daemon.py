@@ -125,3 +125,30 @@ def test_many_messages_past_every_obstacle_and_two_dead_daemons_arrive_once_each
     fleet.wait("web", activity="ready")
     assert "half of a thought" in fleet.screen("web").rpartition("❯")[2]
     assert sorted(conversation(fleet.home.path)) == sorted(ids)
+
+
+def test_agents_speak_to_each_other_with_their_own_tokens_and_hear_each_other_without_a_person(fleet: Claude) -> None:
+    for name in ("one", "two"):
+        fleet.ready(name, workdir=".", permission_mode="bypassPermissions")
+
+    def does(name: str, command: str) -> dict[str, Any]:
+        """An operator's prompt makes the agent run `fleet …`; what that printed."""
+        out = fleet.home.work / f"{name}-said"
+        fleet.run("prompt", name, bash(f"{command} --json > {out}.part; mv {out}.part {out}"))
+        told: dict[str, Any] = json.loads(until(lambda: out.exists() and out.read_text(), f"{name} has run {command}"))
+        return told["data"]
+
+    asked = does("one", "fleet send two 'Which field is it?' --intent task")["id"]
+    until(lambda: recipient(fleet, asked)["state"] == "delivered", f"it reaches the other\n{fleet.log()}")
+    assert fleet.json("receipt", asked)["sender"] == "one"
+    fleet.wait("two", activity="ready")
+    answered = does("two", f"fleet reply {asked} 'It is order_id, a uuid.'")["id"]
+    told = until(lambda: r if (r := recipient(fleet, answered))["state"] == "delivered" else None, "and back")
+    assert (told["name"], told["way"]) == ("one", "doorbell")
+    reply = fleet.json("receipt", answered)
+    # The operator's prompt, what it made the one say, and the reply to that.
+    assert (reply["sender"], reply["reply_to"], reply["hops"]) == ("two", asked, 2)
+    assert recipient(fleet, asked)["state"] == "answered"
+    for name in ("one", "two"):
+        fleet.wait(name, activity="ready")
+    assert sorted(conversation(fleet.home.path)) == sorted([asked, answered])
