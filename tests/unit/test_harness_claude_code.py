@@ -579,3 +579,39 @@ def test_what_only_a_person_can_settle_is_said_while_it_waits(words: str, reason
 
 def test_an_ordinary_crash_is_no_start_problem() -> None:
     assert CLAUDE.start_failure("Segmentation fault", 139, "2.1.329") is None
+
+
+# -- mail --------------------------------------------------------------------------------------------------------
+
+
+def test_mail_has_a_hook_that_wakes_where_the_version_can_be_woken() -> None:
+    hooks = settings(version="2.1.329")["hooks"]
+    bell = hooks["FileChanged"][0]["hooks"][0]
+    assert bell["asyncRewake"] is True
+    assert [bell["command"], *bell["args"]] == ["/f/launch/web.1.a/mail.sh", "/f/launch/web.1.a/box", "ring"]
+    for event in ("SessionStart", "CwdChanged"):
+        own, mail = (group["hooks"][0] for group in hooks[event])
+        assert own["command"].endswith("/hook.sh")
+        assert mail["args"] == ["/f/launch/web.1.a/box", "watch", event]
+    assert hooks["PostToolUse"][0]["hooks"][0]["args"][1:] == ["/f/launch/web.1.a/box", "PostToolUse"]
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [{"version": "2.1.200"}, {"version": "2.1.329", "hub": {"enabled": False}}],
+    ids=["older", "not in the hub"],
+)
+def test_where_it_cannot_be_woken_or_has_no_mail_no_hook_is_given_for_that(asked: dict[str, Any]) -> None:
+    hooks = settings(**asked)["hooks"]
+    assert "FileChanged" not in hooks
+    assert len(hooks["SessionStart"]) == 1
+
+
+def test_an_agent_without_mail_has_its_event_hook_alone() -> None:
+    hooks = settings(version="2.1.329", hub={"enabled": False})["hooks"]
+    assert len(hooks["PostToolUse"][0]["hooks"][0]["args"]) == 1
+
+
+def test_the_programs_own_socket_stays_open_only_where_the_manifest_says_so() -> None:
+    assert "crossSessionInbound" not in settings(hub={"side_channels": True})
+    assert settings(hub={"side_channels": False})["crossSessionInbound"] == "refuse"
