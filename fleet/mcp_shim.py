@@ -59,6 +59,8 @@ LOSSES = 3
 """Times that a request may lose the daemon on its way."""
 LOOK = 2.0
 """Seconds between two looks for a daemon that was missing when the tools were asked for."""
+LAST = 10.0
+"""Seconds that open requests have once stdin has ended."""
 CONNECT = 5.0
 ANSWER = 3600.0
 """Seconds that an answer may take. A client that wants it no more says so (`notifications/cancelled`)."""
@@ -178,6 +180,7 @@ class Shim:
         self._lock = threading.Lock()
         self._open: dict[str, socket.socket | None] = {}
         """Requests on their way, by their id as JSON, and the connection that each one has."""
+        self._unanswered = 0
         self._protocol = PROTOCOLS[-1]
         self._watching = False
 
@@ -206,6 +209,7 @@ class Shim:
         else:
             with self._lock:
                 self._open[json.dumps(message["id"])] = None
+                self._unanswered += 1
             threading.Thread(target=self._forward, args=(message, line), daemon=True).start()
 
     def _initialized(self, params: Json) -> Json:
@@ -231,7 +235,7 @@ class Shim:
             answer = self._local(tool, message) or self._asked(which, line)
         except NoHub:
             answer = None
-        except (Refused, OSError) as error:
+        except (Refused, OSError, ValueError) as error:
             answer = _failed(message, str(error))
         with self._lock:
             wanted = which in self._open
@@ -240,6 +244,17 @@ class Shim:
             self._say(answer or _failed(message, NOT_RUNNING))
             if answer is None:
                 self._watch()
+        with self._lock:
+            self._unanswered -= 1
+
+    def finish(self) -> None:
+        """The program asks nothing more: what it has asked is answered, if that does not take long."""
+        give_up = time.monotonic() + LAST
+        while time.monotonic() < give_up:
+            with self._lock:
+                if not self._unanswered:
+                    return
+            time.sleep(0.02)
 
     def _asked(self, which: str, line: bytes) -> Json:
         status, body = self._patiently(which, "POST /mcp", line, {"MCP-Protocol-Version": self._protocol})
@@ -477,7 +492,7 @@ def main(
     for line in sys.stdin.buffer:
         if line.strip():
             shim.take(line)
-    sys.stdout.flush()
+    shim.finish()
     os._exit(0)  # threads may wait for answers that nobody reads any more
 
 

@@ -153,7 +153,7 @@ async def test_files_go_up_and_down(hub: Hub) -> None:
         await call(alice, "send", to="bob", text="see the file", attachments=[kept])
         assert "notes.txt" in await call(bob, "poll")
         assert json.loads(await call(bob, "download", file=kept["sha256"]))["text"] == "a note"
-        assert "no such file" in await refused(eve, "download", file=kept["sha256"])
+        assert "unknown_file" in await refused(eve, "download", file=kept["sha256"])
         assert "beside the program" in await refused(alice, "upload", path="/etc/passwd")
 
 

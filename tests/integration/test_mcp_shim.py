@@ -208,6 +208,25 @@ def test_a_slow_request_holds_up_nobody(session: Session, hub: ScriptedHub) -> N
     assert session.hear() == {"jsonrpc": "2.0", "id": 1, "result": {"which": "ask"}}
 
 
+def test_what_was_asked_before_stdin_ends_is_answered(home: Home, hub: ScriptedHub) -> None:
+    session = Session(home, hub)
+    asked = threading.Event()
+
+    def says(request: Json) -> Json:
+        asked.set()
+        assert ended.wait(DEADLINE)
+        return {"late": True}
+
+    ended = threading.Event()
+    hub.says = says
+    session.say({"jsonrpc": "2.0", "id": 1, "method": "tools/list"})
+    assert asked.wait(DEADLINE) and session.process.stdin
+    session.process.stdin.close()
+    ended.set()
+    assert session.hear()["result"] == {"late": True}
+    assert session.end() == 0
+
+
 def test_a_cancelled_request_is_not_answered(session: Session, hub: ScriptedHub) -> None:
     asked, release = threading.Event(), threading.Event()
 
