@@ -29,7 +29,7 @@ from aiohttp.typedefs import Middleware
 from fleet import __version__
 from fleet.hub import wire
 from fleet.hub.auth import Caller, Role
-from fleet.hub.blobs import BEGINNING, media_type, seen_type, served
+from fleet.hub.blobs import BEGINNING, DEFAULT_TYPE, media_type, seen_type, served
 from fleet.hub.exchange import Exchange
 from fleet.hub.message import Attachment, Code, Nature, Position, Refusal, Verb
 from fleet.hub.stream import Session, Socket, Streams, as_fault, serve_sse
@@ -406,12 +406,13 @@ async def _pieces(part: BodyPartReader) -> AsyncIterator[bytes]:
 
 
 async def get_file(call: Call) -> Reply:
-    """A file's bytes, as a download unless it is a picture or plain text. `name` and `type`: as its message says."""
+    """A file's bytes, as a download unless it is a picture or plain text; for who has put it, or may read a message
+    that has it. `name` and `type` are the message's, where none are asked for."""
     sha256 = call.part("sha256")
-    name = check_file_name(call.asked("name") or "file")
+    known = await call.exchange.attachment(call.caller, sha256)
+    name = check_file_name(call.asked("name") or known.name)
     if isinstance(name, Refusal):
         raise Fault.of(name)
-    await call.exchange.attachment(call.caller, sha256)
     try:
         file = await asyncio.to_thread(call.exchange.blobs.open, sha256)
     except OSError:
@@ -419,7 +420,7 @@ async def get_file(call: Call) -> Reply:
     with file:
         size = call.exchange.blobs.size(sha256) or 0
         begins = await asyncio.to_thread(file.peek, BEGINNING)
-        kind = seen_type(begins[:BEGINNING], media_type(call.asked("type")) or "application/octet-stream")
+        kind = seen_type(begins[:BEGINNING], media_type(call.asked("type") or known.type) or DEFAULT_TYPE)
         headers = {**SAFE, **served(Attachment(sha256, name, size, kind)), "Content-Length": str(size)}
         response = web.StreamResponse(headers=headers)
         await response.prepare(call.request)
@@ -773,6 +774,8 @@ def _at_the_door(doors: Doors) -> Middleware:
                 response = await handler(request)
         except (ConnectionError, asyncio.CancelledError):
             raise
+        except web.RequestPayloadError:
+            origin, response = None, as_error(Fault("bad_request", "The body ended before its end, or in disorder."))
         except web.HTTPException as error:
             origin, response = None, as_error(_of_aiohttp(error, request))
         except Exception as error:  # noqa: BLE001  whatever it is, it is answered in the one form

@@ -810,6 +810,8 @@ def as_fault(error: Exception) -> Fault:
         fault = Fault(error.code, str(error))
         fault.facts |= error.facts if error.hint is None else {"hint": error.hint, **error.facts}
         return fault
+    if isinstance(error, TimeoutError):
+        return Fault("timed_out", "It did not come, or was not taken, in time.")
     log.error("a request failed", exc_info=error)
     return Fault("internal", "Something went wrong in the hub; its log says what.")
 

@@ -657,13 +657,23 @@ async def test_a_file_is_kept_by_its_sum_and_handed_out_so_that_nothing_of_it_ru
     assert got.headers["Content-Disposition"].startswith("attachment")
     assert "sandbox" in got.headers["Content-Security-Policy"]
     assert (await hub.ask("GET", f"/files/{sha256}")).status == 401
-    sent = await hub.send("op", "#general", "see this", attachments=[kept.json])
+    sent = await hub.send("op", "#quiet", "see this", attachments=[kept.json])
     assert (await hub.ask("GET", f"/messages/{sent['id']}", "op")).json["attachments"][0]["sha256"] == sha256
     again = await hub.ask(
         "POST", "/files", "op", json={"name": "same.txt", "base64": "PHNjcmlwdD5hbGVydCgxKTwvc2NyaXB0Pg=="}
     )
     assert again.json["sha256"] == sha256
     assert (await hub.ask("GET", "/files/" + "0" * 64, "op")).code == "unknown_file"
+    await hub.agent("alice", "#lab")
+    admin = await hub.token(Role.ADMIN, "root")
+    await hub.ask("POST", "/workspaces", admin, json={"name": "other"})
+    await hub.agent("zoe", "#general", workspace="other")
+    for who in ("alice", "zoe"):  # neither may read what speaks of it
+        assert (await hub.ask("GET", f"/files/{sha256}", who)).code == "unknown_file"
+    await hub.send("op", "alice", "for you", attachments=[{**kept.json, "name": "yours.html"}])
+    mine = await hub.ask("GET", f"/files/{sha256}", "alice")
+    assert mine.status == 200
+    assert mine.headers["Content-Disposition"] == "attachment; filename*=UTF-8''yours.html"
 
 
 async def test_the_name_of_a_file_leads_nowhere(hub: Hub) -> None:

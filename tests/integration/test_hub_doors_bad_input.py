@@ -386,6 +386,16 @@ async def test_a_head_that_is_too_large_or_none_at_all_is_refused(hub: Hub) -> N
                 assert answer.startswith(b"HTTP/1.") and b" 400 " in answer.partition(b"\r\n")[0]
 
 
+async def test_a_body_that_comes_in_disorder_is_refused(hub: Hub) -> None:
+    async with somebody_else(hub), hub.raw() as (reader, writer):
+        writer.write(
+            f"POST /api/v1/messages HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {hub.tokens['op']}\r\n"
+            "Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\nnonsense\r\n\r\n".encode()
+        )
+        answer = await asyncio.wait_for(reader.read(), SOON)
+        assert answer.startswith(b"HTTP/1.") and b" 400 " in answer.partition(b"\r\n")[0]
+
+
 async def test_a_body_that_is_said_to_be_long_is_refused_before_it_comes(hub: Hub) -> None:
     async with somebody_else(hub), hub.raw() as (reader, writer):
         writer.write(
