@@ -657,7 +657,8 @@ async def test_a_file_is_kept_by_its_sum_and_handed_out_so_that_nothing_of_it_ru
     assert got.headers["Content-Disposition"].startswith("attachment")
     assert "sandbox" in got.headers["Content-Security-Policy"]
     assert (await hub.ask("GET", f"/files/{sha256}")).status == 401
-    sent = await hub.send("op", "#quiet", "see this", attachments=[kept.json])
+    await hub.agent("bob", "#general")
+    sent = await hub.send("op", "bob", "see this", attachments=[kept.json])
     assert (await hub.ask("GET", f"/messages/{sent['id']}", "op")).json["attachments"][0]["sha256"] == sha256
     again = await hub.ask(
         "POST", "/files", "op", json={"name": "same.txt", "base64": "PHNjcmlwdD5hbGVydCgxKTwvc2NyaXB0Pg=="}
