@@ -432,7 +432,12 @@ class Agents:
         return await self._turns.turn(name, message, text)
 
     async def stop_turn(self, name: str, thread: str) -> None:
-        if self._turns is not None:
+        """An interactive agent's as a person stops it; a dialog that is open stays."""
+        runner = self._runners.get(name)
+        if runner is not None and runner.spec.mode != "headless":
+            if runner.handle and runner.state.activity is Activity.WORKING and not _asks(runner):
+                await self._runtime.type(runner.handle, ["Escape"], literal=False)
+        elif self._turns is not None:
             await self._turns.stop_turn(name, thread)
 
 

@@ -99,6 +99,9 @@ class Courier:
         """Agents whose turn is running, as far as was seen."""
         self._begins: dict[str, float] = {}
         """Agents whose turn is about to be seen, since something is proven to be there; and until when."""
+        self._turn_of: dict[str, str] = {}
+        """Interactive agents at work on one conversation alone, since its mail has begun their turn."""
+        self._stops: set[asyncio.Task[None]] = set()
         self._closing = asyncio.Event()
 
     async def run(self) -> None:
@@ -124,9 +127,12 @@ class Courier:
         if self._routes.get(route.name) is route:
             del self._routes[route.name]
 
-    def arrived(self, name: str) -> None:
-        """Something is in the agent's conversation: a turn is to be seen, or is running."""
+    def arrived(self, name: str, thread: str | None) -> None:
+        """Something is in the agent's conversation: a turn is to be seen, or is running. `thread`: what it is about,
+        where this has begun it and nothing else."""
         self._begins[name] = self.clock.now() + BEGINS
+        if thread is not None:
+            self._turn_of[name] = thread
 
     def settle(self, name: str) -> None:
         """The agent's turn is over once it has been seen to run and to end, and nothing is on its way into it."""
@@ -136,6 +142,7 @@ class Courier:
         if self.clock.now() < self._begins.get(name, 0.0) or (name in self._routes and self._routes[name].under_way):
             return
         self._begins.pop(name, None)
+        self._turn_of.pop(name, None)
         self._in_turn.discard(name)
         self.exchange.turn_ended(self.workspace, name)
 
@@ -146,9 +153,21 @@ class Courier:
             self._wake(name)
 
     def _on_thread(self, workspace: str, thread: Thread) -> None:
-        if workspace == self.workspace:
-            for route in self._routes.values():
-                route.wake()
+        if workspace != self.workspace:
+            return
+        for route in self._routes.values():
+            route.wake()
+        for name in [name for name, of in self._turn_of.items() if of == thread.id and not thread.moves]:
+            del self._turn_of[name]
+            task = asyncio.create_task(self._stop(name, thread.id), name=f"stop {name}")
+            self._stops.add(task)
+            task.add_done_callback(self._stops.discard)
+
+    async def _stop(self, name: str, thread: str) -> None:
+        try:
+            await self.reach.stop_turn(name, thread)
+        except (FleetError, OSError) as error:
+            log.warning("the turn of %s could not be stopped: %s", name, error)
 
     def _on_change(self, name: str) -> None:
         agent = self.reach.standing(name)
@@ -208,6 +227,8 @@ class Route:
         is not heard, and a program may cut what is too much at once."""
         self._looks = 0
         """Looks at what is under way since something told of a change."""
+        self._begin: set[str] = set()
+        """Keys of what was handed over to an agent that did nothing: its turn is about that."""
         self._watched: dict[str, tuple[Mail, str, HandedOver]] = {}
         """What is unconfirmed, and when it was so."""
         self._turns: dict[str, asyncio.Task[None]] = {}
@@ -347,6 +368,9 @@ class Route:
         if group.way is Way.TURN:
             return
         self._handed[group.key] = HandedOver(way=group.way, at=group.since, acted_at=group.since)
+        agent = self._reach.standing(self.name)
+        if agent is not None and agent.activity is Activity.READY:
+            self._begin.add(group.key)
         try:
             if group.way is Way.TYPED:
                 await self._type(group)
@@ -415,10 +439,13 @@ class Route:
             return False
         await self._change(facts)
         if any(isinstance(event, Proven) for _, event in facts) and group.way in (Way.DOORBELL, Way.TYPED):
-            self._courier.arrived(self.name)
+            threads = {message.thread for message in group.messages}
+            alone = group.key in self._begin and len(threads) == 1
+            self._courier.arrived(self.name, threads.pop() if alone else None)
         self._watch(group, handed, facts, now)
         if len(facts) == len(steps):
             self._handed.pop(group.key, None)
+            self._begin.discard(group.key)
             await self._reach.clear(self.name, group.key)
         return True
 

@@ -95,5 +95,5 @@ class Reach(Protocol):
         ...
 
     async def stop_turn(self, name: str, thread: str) -> None:
-        """End the turn that runs in this conversation, if one does; it then ends as not ok."""
+        """End the turn that runs in this conversation, if one does; a headless one then ends as not ok."""
         ...

@@ -11,10 +11,10 @@ from dataclasses import replace
 
 import pytest
 
-from fleet.hub.message import State
+from fleet.hub.message import State, Verb
 from fleet.terms import Activity
 from tests.homes import Home, Stub
-from tests.post import Post, until
+from tests.post import OPERATOR, Post, until
 
 pytestmark = pytest.mark.real
 
@@ -250,3 +250,14 @@ async def test_a_version_without_a_doorbell_is_told_at_a_tools_end_or_typed_to(p
     assert (await post.arrives(busy))["way"] == "boundary"
     await post.is_at("web", Activity.READY)
     assert [post.times_there(idle), post.times_there(busy)] == [1, 1]
+
+
+async def test_a_conversation_that_is_terminated_stops_the_turn_that_is_about_it(post: Post) -> None:
+    await post.ready(**ASKS_NOTHING)
+    order = await post.prompt("SLOW 60")
+    await post.arrives(order)
+    await post.is_at("web", Activity.WORKING)
+    thread = (await post.exchange.receipt(OPERATOR, order))["thread"]
+    await post.exchange.thread_act(OPERATOR, thread, Verb.TERMINATE)
+    await until(lambda: post.runner().state.activity is Activity.READY, lambda: post.told("web"), 30)
+    assert "Interrupted" in await post.screen()

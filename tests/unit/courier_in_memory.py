@@ -63,6 +63,8 @@ class Program:
     turns: list[str] = field(default_factory=list)
     ended: dict[str, TurnEnd] = field(default_factory=dict)
     """What came of turns, which outlives a courier."""
+    stopped: list[str] = field(default_factory=list)
+    """Conversations whose turns were stopped."""
     gate: asyncio.Event | None = None
     """Turns wait for it."""
 
@@ -294,6 +296,7 @@ class Reached:
 
     async def stop_turn(self, name: str, thread: str) -> None:
         it = self._hub.programs[name]
+        it.stopped.append(thread)
         it.answers = lambda message: TurnEnd(ok=False, reason="terminated")
         if it.gate is not None:
             it.gate.set()

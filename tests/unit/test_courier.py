@@ -334,6 +334,27 @@ async def test_a_paused_conversation_waits_without_work_and_goes_on_once(hub: Hu
     assert web.times(id) == 1
 
 
+@pytest.mark.parametrize("verb", [Verb.PAUSE, Verb.TERMINATE])
+async def test_an_operators_act_stops_the_turn_that_is_about_that_conversation_and_no_other(
+    hub: Hub, verb: Verb
+) -> None:
+    web = await hub.join()
+    begun = await hub.send("begins the turn")
+    await hub.arrives(begun)
+    await hub.change(activity=Activity.WORKING)
+    joined = await hub.send("comes into it")
+    await hub.until(lambda: bool(web.queue))
+    web.tool_ends()
+    await hub.arrives(joined)
+    threads = [(await hub.exchange.receipt(OPERATOR, id))["thread"] for id in (begun, joined)]
+    await hub.exchange.thread_act(OPERATOR, threads[1], verb)
+    await hub.settle()
+    assert web.stopped == []
+    await hub.exchange.thread_act(OPERATOR, threads[0], verb)
+    await hub.settle()
+    assert web.stopped == [threads[0]]
+
+
 async def test_what_its_sender_gave_a_time_expires_then(hub: Hub) -> None:
     web = await hub.join(phase=Phase.STOPPED)
     id = await hub.send(expires_in=30)
