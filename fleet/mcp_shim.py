@@ -93,12 +93,15 @@ class Hub:
 
     @classmethod
     def of(cls, environ: Mapping[str, str], folders: Callable[[], tuple[str, str, str]] | None = None) -> Hub:
-        """As the environment says; where it says nothing, the operator's own hub in `folders` (places.folders)."""
+        """As the environment says; where it says nothing, this fleet's own hub in `folders` (places.folders), and to
+        that one as the operator. An agent never speaks as the operator."""
         address, token_file = environ.get("FLEET_HUB", ""), environ.get("FLEET_TOKEN_FILE", "")
         if folders is not None and not (address and token_file):
             _, state, run = folders()
-            address = address or os.path.join(run, "hub.sock")
-            token_file = token_file or os.path.join(state, "hub", "operator.token")
+            own = os.path.join(run, "hub.sock")
+            address = address or own
+            if not token_file and address == own and not environ.get("FLEET_GENERATION"):
+                token_file = os.path.join(state, "hub", "operator.token")
         return cls(address, token_file)
 
     def connect(self) -> socket.socket:
@@ -147,12 +150,13 @@ class Hub:
 
     def _token(self) -> str:
         """Read each time: a relaunch brings a new one."""
+        if not self._token_file:
+            raise Refused("There is no token to speak with here: FLEET_TOKEN_FILE names none.")
         try:
             with open(self._token_file, encoding="ascii") as file:
                 return file.read().strip()
         except (OSError, ValueError) as error:
-            where = self._token_file or "FLEET_TOKEN_FILE is not set"
-            raise Refused(f"There is no token to speak with: {where}: {error}") from error
+            raise Refused(f"There is no token to speak with: {self._token_file}: {error}") from error
 
 
 def _length(head: bytes) -> int | None:

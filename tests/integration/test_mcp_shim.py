@@ -319,6 +319,23 @@ def test_files_are_read_and_written_beside_the_program(session: Session, hub: Sc
     assert not (home.work / "no").exists()
 
 
+@pytest.mark.parametrize(
+    ("environ", "speaks_as_operator"),
+    [
+        ({}, True),
+        ({"FLEET_HUB": "/run/hub.sock"}, True),
+        ({"FLEET_HUB": "http://elsewhere:80"}, False),
+        ({"FLEET_GENERATION": "web.1.a"}, False),
+        ({"FLEET_TOKEN_FILE": "/mine"}, False),
+    ],
+)
+def test_the_operators_token_is_for_the_operator_at_the_own_hub_alone(
+    environ: dict[str, str], speaks_as_operator: bool
+) -> None:
+    hub = mcp_shim.Hub.of(environ, lambda: ("/config", "/state", "/run"))
+    assert (hub._token_file == "/state/hub/operator.token") is speaks_as_operator
+
+
 def test_the_shim_needs_nothing_but_the_standard_library() -> None:
     code = "import sys, runpy; runpy.run_path(sys.argv[1], run_name='shim'); print(*sys.modules)"
     done = subprocess.run(
