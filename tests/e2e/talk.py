@@ -26,6 +26,15 @@ echo "begin $FLEET_MESSAGE_ID" >> "$FLEET_AGENT.turns"
 echo "end $FLEET_MESSAGE_ID" >> "$FLEET_AGENT.turns"
 """
 
+MODEL = """\
+# A model's program as far as the fleet sees it: it takes what it is given, and has the same answer to everything.
+if [ "$1" = --version ]; then echo "2.1.329 (Claude Code)"; exit; fi
+cat > "$FLEET_AGENT.$FLEET_MESSAGE_ID.in"
+echo "begin $FLEET_MESSAGE_ID" >> "$FLEET_AGENT.turns"
+echo '{"type": "result", "subtype": "success", "is_error": false, "result": "The port is 8080.", "session_id": "s"}'
+echo "end $FLEET_MESSAGE_ID" >> "$FLEET_AGENT.turns"
+"""
+
 SETTINGS: Mapping[str, Any] = {
     "shell_started": 0.1,
     "hub_max_hops": 16,
@@ -193,6 +202,14 @@ class Talk(Fleet):
         paths = [self._headless(name, script, **spec) for name, script in scripts.items()]
         self.run("start", *paths)
         until(lambda: scripts.keys() <= self.members().keys(), f"they are members\n{self.log()}")
+
+    def models(self, *names: str, **spec: Any) -> None:
+        """Start headless agents whose program is a model's: they are given messages as a model is."""
+        self.home.write("model.sh", MODEL)
+        wanted = {"harness": "claude-code", "mode": "headless", "command": ["sh", "model.sh"]}
+        wanted |= {"workdir": str(self.home.work), "auto_accept": ["trust-folder"]}
+        self.run("start", *(self.manifest(name, **wanted | spec) for name in names))
+        until(lambda: set(names) <= self.members().keys(), f"they are members\n{self.log()}")
 
     def _headless(self, name: str, script: str, **spec: Any) -> str:
         self.home.write(f"{name}.sh", script)

@@ -17,8 +17,8 @@ from tests.e2e.talk import Talk, spoken, talking
 pytestmark = pytest.mark.real
 
 WORKERS = ("k1", "k2", "k3")
-MESSAGES = 60
-KILLS = 8
+MESSAGES = 48
+KILLS = 6
 
 
 def client(talk: Talk, name: str) -> SyncClient:
