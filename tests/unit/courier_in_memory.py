@@ -367,7 +367,7 @@ class Hub:
             await self.clock.turn(0)
             if self.steps.busy or not self.exchange.log.idle:
                 quiet = 0
-                await asyncio.sleep(0.0005)
+                await asyncio.sleep(0)
             else:
                 quiet += 1
                 await asyncio.sleep(0)
