@@ -3,7 +3,7 @@
 What holds:
 
 - A hub that cannot be opened, or stops, takes no agent down: it is told (`problem`) and tried again.
-- Every launch of an agent that takes part gets a token of its own, and those of its earlier launches are nobody's.
+- Every launch of an agent that takes part gets a token of its own, and those of launches that are over are nobody's.
 - The person at the command line is an administrator of the hub: the token lies in a 0600 file of the state folder.
 """
 
@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,12 @@ from fleet.clock import Clock
 from fleet.db import place
 from fleet.errors import FleetError
 from fleet.events import Events
-from fleet.hub.auth import MAIN, Caller, Role
+from fleet.hub.auth import MAIN, REVOKED, Caller, Role
 from fleet.hub.courier import Courier
 from fleet.hub.exchange import Exchange
 from fleet.hub.guardrails import Speaker
 from fleet.hub.host import HubServer
+from fleet.hub.log import Event
 from fleet.hub.registry import Card
 from fleet.manifests.model import AgentSpec
 from fleet.preparing import Admission
@@ -35,7 +36,7 @@ from fleet.runner import Runner
 from fleet.runtimes.base import Runtime
 from fleet.settings import Places, Settings
 from fleet.supervisor import Supervisor
-from fleet.terms import HookEvent
+from fleet.terms import HookEvent, Phase
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +48,9 @@ PATIENCE = 10.0
 
 AGAIN = (1.0, 2.0, 5.0, 15.0, 30.0)
 """Seconds after which a hub that could not be opened is tried again; then always after the last."""
+
+OVER = frozenset({Phase.STOPPED, Phase.FINISHED, Phase.FAILED})
+"""Phases in which no launch is left."""
 
 SPEAKS_OF_TURNS = frozenset({"claude-code"})
 """Harnesses whose hooks tell the end of every turn."""
@@ -74,6 +78,8 @@ class HubSide:
         self._open = asyncio.Event()
         self._declared: dict[str, AgentSpec] = {}
         """The agents as they stand in the hub."""
+        self._admitted: dict[str, str] = {}
+        """By agent, the id of its launch's token."""
         self._tasks: set[asyncio.Task[Any]] = set()
         self.problem: str | None = None
         """Why there is no hub at the moment."""
@@ -128,15 +134,22 @@ class HubSide:
             raise
         return exchange, server
 
-    async def _keep_operators_token(self, exchange: Exchange) -> None:
-        """Where there is none that is good, make one."""
+    async def _keep_operators_token(self, exchange: Exchange, revoked: str | None = None) -> None:
+        """Where there is none that is good, make one; `revoked` is not."""
         path = self._places.state / "hub" / "operator.token"
         with contextlib.suppress(OSError, UnicodeDecodeError):
             caller = exchange.tokens.check(path.read_text().strip())
-            if caller is not None and (caller.name, caller.role) == (self._settings.hub_operator, Role.ADMIN):
+            mine = (self._settings.hub_operator, Role.ADMIN)
+            if caller is not None and caller.token != revoked and (caller.name, caller.role) == mine:
                 return
         _, token = await exchange.tokens.create(Role.ADMIN, self._settings.hub_operator, by=BY)
         await asyncio.to_thread(_write_secret, path, token)
+
+    def _renew_operators_token(self, events: Sequence[Event]) -> None:
+        """The person at the command line is never locked out: where their token was revoked they get another."""
+        for event in events:
+            if event.kind == REVOKED and event.data["name"] == self._settings.hub_operator:
+                self._beside(self._keep_operators_token(self._hub, event.data["id"]), "the operator's token")
 
     @property
     def _hub(self) -> Exchange:
@@ -160,6 +173,12 @@ class HubSide:
         for member in hub.members(me):
             if member["supervised"] and member["name"] not in self._supervisor.runners:
                 await hub.remove(me, member["name"])
+        hub.on_events(self._renew_operators_token)
+        for row in await hub.tokens.list(MAIN):
+            if (row.role, row.created_by, row.revoked_at) == (Role.AGENT, BY, None):
+                self._admitted.setdefault(row.name, row.id)
+        for runner in self._supervisor.runners.values():
+            self._take_back(runner)
         while True:
             courier = Courier(hub, reach, self._clock)
             try:
@@ -183,7 +202,13 @@ class HubSide:
             return
         if self._declared.get(runner.name) is not runner.spec:
             self._beside(self._declare(runner.spec), f"declare {runner.name}")
+        self._take_back(runner)
         self._hub.announce(runner.name)
+
+    def _take_back(self, runner: Runner) -> None:
+        """What was given to a launch ends with it."""
+        if runner.life.phase in OVER and (id := self._admitted.pop(runner.name, None)) is not None:
+            self._beside(self._hub.tokens.revoke(id, by=BY), f"the launch of {runner.name} is over")
 
     async def _declare(self, spec: AgentSpec) -> None:
         """The agent is a member as its manifest says."""
@@ -211,6 +236,7 @@ class HubSide:
                 return None
             await self._declare(spec)
             id, token = await self._hub.tokens.create(Role.AGENT, spec.name, by=BY)
+            self._admitted[spec.name] = id
             for row in await self._hub.tokens.list(MAIN):
                 if (row.name, row.created_by, row.revoked_at) == (spec.name, BY, None) and row.id != id:
                     await self._hub.tokens.revoke(row.id, by=BY)

@@ -111,8 +111,8 @@ class Base:
         """Boxes that somebody takes mail from right now."""
         self._refusals: dict[tuple[str, str], tuple[Bucket, int]] = {}
         self._announced: dict[tuple[str, str], str] = {}
-        self._uploads: OrderedDict[str, tuple[str, str, Attachment]] = OrderedDict()
-        """By sum: who has put it, and as what."""
+        self._uploads: OrderedDict[tuple[str, str, str], Attachment] = OrderedDict()
+        """By sum, workspace and name of who has put it."""
         self._on_events: list[Callable[[Sequence[Event]], None]] = []
         self._on_mail: list[Callable[[str, str], None]] = []
         self._on_thread: list[Callable[[str, Thread], None]] = []

@@ -154,11 +154,7 @@ class Blobs:
         """Why a message with these attachments cannot be sent, if so."""
         for attachment in attachments:
             if self.size(attachment.sha256) != attachment.size:
-                return Refusal(
-                    Code.BAD_VALUE,
-                    f"No file of {attachment.size} bytes with the sum {attachment.sha256[:12]}… was uploaded.",
-                    facts={"field": "attachments", "sha256": attachment.sha256},
-                )
+                return not_uploaded(attachment)
         return None
 
     def intact(self, sha256: str) -> bool:
@@ -256,6 +252,15 @@ def served(attachment: Attachment) -> dict[str, str]:
         "Content-Security-Policy": "default-src 'none'; sandbox",
         "X-Content-Type-Options": "nosniff",
     }
+
+
+def not_uploaded(attachment: Attachment) -> Refusal:
+    """Told alike of a file that is not there and of one that its sender may not have."""
+    return Refusal(
+        Code.BAD_VALUE,
+        f"No file of {attachment.size} bytes with the sum {attachment.sha256[:12]}… was uploaded.",
+        facts={"field": "attachments", "sha256": attachment.sha256},
+    )
 
 
 def _too_large(most: int) -> Refusal:

@@ -259,6 +259,9 @@ def _not_allowed(attempt: Attempt) -> Refusal | None:
     if attempt.thread is ThreadState.TERMINATED:
         reason = f"The conversation {message.thread} was terminated. An operator can revive it."
         return Refusal(Code.THREAD_TERMINATED, reason, facts={"thread": message.thread})
+    if message.nature is Nature.PROMPT and message.channels:
+        reason = "A prompt is typed into the agents that it names, and into no channel."
+        return Refusal(Code.BAD_VALUE, reason, facts={"field": "to"})
     if speaker.operator:
         return None
     if message.nature is Nature.PROMPT:

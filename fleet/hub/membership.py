@@ -77,6 +77,8 @@ class Membership(Base):
         workspace = caller.workspace
         if self.registry.present(workspace, name) is None:
             raise self._nobody(workspace, name)
+        if (workspace, name) == (MAIN, self.settings.hub_operator):
+            raise no(Code.NOT_ALLOWED, f"{name} is the person at the command line, and stays.")
         body = {"name": name}
         await self.log.append(
             [

@@ -259,7 +259,8 @@ class Message:
     @property
     def broadcast(self) -> bool:
         """Whether it is for whoever listens: it goes to a channel, or to several without asking anything of them."""
-        return bool(self.channels) or (len(self.to) > 1 and self.intent not in (Intent.ASK, Intent.TASK))
+        asks = self.intent in (Intent.ASK, Intent.TASK) or self.nature is Nature.PROMPT
+        return bool(self.channels) or (len(self.to) > 1 and not asks)
 
     def answers(self, asked: Message) -> bool:
         """Whether it ends an ask or a task. An ack does not, and neither does a question in return."""

@@ -17,6 +17,7 @@ from fleet.hub import guardrails, registry, threads
 from fleet.hub.auth import Caller, Refused, no
 from fleet.hub.base import KNOWN, Base, Known, as_object, known_of, seconds, unknown_message
 from fleet.hub.base import told as told_to
+from fleet.hub.blobs import not_uploaded
 from fleet.hub.guardrails import Attempt, Tally, Window, admit, lineage
 from fleet.hub.log import Event, New
 from fleet.hub.mailbox import (
@@ -140,6 +141,9 @@ class Talk(Base):
         replied = await self._replied(caller, read)
         if read.attachments and (missing := await asyncio.to_thread(self.blobs.missing, read.attachments)):
             raise self._refuse(caller, missing, read)
+        for attachment in read.attachments:
+            if not await self._may_attach(caller, attachment.sha256):
+                raise self._refuse(caller, not_uploaded(attachment), read)
         thread = opened.id if opened is not None else await self._thread_of(caller, read, replied)
         asked = await self._answered(caller, read, replied)
         composed = self._composed(caller, read, replied, thread, asked, nature, turn is not None, quiet, answer_to)
@@ -204,7 +208,7 @@ class Talk(Base):
             return where
         if not where.hearers and not message.channels:
             reason = "A message to oneself goes nowhere; name somebody else, or a channel."
-            return Refusal(Code.NOT_ALLOWED, reason, facts={"field": "to"})
+            return Refusal(Code.BAD_VALUE, reason, facts={"field": "to"})
         if where.mentions:
             message = replace(message, mentions=where.mentions)
         wakes = () if quiet else where.wakes
@@ -586,7 +590,7 @@ class Talk(Base):
     def _uploaded(self, caller: Caller, kept: Attachment | Refusal) -> Attachment:
         if isinstance(kept, Refusal):
             raise self._refuse(caller, kept)
-        self._uploads[kept.sha256] = (caller.workspace, caller.name, kept)
+        self._uploads[kept.sha256, caller.workspace, caller.name] = kept
         if len(self._uploads) > KNOWN:
             self._uploads.popitem(last=False)
         return kept
@@ -594,17 +598,34 @@ class Talk(Base):
     async def attachment(self, caller: Caller, sha256: str) -> Attachment:
         """A file that the caller may have: it has put it, or may read a message that has it. Raise `Refused`."""
         self._check(caller)
-        put = self._uploads.get(sha256)
-        if put is not None and put[:2] == (caller.workspace, caller.name):
-            return put[2]
-        seqs = await self.log.database.read(lambda c: threads.speaking_of(c, str(sha256)))
+        put = self._uploads.get((sha256, caller.workspace, caller.name))
+        if put is not None:
+            return put
+        attached = await self._attached(caller, await self._speaking_of(sha256), sha256)
+        if attached is None:
+            raise no(Code.UNKNOWN_FILE, "There is no file with that sum that you may have.")
+        return attached
+
+    async def _may_attach(self, caller: Caller, sha256: str) -> bool:
+        """Whether a file may go with a message: to know its sum is not to have it. What no message speaks of yet has
+        just been put, maybe before the hub was started anew."""
+        if (sha256, caller.workspace, caller.name) in self._uploads:
+            return True
+        spoken_of = await self._speaking_of(sha256)
+        return not spoken_of or await self._attached(caller, spoken_of, sha256) is not None
+
+    async def _speaking_of(self, sha256: str) -> list[int]:
+        return await self.log.database.read(lambda c: threads.speaking_of(c, str(sha256)))
+
+    async def _attached(self, caller: Caller, seqs: Iterable[int], sha256: str) -> Attachment | None:
+        """The file as it went with one of these messages that the caller may read."""
         for seq in seqs:
             event = await self.history.at(seq)
             if event is not None and self._may_read(caller, known_of(event)):
                 for attachment in Message.from_json(event.data).attachments:
                     if attachment.sha256 == sha256:
                         return attachment
-        raise no(Code.UNKNOWN_FILE, "There is no file with that sum that you may have.")
+        return None
 
 
 def _also_listed(message: Message, recipients: Sequence[Recipient], listening: Sequence[str]) -> Iterable[Recipient]:

@@ -104,8 +104,22 @@ def test_each_launch_has_a_token_of_its_own_and_those_before_are_nobodys(fleet: 
     assert second != first
     assert ask(path, first, "GET /api/v1/members")[0] == 401
     assert ask(path, second, "GET /api/v1/members")[0] == 200
+    fleet.run("stop", "web")
+    until(lambda: ask(path, second, "GET /api/v1/members")[0] == 401, "the token of a launch ends with it")
+    fleet.run("start", "web")
+    assert ask(path, launch_token(fleet, "web"), "GET /api/v1/members")[0] == 200
     environment = fleet.home.fleet("logs", "web").stdout
     assert first not in environment and second not in environment
+
+
+def test_the_person_at_the_command_line_is_never_locked_out(fleet: Fleet) -> None:
+    fleet.run("start", fleet.shell("web", FOREVER))
+    assert fleet.json("remove", "operator", code=1)["code"] == "not_allowed"
+    before = operator_token(fleet)
+    (mine,) = [t for t in fleet.json("tokens", "list")["tokens"] if (t["name"], t["role"]) == ("operator", "admin")]
+    fleet.run("tokens", "revoke", mine["id"])
+    until(lambda: fleet.home.fleet("members").returncode == 0, "the person has another token")
+    assert operator_token(fleet) != before
 
 
 def test_after_a_kill_of_the_daemon_the_hub_is_where_it_was_with_all_that_was_accepted(fleet: Fleet) -> None:

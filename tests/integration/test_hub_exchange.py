@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator
 from itertools import count
 
@@ -306,7 +307,7 @@ async def test_poison_is_set_aside_after_three_tries_and_the_asker_hears_of_it(s
         ({"to": "bob", "text": "x", "metadata": {"a": float("inf")}}, Code.WRONG_TYPE),
         ({"to": "bob", "text": "x", "thread": "t-aaaaaaaaaaaaaaaa"}, Code.UNKNOWN_THREAD),
         ({"to": "bob", "text": "x", "reply_to": "m-aaaaaaaaaaaaaaaa"}, Code.UNKNOWN_MESSAGE),
-        ({"to": "alice", "text": "x"}, Code.NOT_ALLOWED),
+        ({"to": "alice", "text": "x"}, Code.BAD_VALUE),
         ({"to": "bob", "text": "x", "attachments": [{"sha256": "a" * 64, "name": "x", "size": 1}]}, Code.BAD_VALUE),
     ],
 )
@@ -1035,6 +1036,35 @@ async def test_a_file_is_for_who_may_read_a_message_that_has_it(stage):
     await stage.clock.turn(DAY)
     await stage.exchange.housekeep()
     assert stage.exchange.blobs.size(kept.sha256) == 5
+
+
+async def test_to_know_the_sum_of_a_file_is_not_to_have_it(stage):
+    for name in ("alice", "bob", "carol"):
+        await stage.join(name)
+    kept = await stage.exchange.upload_base64(ALICE, "notes.txt", "text/plain", "aGVsbG8=")
+    attached = {"sha256": kept.sha256, "name": kept.name, "size": kept.size, "type": kept.type}
+    await stage.sent("alice", "bob", "See this", attachments=[attached])
+    no = await refused(stage.say("carol", "#general", "Mine", attachments=[attached]))
+    assert (no.code, no.facts["field"]) == (Code.BAD_VALUE, "attachments")
+    with pytest.raises(Refused):
+        await stage.exchange.attachment(CAROL, kept.sha256)
+    await stage.sent("bob", "carol", "You too", attachments=[attached])
+    await stage.sent("carol", "#general", "Now I may", attachments=[attached])
+    await stage.exchange.upload_base64(ALICE, "new.txt", "text/plain", "bmV3")
+    await stage.exchange.upload_base64(BOB, "same.txt", "text/plain", "bmV3")
+    unsent = {"sha256": hashlib.sha256(b"new").hexdigest(), "name": "new.txt", "size": 3}
+    await stage.again()
+    await stage.sent("alice", "bob", "Put before the hub was started anew", attachments=[unsent])
+
+
+async def test_a_prompt_goes_to_the_agents_that_it_names(stage):
+    for name in ("alice", "bob"):
+        await stage.join(name)
+    with pytest.raises(Refused) as told:
+        await stage.exchange.send(BOSS, {"to": "#general", "text": "Stop"}, nature=Nature.PROMPT)
+    assert told.value.refusal.code is Code.BAD_VALUE
+    receipt = await stage.exchange.send(BOSS, {"to": ["alice", "bob"], "text": "Stop"}, nature=Nature.PROMPT)
+    assert not any(recipient.quiet for recipient in receipt.recipients)
 
 
 # -- trouble ---------------------------------------------------------------------------------------------------
