@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import resources
@@ -15,7 +14,7 @@ from typing import Any
 
 import click
 
-from fleet.cli import call, output
+from fleet.cli import call, output, ownfile
 from fleet.errors import NotAllowed, Usage
 from fleet.harnesses import claude_events, claude_hooks
 from fleet.settings import Places
@@ -124,7 +123,7 @@ def _script(places: Places) -> Path:
 
 def _put_script(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    _replace(path, resources.files("fleet.harnesses").joinpath("hook.sh").read_bytes(), 0o700)
+    ownfile.replace(path, resources.files("fleet.harnesses").joinpath("hook.sh").read_bytes(), 0o700)
 
 
 def _version(program: str) -> str | None:
@@ -186,22 +185,7 @@ class _File:
         now = path.read_bytes() if path.exists() else None
         if now != self.content:
             raise NotAllowed(f"{self.path} was changed meanwhile by somebody else.", hint="Try again.")
-        _replace(path, self.text.encode(), path.stat().st_mode & 0o7777 if path.exists() else 0o600)
-
-
-def _replace(path: Path, content: bytes, mode: int) -> None:
-    """Write beside, then rename."""
-    number, beside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(number, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fchmod(file.fileno(), mode)
-            os.fsync(file.fileno())
-        Path(beside).replace(path)
-    except OSError as error:
-        Path(beside).unlink(missing_ok=True)
-        raise NotAllowed(f"{path} could not be written ({error.strerror}); it is as it was.") from error
+        ownfile.replace(path, self.text.encode(), ownfile.mode_of(path, 0o600))
 
 
 def _path(settings: Path | None, user: bool, project: bool) -> Path:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import click
 
 from fleet import __version__, jsontext, mcp_shim, places
-from fleet.cli import call, output
+from fleet.cli import call, output, ownfile
 from fleet.errors import NotAllowed
 
 FILE = ".mcp.json"
@@ -59,7 +58,7 @@ def setup(directory: Path, token_file: Path | None, dry_run: bool, remove: bool,
             f"{path}: {error} Nothing was changed.", hint="Mend the file by hand, then try again."
         ) from error
     if after != before and not dry_run:
-        _replace(path, after)
+        ownfile.replace(path, after.encode(), ownfile.mode_of(path, 0o644))
     return _tell(path, after != before, dry_run, remove, as_json)
 
 
@@ -128,23 +127,3 @@ def _read(path: Path) -> str:
         raise NotAllowed(f"{path} could not be read ({error.strerror}); nothing was changed.") from error
     except UnicodeDecodeError as error:
         raise NotAllowed(f"{path} is not UTF-8 text; nothing was changed.") from error
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write beside, then rename: whole or not at all, with the mode that it had."""
-    path = path.resolve()
-    mode = path.stat().st_mode & 0o7777 if path.exists() else 0o644
-    try:
-        number, beside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    except OSError as error:
-        raise NotAllowed(f"{path} could not be written ({error.strerror}); it is as it was.") from error
-    try:
-        with os.fdopen(number, "wb") as file:
-            file.write(text.encode())
-            file.flush()
-            os.fchmod(file.fileno(), mode)
-            os.fsync(file.fileno())
-        Path(beside).replace(path)
-    except OSError as error:
-        Path(beside).unlink(missing_ok=True)
-        raise NotAllowed(f"{path} could not be written ({error.strerror}); it is as it was.") from error

@@ -199,9 +199,9 @@ def check_names(where: Where, names: Sequence[str]) -> None:
 
 
 def nobody(name: str, there: Sequence[str]) -> UnknownAgent:
-    from difflib import get_close_matches
+    from fleet.hub.routing import nearest
 
-    near = get_close_matches(name, there, n=3, cutoff=0.6)
+    near = nearest(name, there)
     hint = f"Did you mean {' or '.join(near)}?" if near else "`fleet members` lists who is there."
     return UnknownAgent(f"Nobody here is called {output.printable(name)}.", hint=hint)
 
