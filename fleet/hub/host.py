@@ -210,8 +210,8 @@ class HubServer:
         self._url: str | None = None
         self._orochi: orochi.Ports | None = None
         self.streams: Streams | None = None
-        self.problems: list[str] = []
-        """What of it does not work, for whoever looks after the machine."""
+        self._not_had: dict[str, str] = {}
+        """Which of its ports it could not have, and why."""
 
     async def start(self) -> None:
         """Listen. Raise `HubUnreachable` where not even the socket can be had."""
@@ -247,6 +247,11 @@ class HubServer:
         self._tending = asyncio.get_running_loop().create_task(self._tend(), name="hub-doors")
         log.info("the hub listens on %s and %s", self._socket, self._url or "no port")
 
+    @property
+    def problems(self) -> list[str]:
+        """What of it does not work, for whoever looks after the machine."""
+        return list(self._not_had.values())
+
     def info(self) -> dict[str, Any]:
         """Where it is."""
         return {
@@ -254,7 +259,7 @@ class HubServer:
             "socket": str(self._socket),
             "orochi_ws": self._orochi.ws if self._orochi is not None else None,
             "orochi_http": self._orochi.http if self._orochi is not None else None,
-            "problems": list(self.problems),
+            "problems": self.problems,
         }
 
     async def close(self) -> None:
@@ -330,8 +335,9 @@ class HubServer:
                 for name, url in (("orochi_ws", self._orochi.ws), ("orochi_http", self._orochi.http)):
                     if url is not None:
                         self._keep_port(name, int(url.rpartition(":")[2]))
+                self._not_had.pop("orochi", None)
                 return
-        self._has_problem(problem)
+        self._cannot_have("orochi", problem)
 
     async def _on_a_port(self, name: str, wanted: int, listen: Callable[[int], Awaitable[int]]) -> int | None:
         """Where it listens then; `None`: nowhere, and that is told."""
@@ -343,13 +349,22 @@ class HubServer:
                 problem = f"The hub cannot listen on {self._settings.hub_host} port {port}: {error.strerror}."
             else:
                 self._keep_port(name, got)
+                self._not_had.pop(name, None)
                 return got
-        self._has_problem(problem)
+        self._cannot_have(name, problem)
         return None
 
-    def _has_problem(self, problem: str) -> None:
-        self.problems.append(problem)
-        log.error("%s It is reached by its socket.", problem)
+    def _cannot_have(self, name: str, problem: str) -> None:
+        if self._not_had.get(name) != problem:
+            log.error("%s It is reached by its socket; the port is tried again.", problem)
+        self._not_had[name] = problem
+
+    async def _try_again(self) -> None:
+        """The ports that could not be had: whoever had them may have left."""
+        if "hub" in self._not_had:
+            await self._listen_tcp()
+        if "orochi" in self._not_had:
+            await self._listen_orochi()
 
     def _last_ports(self) -> dict[str, int]:
         try:
@@ -375,9 +390,10 @@ class HubServer:
             self._gate.heard(transport)
 
     async def _tend(self) -> None:
-        """Let go of the silent, and listen anew where the socket was removed, as a logout does."""
+        """Let go of the silent, and listen anew where the socket was removed, as a logout does, or a port is free."""
         while True:
             await asyncio.sleep(CHECK)
+            await self._try_again()
             assert self._gate is not None
             self._gate.sweep()
             if _inode(self._socket) != self._inode:

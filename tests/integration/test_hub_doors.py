@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import stat
 from typing import Any
 
@@ -629,6 +630,16 @@ async def test_a_port_that_cannot_be_had_leaves_the_socket_and_is_told(hub: Hub)
         writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         assert b'{"ok":true' in await asyncio.wait_for(reader.read(), SOON)
         writer.close()
+
+
+async def test_a_port_that_becomes_free_is_taken() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        async with running_hub(hub_port=port) as other:
+            assert other.server.info()["url"] is None
+            taken.close()
+            await until(lambda: other.server.info()["url"] == f"http://127.0.0.1:{port}")
+            assert other.server.problems == []
 
 
 async def test_a_hub_that_leaves_says_so_to_its_readers(hub: Hub) -> None:
