@@ -1,0 +1,361 @@
+"""One kept ssh connection to a host, shared by all that fleet does there.
+
+The person's ssh_config says how the host is reached (alias, HostName, Port, User, IdentityFile, ProxyJump, …). What
+is not theirs to loosen: a host key must stand in known_hosts, and only keys (a file's or the agent's) open the door;
+nobody is there to be asked for a password.
+
+What holds here:
+- A link that does not carry raises `HostUnreachable`, whatever asyncssh calls it. It is tried again by itself, when
+  ssh_hosts.py says so.
+- A command that ends without an exit status has not ended as far as anybody knows: that too is `HostUnreachable`.
+- At most six commands run at once beside the kept channels: sshd lets ten sessions share a connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import asyncssh
+
+from fleet.errors import HostUnreachable, TimedOut
+from fleet.runtimes import ssh_hosts
+from fleet.runtimes.ssh_hosts import HostState, Known
+from fleet.terms import Ran
+
+log = logging.getLogger(__name__)
+
+COMMANDS = 6
+"""How many commands run at once."""
+PROBE_WITHIN = 5.0
+"""Seconds a probe (the connection and one command there and back) may take."""
+KEEPALIVE = 2.0
+"""Seconds without a word after which the host is asked for one …"""
+KEEPALIVES = 3
+"""… and how often in vain: a cut is noticed (KEEPALIVES + 1) * KEEPALIVE seconds after the last word."""
+
+
+class Unauthenticated(HostUnreachable):
+    """The host answers, but one of the two does not accept the other. A person has to settle it."""
+
+
+class Link:
+    """The way to one host."""
+
+    def __init__(
+        self,
+        alias: str,
+        *,
+        config: Sequence[str] = (),
+        keepalive: float = KEEPALIVE,
+        probe_within: float = PROBE_WITHIN,
+    ) -> None:
+        """`config`: ssh_config files instead of the person's own."""
+        self.alias = alias
+        self.known = Known()
+        self.config = tuple(config)
+        self._keepalive = keepalive
+        self._within = probe_within
+        self._prepare: Callable[[Link], Awaitable[None]] = _there_and_back
+        self._connection: asyncssh.SSHClientConnection | None = None
+        self._opening: asyncssh.SSHClientConnection | None = None
+        """A fresh connection while it is prepared: only `prepare` may use it."""
+        self._commands = asyncio.Semaphore(COMMANDS)
+        self._hearers: list[Callable[[str | None], None]] = []
+        self._keeper: asyncio.Task[None] | None = None
+        self._wake = asyncio.Event()
+        self._tried = asyncio.Event()
+        """Set while nothing is being tried, and something has been."""
+        self._closed = False
+
+    # -- its state -----------------------------------------------------------------------------------------------
+
+    def on_state(self, hearer: Callable[[str | None], None]) -> None:
+        """`hearer(None)` at each new connection, `hearer(reason)` when one was lost or could not be had at first."""
+        self._hearers.append(hearer)
+
+    def prepare_with(self, prepare: Callable[[Link], Awaitable[None]]) -> None:
+        """What the probe does there and back on a fresh connection, before anybody uses it."""
+        self._prepare = prepare
+
+    def probe_now(self) -> None:
+        """A person wants the host tried at once."""
+        self.known = ssh_hosts.asked_for(self.known, time.monotonic())
+        self._wake.set()
+
+    async def use(self) -> asyncssh.SSHClientConnection:
+        """The connection. At first it is waited for; where the last probe failed, its reason is raised at once."""
+        if self._closed:
+            raise HostUnreachable(f"{self.alias}: the connection was closed")
+        if self._opening is not None and asyncio.current_task() is self._keeper:
+            return self._opening
+        if self._keeper is None:
+            self._keeper = asyncio.get_running_loop().create_task(self._keep(), name=f"fleet-ssh-{self.alias}")
+        if self._connection is None and self.known.state is HostState.UNKNOWN:
+            await self._tried.wait()
+        if self._connection is None:
+            kind = Unauthenticated if self.known.state is HostState.UNAUTHENTICATED else HostUnreachable
+            raise kind(f"{self.alias}: {self.known.reason or 'there is no connection'}")
+        return self._connection
+
+    async def _keep(self) -> None:
+        """Probe when it is due; while a connection is held, wait for its end."""
+        while not self._closed:
+            due = self.known.probe_at
+            pause = None if due is None else max(0.0, due - time.monotonic())
+            if pause != 0.0:
+                self._wake.clear()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._wake.wait(), pause)
+                continue
+            await self._probe()
+            self._tried.set()
+
+    async def _probe(self) -> None:
+        """Connect, and go there and back once."""
+        began = time.monotonic()
+        state, reason = HostState.UNREACHABLE, ""
+        try:
+            async with asyncio.timeout(self._within):
+                self._opening = await self._connect()
+                await self._prepare(self)
+        except TimeoutError:
+            reason = f"no answer within {self._within:g} s"
+        except Unauthenticated as error:
+            state, reason = HostState.UNAUTHENTICATED, error.with_hint()
+        except HostUnreachable as error:
+            reason = str(error)
+        except Exception as error:
+            log.exception("%s could not be probed", self.alias)
+            reason = f"{type(error).__name__}: {error}"
+        now = time.monotonic()
+        opened, self._opening = self._opening, None
+        if not reason and opened is not None and not opened.is_closed():
+            self._connection = opened
+            self.known = ssh_hosts.answered(self.known, now)
+            self._tell(None)
+            return
+        if opened is not None:
+            opened.abort()
+        before = self.known
+        reason = reason or "the connection ended at once"
+        self.known = ssh_hosts.failed(before, state, began, now, reason)
+        if (before.state, before.reason) != (state, reason):
+            self._tell(reason)
+
+    def _tell(self, reason: str | None) -> None:
+        for hearer in list(self._hearers):
+            hearer(reason)
+
+    def _ended(self, connection: asyncssh.SSHClientConnection, error: Exception | None) -> None:
+        """A connection has ended; only the one in use is news."""
+        if connection is not self._connection:
+            return
+        self._connection = None
+        if not self._closed:
+            reason = f"the connection was lost: {_words(error)}" if error else "the host closed the connection"
+            self.known = ssh_hosts.lost(self.known, time.monotonic(), reason)
+            self._wake.set()
+            self._tell(reason)
+
+    async def close(self) -> None:
+        self._closed = True
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.gather(self._keeper, return_exceptions=True)
+        for connection in (self._connection, self._opening):
+            if connection is not None:
+                connection.close()
+                with contextlib.suppress(TimeoutError, OSError, asyncssh.Error):
+                    await asyncio.wait_for(connection.wait_closed(), 1)
+                connection.abort()
+
+    # -- connecting ----------------------------------------------------------------------------------------------
+
+    async def _connect(self) -> asyncssh.SSHClientConnection:
+        offered: list[_Offered] = []
+        given: dict[str, Any] = {"config": list(self.config)} if self.config else {}
+        trusted: Any = ()
+        try:
+            wanted = asyncssh.SSHClientConnectionOptions(host=self.alias, **given)
+            trusted = wanted.known_hosts
+            _must_check(self.alias, wanted)
+            for jump in wanted.tunnel.split(",") if isinstance(wanted.tunnel, str) else ():
+                name = jump.rpartition("@")[2].partition(":")[0]
+                _must_check(name, asyncssh.SSHClientConnectionOptions(host=name, **given))
+            connection, _ = await asyncssh.create_connection(
+                lambda: _Client(self, offered),
+                self.alias,
+                preferred_auth="publickey",
+                password=None,
+                keepalive_interval=self._keepalive,
+                keepalive_count_max=KEEPALIVES,
+                connect_timeout=self._within,
+                login_timeout=self._within,
+                agent_forwarding=False,
+                **given,
+            )
+        except asyncssh.HostKeyNotVerifiable as error:
+            raise _host_key(self.alias, trusted, offered, str(error)) from error
+        except asyncssh.PermissionDenied as error:
+            raise Unauthenticated(
+                "it accepts none of our keys",
+                hint=f"`ssh -o BatchMode=yes {self.alias} true` has to work: name the key as IdentityFile in"
+                " ssh_config or add it to the ssh agent, and its public half to authorized_keys there.",
+            ) from error
+        except (asyncssh.KeyImportError, asyncssh.KeyEncryptionError) as error:
+            raise Unauthenticated(
+                f"a key of ours cannot be used: {error}",
+                hint="A key with a passphrase has to be in the ssh agent (`ssh-add`).",
+            ) from error
+        except asyncssh.KeyExchangeFailed as error:
+            raise Unauthenticated(f"we agree on no key: {error}") from error
+        except asyncssh.ConfigParseError as error:
+            raise Unauthenticated(f"its ssh_config cannot be read: {error}") from error
+        except (asyncssh.Error, OSError) as error:
+            if isinstance(error, FileNotFoundError):
+                raise Unauthenticated(f"{error.filename} does not exist, and its ssh_config names it") from error
+            raise HostUnreachable(_words(error)) from error
+        return connection
+
+    # -- commands and channels -----------------------------------------------------------------------------------
+
+    async def command(self, words: str, stdin: bytes = b"", *, timeout: float | None = None) -> Ran:
+        """Run a command of the login shell there to its end. `TimedOut` where it takes longer than that."""
+        connection = await self.use()
+        async with self._commands:
+            try:
+                async with asyncio.timeout(timeout):
+                    process = await connection.create_process(words, encoding=None)
+                    try:
+                        out, err = await process.communicate(stdin)
+                    except BaseException:
+                        process.kill()
+                        process.close()
+                        raise
+            except TimeoutError:
+                raise TimedOut(f"{self.alias} was not done within {timeout:g} s") from None
+            except (asyncssh.Error, OSError) as error:
+                raise HostUnreachable(f"{self.alias}: {_words(error)}") from error
+        status = process.returncode
+        if status is None:
+            raise HostUnreachable(f"{self.alias}: the connection ended before the command did")
+        return Ran(status if status >= 0 else 128 - status, bytes(out or b""), bytes(err or b""))
+
+    async def channel(self, words: str, on_data: Callable[[bytes], None], on_end: Callable[[str], None]) -> Channel:
+        """Start a command there and keep the channel to it. `on_end` comes once, after the last data, with what the
+        command wrote to its standard error."""
+        connection = await self.use()
+        try:
+            async with asyncio.timeout(self._within):
+                session = _Session(on_data, on_end)
+                channel, _ = await connection.create_session(lambda: session, words, encoding=None)
+        except TimeoutError:
+            raise HostUnreachable(f"{self.alias}: no answer within {self._within:g} s") from None
+        except (asyncssh.Error, OSError) as error:
+            raise HostUnreachable(f"{self.alias}: {_words(error)}") from error
+        return Channel(channel, session)
+
+
+async def _there_and_back(link: Link) -> None:
+    await link.command("exec true")
+
+
+class Channel:
+    """A kept channel to one command."""
+
+    def __init__(self, channel: asyncssh.SSHClientChannel[bytes], session: _Session) -> None:
+        self._channel = channel
+        self._session = session
+
+    def write(self, data: bytes) -> None:
+        with contextlib.suppress(BrokenPipeError, OSError):  # its end is told to `on_end`
+            self._channel.write(data)
+
+    def kill(self) -> None:
+        self._channel.close()
+
+    async def wait(self) -> None:
+        """Return when the channel is closed, also where the host does not answer any more."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._session.gone.wait(), 1)
+
+
+class _Session(asyncssh.SSHClientSession[bytes]):
+    def __init__(self, on_data: Callable[[bytes], None], on_end: Callable[[str], None]) -> None:
+        self._said = b""
+        self.gone = asyncio.Event()
+        self._on_data = on_data
+        self._on_end = on_end
+
+    def data_received(self, data: bytes, datatype: int | None) -> None:
+        if datatype:
+            self._said = (self._said + data)[-1000:]
+        else:
+            self._on_data(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.gone.set()
+        self._on_end(self._said.decode(errors="replace").strip())
+
+
+_Offered = tuple[str, str, int, asyncssh.SSHKey]
+
+
+class _Client(asyncssh.SSHClient):
+    """Hears of the connection's end, and of a host key that known_hosts does not hold."""
+
+    def __init__(self, link: Link, offered: list[_Offered]) -> None:
+        self._link = link
+        self._offered = offered
+        self._connection: asyncssh.SSHClientConnection | None = None
+
+    def connection_made(self, conn: asyncssh.SSHClientConnection) -> None:
+        self._connection = conn
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._connection is not None:
+            self._link._ended(self._connection, exc)
+
+    def validate_host_public_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:
+        self._offered.append((host, addr, port, key))
+        return False
+
+
+def _must_check(name: str, wanted: asyncssh.SSHClientConnectionOptions) -> None:
+    """asyncssh takes `UserKnownHostsFile none` to mean that any key will do."""
+    if wanted.known_hosts is None:
+        raise Unauthenticated(
+            f"ssh_config says UserKnownHostsFile none for {name}, which would trust whoever answers",
+            hint="Take that line out, and add the host's key to known_hosts.",
+        )
+
+
+def _host_key(alias: str, trusted: Any, offered: Sequence[_Offered], said: str) -> Unauthenticated:
+    """Why the host's key is not accepted: it is new, or it is not the one we know."""
+    if not offered:  # revoked, or of a jump host
+        return Unauthenticated(f"its host key is not accepted: {said}")
+    host, addr, port, key = offered[-1]
+    place = host if port == 22 else f"[{host}]:{port}"
+    print_ = f"{key.get_algorithm()} {key.get_fingerprint()}"
+    usual = Path("~/.ssh/known_hosts").expanduser()
+    where = trusted or (str(usual) if usual.is_file() else b"")
+    if asyncssh.match_known_hosts(where, host, addr, port)[0]:
+        return Unauthenticated(
+            f"its host key has changed: {place} now shows {print_}. Somebody may be in between",
+            hint=f"If its administrator confirms that key: `ssh-keygen -R '{place}'`, then `ssh {alias}` once.",
+        )
+    return Unauthenticated(
+        f"its host key is not known yet: {place} shows {print_}",
+        hint=f"Compare it with what its administrator says, and accept it by `ssh {alias}` once.",
+    )
+
+
+def _words(error: Exception) -> str:
+    reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or str(error)
+    return str(reason) or type(error).__name__

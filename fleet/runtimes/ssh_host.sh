@@ -1,0 +1,381 @@
+#!/bin/sh
+# What fleet does on a host of agents, in one sh; it is put there at the first connection.
+#
+#     ssh_host.sh serve FOLDER              requests on stdin, a line each; answers and news on stdout, a line each
+#     ssh_host.sh put FOLDER NAME [WHERE]   a tar on stdin, then every file in it to its place; not if WHERE is gone
+#     ssh_host.sh launch FOLDER NAME LAUNCH CWD PROGRAM     the same, then whether the program could be run
+#     ssh_host.sh hunt GRACE LAUNCH …       end all that belongs to these launches
+#     ssh_host.sh strays FOLDER             processes of launches below FOLDER/agents: `PID:START GENERATION`
+#     ssh_host.sh list FOLDER | read FILE [BYTES] | remove PATH …
+#     ssh_host.sh run FOLDER NAME SECONDS CWD PROGRAM [ARGUMENT …]   a tar with `env` and `stdin` on stdin
+#
+# FOLDER is fleet's own on this host, NAME a new one for this call, LAUNCH the folder of a launch (launcher.sh).
+# A request: `NUMBER facts LAUNCH`, `NUMBER note LAUNCH PID`, `NUMBER purged LAUNCH`, `NUMBER ping`, `want LINES`.
+# An answer: `=NUMBER WORDS`. News: `changed PATH`, `ended PID START`.
+# A process is told by pid and start time (field 22 of /proc/PID/stat), as everywhere in fleet.
+
+LC_ALL=C
+export LC_ALL
+umask 077
+TURN=0.2 # seconds between two looks of the loop that tells news
+
+start_of() { # PID: its start time in $start; fails where nothing lives there
+    start=
+    case $1 in '' | *[!0-9]*) return 1 ;; esac
+    { read -r stat <"/proc/$1/stat"; } 2>/dev/null || return 1
+    set -- ${stat##*) }
+    case $1 in Z | X) return 1 ;; esac
+    start=${20}
+}
+
+lives() { # PID START
+    [ -n "$2" ] && start_of "$1" && [ "$start" = "$2" ]
+}
+
+noted() { # FILE: `PID START` in $pid and $began
+    pid='' began=''
+    { read -r pid began <"$1"; } 2>/dev/null
+    [ -n "$began" ]
+}
+
+hundredths() { # since boot, in $now
+    read -r now idle </proc/uptime
+    now=${now%.*}${now#*.}
+}
+
+# -- serve ---------------------------------------------------------------------------------------------------------
+
+facts() { # LAUNCH: launcher program server exit alive server-alive claim screen purged, `-` for none
+    said= alive=0 there=0
+    for name in launcher program server; do
+        if noted "$1/$name"; then
+            said="$said $pid:$began"
+            [ "$name" != launcher ] || ! lives "$pid" "$began" || alive=1
+            [ "$name" != server ] || ! lives "$pid" "$began" || there=1
+        else
+            said="$said -"
+        fi
+    done
+    status=-
+    { read -r status <"$1/exit"; } 2>/dev/null # read after the launcher was looked at: it is its last word
+    said="$said ${status:--} $alive $there"
+    for name in claim screen purged; do
+        [ -e "$1/$name" ] && said="$said 1" || said="$said 0"
+    done
+}
+
+tell_news() { # FILE with what is wanted: `folder PATH`, `process PID START`
+    before='' ended=' '
+    while [ -e "$1" ]; do
+        set -- "$1"
+        while read -r kind what rest; do
+            case $kind in
+            folder) set -- "$@" "$what${rest:+ $rest}" ;;
+            process)
+                case $ended in *" $what:$rest "*) ;; *)
+                    if ! lives "$what" "$rest"; then
+                        ended="$ended$what:$rest "
+                        echo "ended $what $rest" || exit 0
+                    fi
+                    ;;
+                esac
+                ;;
+            esac
+        done <"$1"
+        wanted=$1
+        shift
+        after=
+        [ $# = 0 ] || after=$(ls -Ail $full_time /dev/null "$@" 2>/dev/null)
+        if [ "$after" != "$before" ]; then
+            printf '%s\n--\n%s\n' "$before" "$after" | awk '
+                $0 == "--" { second = 1; folder = ""; next }
+                /^\/.*:$/ { folder = substr($0, 1, length($0) - 1); next }
+                folder == "" || NF < 10 { next }
+                {
+                    name = $0
+                    for (n = 0; n < 9; n++) sub(/^ *[^ ]+/, "", name)
+                    if ($2 ~ /^l/) sub(/ -> .*/, "", name)
+                    path = folder "/" substr(name, 2)
+                    mark = $1 " " $2 " " $6 " " $7 " " $8
+                    if (!second) old[path] = mark
+                    else { if (old[path] != mark) print "changed " path; delete old[path] }
+                }
+                END { for (path in old) print "changed " path }' || exit 0
+            before=$after
+        fi
+        set -- "$wanted"
+        sleep "$TURN"
+    done
+}
+
+serve() { # FOLDER
+    wanted=$1/want.$$
+    : >"$wanted" || exit 1
+    full_time=
+    ls --full-time / >/dev/null 2>&1 && full_time=--full-time
+    tell_news "$wanted" </dev/null &
+    trap 'rm -f "$wanted" "$wanted.new"' EXIT
+    trap 'exit 0' HUP INT TERM PIPE
+    while IFS= read -r line; do
+        number=${line%% *}
+        line=${line#* }
+        case $number in want)
+            : >"$wanted.new"
+            while [ "$line" -gt 0 ] && IFS= read -r one; do
+                printf '%s\n' "$one" >>"$wanted.new"
+                line=$((line - 1))
+            done
+            mv -f "$wanted.new" "$wanted"
+            continue
+            ;;
+        esac
+        verb=${line%% *}
+        line=${line#* }
+        said=' ?'
+        case $verb in
+        facts) facts "$line" ;;
+        ping) said=' here' ;;
+        purged) [ ! -d "$line" ] || : >"$line/purged" && said=' ok' ;;
+        note) # the server that holds the pane of a launch
+            if start_of "${line##* }"; then
+                printf '%s %s\n' "${line##* }" "$start" >"${line% *}/server.new" &&
+                    mv -f "${line% *}/server.new" "${line% *}/server" && said=" $start"
+            fi
+            ;;
+        esac
+        printf '=%s%s\n' "$number" "$said"
+    done
+}
+
+# -- files ---------------------------------------------------------------------------------------------------------
+
+unpack() { # FOLDER NAME: the tar on stdin; NAME/places says what goes where, by lines in pairs
+    mkdir -p "$1" && (cd / && tar -xopf -) || return 1
+    into=$1/$2
+    while IFS= read -r beside && IFS= read -r place; do
+        mv -f "$beside" "$place" || return 1
+    done <"$into/places"
+    rm -rf "$into"
+}
+
+launch() { # FOLDER NAME LAUNCH CWD PROGRAM
+    if [ -e "$3/claim" ]; then
+        cat >/dev/null
+        echo claimed
+        return
+    fi
+    unpack "$1" "$2" || return 1
+    if [ ! -d "$4" ]; then
+        [ -e "$4" ] && echo "refused cwd is not a folder" || echo "refused cwd does not exist"
+        return
+    fi
+    (cd "$4") 2>/dev/null || { echo "refused cwd may not be entered"; return; }
+    case $5 in
+    /*) path=$5 ;;
+    */*) path=$4/$5 ;;
+    *)
+        path=
+        PATH_OF_AGENT=$(. "$3/env" && printf %s "${PATH-/bin:/usr/bin}")
+        old=$IFS
+        IFS=:
+        set -f
+        for folder in $PATH_OF_AGENT; do
+            if [ -f "${folder:-.}/$5" ] && [ -x "${folder:-.}/$5" ]; then
+                path=${folder:-.}/$5
+                break
+            fi
+        done
+        set +f
+        IFS=$old
+        [ -n "$path" ] || { echo "refused program is not on the agent's PATH"; return; }
+        ;;
+    esac
+    if [ ! -e "$path" ]; then
+        echo "refused program does not exist"
+    elif [ ! -f "$path" ]; then
+        echo "refused program is no file"
+    elif [ ! -x "$path" ]; then
+        echo "refused program may not be executed"
+    else
+        printf 'program %s\n' "$path"
+    fi
+}
+
+run() { # FOLDER NAME SECONDS CWD PROGRAM [ARGUMENT …]
+    into=$1/$2
+    mkdir -p "$1" && (cd / && tar -xopf -) || exit 74
+    cd "$4" 2>/dev/null || { rm -rf "$into"; echo "fleet: cannot enter" >&2; exit 72; }
+    # should the connection be cut meanwhile, nobody but this ends it
+    (
+        exec </dev/null >/dev/null 2>&1
+        sleep "$3" &
+        sleeper=$!
+        trap 'kill "$sleeper"; exit 0' TERM
+        wait "$sleeper"
+        kill -KILL "-$$"
+    ) &
+    watchdog=$!
+    shift 4
+    env -i /bin/sh -c 'set -a; . "$0/env"; set +a; /bin/rm -rf "$0"; exec "$@"' "$into" "$@" <"$into/stdin"
+    status=$?
+    kill -TERM "$watchdog" 2>/dev/null
+    exit "$status"
+}
+
+# -- ending --------------------------------------------------------------------------------------------------------
+
+search() { # all living processes of the launches in $launches, as `PID:START`, in $found
+    marks='' roots=''
+    for folder in $launches; do
+        marks="$marks -e FLEET_GENERATION=${folder##*/}"
+        for name in launcher program; do
+            ! noted "$folder/$name" || roots="$roots$pid $began
+"
+        done
+        [ ! -f "$folder/seen" ] || roots="$roots$(cat "$folder/seen")
+"
+    done
+    for file in $(grep -laF $marks /proc/[0-9]*/environ 2>/dev/null); do
+        pid=${file#/proc/}
+        pid=${pid%/environ}
+        if tr '\0' '\n' <"$file" 2>/dev/null | grep -qxF $marks; then
+            roots="$roots$pid *
+"
+        fi
+    done
+    found=$({
+        printf '%s--\n' "$roots"
+        cat /proc/[0-9]*/stat 2>/dev/null
+    } | awk -v me=$$ '
+        $0 == "--" && !second { second = 1; next }
+        !second { if (NF == 2) { root[$1] = root[$1] " " $2 " " }; next }
+        {
+            line = $0
+            sub(/.*\) /, "", line)
+            if (split(line, f, " ") < 20 || f[1] == "Z" || f[1] == "X" || $1 !~ /^[0-9]+$/) next
+            start[$1] = f[20]
+            near[f[2]] = near[f[2]] " " $1
+            if (f[4] != f[2]) near[f[4]] = near[f[4]] " " $1
+            if (($1 in root) && (index(root[$1], " * ") || index(root[$1], " " f[20] " "))) todo[++last] = $1
+        }
+        END {
+            for (n = 1; n <= last; n++) {
+                pid = todo[n]
+                if (pid in done) continue
+                done[pid] = 1
+                if (pid != me) print pid ":" start[pid]
+                count = split(near[pid], below, " ")
+                for (k = 1; k <= count; k++) if (!(below[k] in done)) todo[++last] = below[k]
+            }
+        }' | tr '\n' ' ')
+}
+
+look() { # what is left, in $left: what is found now, and what was once found and lives
+    search
+    left=' '
+    for one in $found $ever; do
+        case $left in *" $one "*) continue ;; esac
+        if lives "${one%:*}" "${one#*:}"; then left="$left$one "; fi
+    done
+    ever=$left
+}
+
+signal() { # NAME WORD …
+    name=$1
+    shift
+    for one in "$@"; do
+        if lives "${one%:*}" "${one#*:}"; then kill -"$name" "${one%:*}" 2>/dev/null; fi
+    done
+}
+
+unspared() { # of $left, what is not the launcher, in $victims; the launcher ends with its program, whose end it notes
+    victims=
+    for one in $left; do
+        case " $spared " in *" $one "*) ;; *) victims="$victims $one" ;; esac
+    done
+}
+
+hunt() { # GRACE (hundredths of a second) LAUNCH …
+    grace=$1
+    shift
+    launches=$* ever='' told=' ' killed='' spared=''
+    for folder in $launches; do
+        ! noted "$folder/launcher" || spared="$spared $pid:$began"
+    done
+    hundredths
+    deadline=$((now + grace))
+    look
+    echo "there $left"
+    while [ "$left" != ' ' ]; do
+        hundredths
+        [ "$now" -lt "$deadline" ] || break
+        unspared
+        for one in $victims; do
+            case $told in *" $one "*) ;; *)
+                signal TERM "$one"
+                signal CONT "$one" # one that is stopped hears it too
+                told="$told$one "
+                ;;
+            esac
+        done
+        sleep 0.05
+        look
+    done
+    hundredths
+    deadline=$((now + 1000))
+    while [ "$left" != ' ' ] && [ "$now" -lt "$deadline" ]; do
+        unspared
+        stopped=
+        while [ "$victims" != "$stopped" ]; do # so that a tree cannot grow while it is being killed
+            stopped=$victims
+            signal STOP $victims
+            look
+            unspared
+        done
+        if [ -z "$victims" ]; then
+            for n in 1 2 3 4 5 6 7 8 9 10; do
+                [ "$left" != ' ' ] || break
+                sleep 0.05
+                look
+            done
+            unspared
+            [ -n "$victims" ] || victims=$left
+        fi
+        for one in $victims; do
+            case " $killed " in *" $one "*) ;; *) killed="$killed $one" ;; esac
+        done
+        signal KILL $victims
+        sleep 0.02
+        look
+        hundredths
+    done
+    echo "killed $killed"
+    echo "left $left"
+}
+
+strays() { # FOLDER
+    for file in $(grep -laF "FLEET_LAUNCH=$1/agents/" /proc/[0-9]*/environ 2>/dev/null); do
+        pid=${file#/proc/}
+        pid=${pid%/environ}
+        start_of "$pid" || continue
+        folder=$(tr '\0' '\n' <"$file" 2>/dev/null | grep "^FLEET_LAUNCH=$1/agents/")
+        [ -z "$folder" ] || printf '%s:%s %s\n' "$pid" "$start" "${folder##*/}"
+    done
+}
+
+verb=$1
+shift
+case $verb in
+serve | hunt | launch | run | strays) "$verb" "$@" ;;
+remove) rm -rf "$@" ;;
+put)
+    if [ -n "${3-}" ] && [ ! -d "$3" ]; then cat >/dev/null; else unpack "$1" "$2"; fi
+    ;;
+list) [ ! -d "$1" ] || ls -A "$1" ;;
+read)
+    [ -e "$1" ] && [ ! -d "$1" ] || exit 44
+    [ -f "$1" ] || { echo "is no plain file" >&2; exit 45; }
+    if [ -n "${2-}" ]; then tail -c "$2" "$1"; else cat "$1"; fi
+    ;;
+*) exit 64 ;;
+esac

@@ -1,0 +1,705 @@
+"""Agents on another machine, over one kept ssh connection, in tmux there. Nothing of fleet is installed there.
+
+Beside the agent stands the same launcher as at home. What lives is told by the host's own sh (ssh_host.sh), by pid and
+start time; what is seen comes from tmux over a kept channel. What is kept of a pane (its log) is kept here, what
+belongs to a launch (environment, exit status, last screen) there, below one folder of fleet's.
+
+A link that does not carry speaks of no agent: every verb raises `HostUnreachable`, no watch tells anything, and when
+the host is back each launch that is watched is looked at anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import hashlib
+import io
+import logging
+import os
+import re
+import secrets
+import shlex
+import tarfile
+import time
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from fleet.clock import Clock
+from fleet.errors import CannotYet, FleetError, HostUnreachable, LaunchError, StorageFull, Unconfirmed
+from fleet.redact import redact
+from fleet.runtimes import launches, logs, tmux
+from fleet.runtimes.base import Capabilities, Ended, OnHost, OnLook
+from fleet.runtimes.logs import AgentLog
+from fleet.runtimes.multiplexers import Seen, ServerGone
+from fleet.runtimes.ssh import Link
+from fleet.runtimes.ssh_shell import Facts, HostShell
+from fleet.runtimes.ssh_tmux import SshTmux, sh
+from fleet.settings import Places, Settings
+from fleet.terms import File, Handle, LaunchPlan, Look, Process, Ran, Screen
+
+log = logging.getLogger(__name__)
+
+SCRIPTS = {name: Path(__file__).with_name(name) for name in ("ssh_host.sh", "launcher.sh")}
+NOTED_WITHIN = 10.0
+"""Seconds the launcher may take to note its program."""
+SETTLE = 0.5
+"""Seconds to wait, after a death, for what else it brings: the pane's last output, the server's own end."""
+COMMAND_WITHIN = 60.0
+"""Seconds a command of ours (files put, a tree ended) may take beyond what it has to wait for."""
+KEPT_LAUNCHES = 5
+"""Folders of ended launches that are kept per agent."""
+_FOLDER = re.compile(r"/[A-Za-z0-9._/@+~-]+")
+
+
+class SshRuntime:
+    """Agents on one ssh host."""
+
+    name = "ssh"
+
+    def __init__(
+        self,
+        link: Link,
+        folder: str,
+        places: Places,
+        settings: Settings,
+        clock: Clock,
+        secrets_: Callable[[str], Collection[str]] = lambda _: (),
+    ) -> None:
+        """`folder`: fleet's own there, absolute. `secrets_` tells what an agent was given as such."""
+        if not _FOLDER.fullmatch(folder):
+            raise LaunchError(f"{folder!r} cannot be fleet's folder on {link.alias}: only letters, digits and ._/@+~-")
+        self._link = link
+        self._folder = folder
+        self._places = places
+        self._settings = settings
+        self._clock = clock
+        self._secrets = secrets_
+        self._packed = _tar([(name, path.read_bytes(), 0o700) for name, path in SCRIPTS.items()])
+        self._scripts = f"{folder}/sh-{hashlib.sha256(self._packed).hexdigest()[:16]}"
+        link.prepare_with(self._prepare)
+        link.on_state(self._link_told)
+        serve = self._words("serve", folder)
+        self._shell = HostShell(link, serve, settings.observe_timeout, self._process_ended)
+        self._servers: dict[str, SshTmux] = {}
+        """By socket."""
+        self._assigned: dict[str, str] = {}
+        self._watched: dict[str, _Watched] = {}
+        """By generation."""
+        self._logs: dict[str, AgentLog] = {}
+        self._log_writer = logs.Writer()
+        self._on_host: list[OnHost] = []
+        self._unreadable: dict[str, str] = {}
+        """What does not answer (the link, a tmux server), and why."""
+        self._told_host = False
+        """Whether the host was last told of as one that cannot be read."""
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closed = False
+
+    async def _prepare(self, link: Link) -> None:
+        """Put our scripts there, once for each version of them: the first round trip of every connection."""
+        new = f"{self._scripts}.{secrets.token_hex(4)}"
+        script = (
+            f"umask 077; if [ -d {self._scripts} ]; then cat >/dev/null; else"
+            f" mkdir -p {new} && cd {new} && tar -xopf - && {{ mv {new} {self._scripts} || exit 1; }}; fi"
+        )
+        _must(await link.command(sh(script), self._packed), f"fleet's folder on {link.alias}")
+
+    def _words(self, verb: str, *words: str) -> str:
+        return shlex.join(["exec", "/bin/sh", f"{self._scripts}/ssh_host.sh", verb, *words])
+
+    async def _do_there(self, verb: str, *words: str, stdin: bytes = b"", more: float = 0.0) -> Ran:
+        """One verb of ssh_host.sh. It may take `more` than usual."""
+        return await self._link.command(self._words(verb, *words), stdin, timeout=COMMAND_WITHIN + more)
+
+    # -- minting -------------------------------------------------------------------------------------------------
+
+    def capabilities(self, multiplexer: str) -> Capabilities:
+        return tmux.CAPABILITIES
+
+    def mint(self, agent: str, generation: str, multiplexer: str) -> Handle:
+        if multiplexer != "tmux":
+            raise CannotYet(f"{multiplexer} on another machine: use tmux there")
+        return Handle(
+            agent, generation, self.name, multiplexer, self._socket_for(agent), agent, self._launch(agent, generation)
+        )
+
+    def _launch(self, agent: str, generation: str) -> str:
+        return f"{self._folder}/agents/{agent}/launch/{generation}"
+
+    def _socket_for(self, agent: str) -> str:
+        """The tmux server an agent has had, else the first with room."""
+        if agent not in self._assigned:
+            taken = list(self._assigned.values())
+            number = 0
+            while taken.count(self._socket(number)) >= self._settings.panes_per_server:
+                number += 1
+            self._assigned[agent] = self._socket(number)
+        return self._assigned[agent]
+
+    def _socket(self, number: int) -> str:
+        return f"{self._folder}/run/tmux-{number}.sock"
+
+    def _server(self, socket: str) -> SshTmux:
+        if socket not in self._servers:
+            made = SshTmux(self._link, socket, self._settings, self._clock)
+            made.on_gone(functools.partial(self._server_gone, socket))
+            made.on_host(functools.partial(self._readable, socket))
+            self._servers[socket] = made
+        return self._servers[socket]
+
+    def _of(self, handle: Handle) -> SshTmux:
+        return self._server(handle.socket)
+
+    # -- launching -----------------------------------------------------------------------------------------------
+
+    async def launch(self, plan: LaunchPlan, handle: Handle) -> None:
+        program = await self._put_launch(plan, handle)
+        if program is not None:
+            server = self._of(handle)
+            launcher = f"{self._scripts}/launcher.sh"
+            argv = ["env", "-i", "/bin/sh", launcher, handle.folder, plan.cwd, program, *plan.argv[1:]]
+            self._log(handle.agent).begin(handle.generation, self._clock.now())
+            pid = await server.ensure()
+            await server.new_session(handle.session, handle.generation, argv, plan.width, plan.height)
+            await self._shell.ask(f"note {handle.folder} {pid}")
+        await self._noted(handle)
+
+    async def _put_launch(self, plan: LaunchPlan, handle: Handle) -> str | None:
+        """Put all files and see that the program can run, in one go. Its path; `None` where this launch has already
+        happened."""
+        if not plan.argv or not plan.argv[0]:
+            raise LaunchError("there is no program to run")
+        given = {"an argument": "".join(plan.argv), **{f"the variable {name}": text for name, text in plan.env.items()}}
+        if zero := next((what for what, text in given.items() if "\0" in text), None):
+            raise LaunchError(f"{zero} holds a zero byte, which no program can be given")
+        env = {**plan.env, "FLEET_GENERATION": handle.generation, "FLEET_LAUNCH": handle.folder, "TERM": tmux.TERM}
+        if not env.get("TMUX"):  # an agent's own tmux must reach neither the fleet's server nor the person's
+            env["TMUX"] = f"{self._folder}/run/own-{handle.agent}.sock,0,0"
+        own = [
+            File(f"{handle.folder}/env", launches.quote_env(env)),
+            File(f"{handle.folder}/pane", f"{handle.multiplexer}\n{handle.socket}\n".encode()),
+        ]
+        name = _name()
+        packed = self._pack([*plan.files, *own], name)
+        ran = await self._do_there("launch", self._folder, name, handle.folder, plan.cwd, plan.argv[0], stdin=packed)
+        _must(ran, "the launch's files")
+        word, _, rest = os.fsdecode(ran.stdout).rstrip("\n").partition(" ")
+        if word == "claimed":
+            return None
+        if word == "program":
+            return rest
+        what, _, why = rest.partition(" ")
+        where = f"on {self._link.alias}"
+        if what == "cwd":
+            raise LaunchError(f"the folder {plan.cwd} {why} {where}", hint="make it, or name another as workdir")
+        hint = "install it there, or give its path as command"
+        raise LaunchError(f"the program {plan.argv[0]} {why} {where}", hint=hint)
+
+    async def _noted(self, handle: Handle) -> None:
+        """Return when the launcher has noted its program."""
+        deadline = time.monotonic() + NOTED_WITHIN
+        while True:
+            facts = await self._facts(handle)
+            if facts.program is not None or facts.exit_status is not None:
+                return
+            if time.monotonic() > deadline:
+                raise LaunchError(f"the launcher of {handle.generation} has noted nothing in {handle.folder}")
+            await asyncio.sleep(0.02)
+
+    # -- looking -------------------------------------------------------------------------------------------------
+
+    async def look(self, handle: Handle) -> Look:
+        facts = await self._facts(handle)
+        lost = facts.server_lost
+        seen: Seen | None = None
+        if not lost:
+            try:
+                seen = await self._of(handle).see(handle.generation)
+            except ServerGone:
+                facts = await self._facts(handle)
+                lost = facts.server_lost
+        return self._look(facts, seen.screen if seen else None, seen.pane if seen else None, lost)
+
+    def _look(self, facts: Facts, shown: Screen | None, pane: str | None, lost: bool) -> Look:
+        if shown is not None and not facts.alive:
+            shown = replace(shown, dead=True, exit_status=facts.exit_status)
+        return Look(
+            at=self._clock.now(),
+            alive=facts.alive,
+            program=facts.program,
+            exit_status=facts.exit_status,
+            screen=shown,
+            multiplexer_lost=lost,
+            pane=pane,
+        )
+
+    async def _facts(self, handle: Handle) -> Facts:
+        return await self._shell.facts(handle.folder)
+
+    # -- watching ------------------------------------------------------------------------------------------------
+
+    def watch(self, handle: Handle, on_look: OnLook) -> None:
+        self.unwatch(handle)
+        self._assigned.setdefault(handle.agent, handle.socket)
+        watched = _Watched(handle, on_look)
+        self._watched[handle.generation] = watched
+        self._do(self._begin(watched))
+
+    def unwatch(self, handle: Handle) -> None:
+        watched = self._watched.pop(handle.generation, None)
+        if watched is not None:
+            watched.closed = True
+            if watched.launcher is not None:
+                self._shell.release(watched.launcher)
+            self._of(handle).unwatch(handle.generation)
+
+    def on_host(self, callback: OnHost) -> None:
+        self._on_host.append(callback)
+
+    def seen_at(self, handle: Handle) -> float | None:
+        return self._of(handle).seen_at(handle.generation) if handle.generation in self._watched else None
+
+    async def _begin(self, watched: _Watched) -> None:
+        """The first look, and the first after a cut; from then on the pane and the launcher."""
+        handle = watched.handle
+        facts = await self._facts(handle)
+        if watched.over():
+            return
+        watched.facts = facts
+        if facts.launcher is None or not facts.alive:
+            await self._gone(watched)
+            return
+        self._shell.hold(facts.launcher)
+        if facts.server_lost:
+            await self._gone(watched)
+            return
+        watched.kept = await asyncio.to_thread(self._log(handle.agent).tail_of, handle.generation)
+        if not watched.over():
+            self._of(handle).watch(
+                handle.generation,
+                functools.partial(self._saw, watched),
+                functools.partial(self._pane_missing, watched),
+            )
+
+    def _saw(self, watched: _Watched, seen: Seen) -> None:
+        """The pane has changed. (A dead one is told of by its launcher's end.)"""
+        if watched.closed or watched.facts is None:
+            return
+        if seen.scrolled:
+            lines = list(seen.scrolled)
+            self._log(watched.handle.agent).add(_after(watched.kept, lines) if seen.first else lines)
+        if not seen.screen.dead and not watched.dead:
+            watched.screen = seen.screen
+            self._tell(watched, self._look(watched.facts, seen.screen, seen.pane, lost=False))
+
+    def _pane_missing(self, watched: _Watched) -> None:
+        """The pane is not there, though its server is: somebody closed it. The launcher tells what lives."""
+        self._do(self._gone(watched))
+
+    def _process_ended(self, launcher: Process) -> None:
+        for watched in list(self._watched.values()):
+            if watched.launcher == launcher:
+                self._do(self._gone(watched))
+
+    def _server_gone(self, socket: str) -> None:
+        """A tmux server and all its panes are gone. That it cannot be read any more is no news then."""
+        self._readable(socket, None)
+        for watched in list(self._watched.values()):
+            if watched.handle.socket == socket:
+                self._do(self._gone(watched))
+
+    async def _gone(self, watched: _Watched) -> None:
+        """The launcher has ended, or its pane is gone: wait for what belongs together, and tell it once."""
+        if watched.over():
+            return
+        handle = watched.handle
+        facts = await self._settled(handle, lambda facts: not facts.alive)
+        if facts.alive:
+            if not watched.over():
+                self._tell(watched, self._look(facts, None, None, facts.server_lost))
+            return
+        if watched.over():
+            return
+        watched.dead = True
+        try:
+            await self._keep_screen(handle, watched.screen)
+            facts = await self._settled(handle, lambda facts: facts.screen_kept or not facts.server_alive)
+        except HostUnreachable:
+            watched.dead = False  # it is told when the host is back
+            raise
+        except FleetError as error:  # its death must be told all the same
+            log.warning("%s: its last screen is not kept: %s", handle.generation, error)
+        self._tell(watched, self._look(facts, watched.screen, None, facts.server_lost))
+
+    async def _settled(self, handle: Handle, holds: Callable[[Facts], bool]) -> Facts:
+        """The facts once that holds, or as they are after a moment."""
+        deadline = time.monotonic() + SETTLE
+        facts = await self._facts(handle)
+        while not holds(facts) and time.monotonic() < deadline:
+            await asyncio.sleep(0.02)
+            facts = await self._facts(handle)
+        return facts
+
+    def _link_told(self, reason: str | None) -> None:
+        if reason is None:
+            for socket in self._servers:
+                self._unreadable.pop(socket, None)  # each says so again where it still does not answer
+            for watched in list(self._watched.values()):
+                if not watched.over():
+                    self._do(self._begin(watched))
+            self._readable("link", None)
+        else:
+            self._readable("link", f"{self._link.alias}: {reason}")
+
+    def _readable(self, source: str, reason: str | None) -> None:
+        """One source's word on whether it can be read, made into the host's: the first bad, the last good."""
+        before = self._told_host
+        if reason is None:
+            self._unreadable.pop(source, None)
+        else:
+            self._unreadable[source] = reason
+        if bool(self._unreadable) != before:
+            self._told_host = not before
+            for callback in self._on_host:
+                callback(reason)
+
+    def _tell(self, watched: _Watched, look: Look) -> None:
+        told = (look.alive, look.exit_status, look.multiplexer_lost, look.screen)
+        if not watched.closed and told != watched.told:
+            watched.told = told
+            watched.on_look(watched.handle, look)
+
+    def _do(self, work: Coroutine[None, None, None]) -> None:
+        """Do something beside; a fault in it is logged, and stops nothing else."""
+        if self._closed:
+            work.close()
+            return
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if task.cancelled() or (error := task.exception()) is None:
+            return
+        if isinstance(error, HostUnreachable):  # the watch goes on from the first look once the host is back
+            log.info("%s", error)
+        else:
+            log.error("watching failed", exc_info=error)
+
+    # -- typing --------------------------------------------------------------------------------------------------
+
+    async def type(self, handle: Handle, keys: Sequence[str], *, literal: bool) -> None:
+        await self._of(handle).type(handle.generation, keys, literal=literal)
+
+    def attach_argv(self, handle: Handle) -> list[str]:
+        there = shlex.join(tmux.attach_argv(handle.socket, handle.session))
+        config = [word for path in self._link.config for word in ("-F", path)]
+        return ["ssh", *config, "-t", self._link.alias, "--", there]
+
+    # -- ending --------------------------------------------------------------------------------------------------
+
+    async def end(self, handle: Handle, *, grace: float) -> Ended:
+        facts = await self._facts(handle)
+        before = await self._shown(handle) if facts.alive else None
+        killed: tuple[int, ...] = ()
+        if not facts.purged:
+            _, killed = await self._hunt([handle.folder], grace)
+        await self._keep_screen(handle, before)
+        await self._of(handle).close_pane(handle.generation)
+        await self._shell.ask(f"purged {handle.folder}")
+        await self._log(handle.agent).flush()
+        if handle.generation not in self._watched and self._assigned.get(handle.agent) == handle.socket:
+            del self._assigned[handle.agent]
+        return Ended((await self._facts(handle)).exit_status, killed)
+
+    async def _shown(self, handle: Handle) -> Screen | None:
+        """What the pane shows, if that can be told: ending an agent does not hang on a picture."""
+        watched = self._watched.get(handle.generation)
+        if watched is not None and watched.screen is not None:
+            return watched.screen
+        with contextlib.suppress(HostUnreachable):
+            seen = await self._of(handle).see(handle.generation)
+            return seen.screen if seen else None
+        return None
+
+    async def _hunt(self, folders: Sequence[str], grace: float) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """End all that belongs to these launches; who was there, and who needed SIGKILL. It is done there, in one
+        round trip, and goes on where the link is cut meanwhile."""
+        ran = await self._do_there("hunt", str(round(grace * 100)), *folders, more=grace)
+        _must(ran, "the end of a launch")
+        said: dict[str, list[int]] = {}
+        for line in ran.stdout.decode().splitlines():
+            word, *entries = line.split()
+            said[word] = sorted({int(entry.partition(":")[0]) for entry in entries})
+        if "left" not in said:
+            raise HostUnreachable(f"{self._link.alias}: nobody knows how the end of a launch went")
+        if said["left"]:
+            raise Unconfirmed(f"still alive after SIGKILL on {self._link.alias}: {said['left']}")
+        return tuple(said.get("there", ())), tuple(said.get("killed", ()))
+
+    async def purge(self, agent: str, *, keep: str | None = None, grace: float = 0.5) -> tuple[int, ...]:
+        root = f"{self._folder}/agents/{agent}/launch"
+        found = [self._launch(agent, name) for name in await self.list(root) if name != keep]
+        facts = {folder: await self._shell.facts(folder) for folder in found}
+        folders = [folder for folder in found if not facts[folder].purged]
+        there: tuple[int, ...] = ()
+        if folders:
+            there, _ = await self._hunt(folders, grace)
+        for folder in folders:
+            await self._close_old_pane(agent, folder)
+            await self._shell.ask(f"purged {folder}")
+        if len(found) > KEPT_LAUNCHES:
+            old = sorted(found, key=_counted)[: len(found) - KEPT_LAUNCHES]
+            _must(await self._do_there("remove", *old), "the folders of old launches")
+        return there
+
+    async def _close_old_pane(self, agent: str, folder: str) -> None:
+        """Keep the last screen of an older launch, and close its pane."""
+        words = (await self.read(f"{folder}/pane") or b"").decode().split("\n")
+        if len(words) > 1:
+            generation = folder.rpartition("/")[2]
+            handle = Handle(agent, generation, self.name, words[0], words[1], agent, folder)
+            await self._keep_screen(handle, None)
+            await self._of(handle).close_pane(generation)
+
+    async def cleanup(self, keep: Collection[str], *, dry_run: bool) -> list[str]:
+        words, old = [], []
+        agents = f"{self._folder}/agents"
+        for agent in await self.list(agents):
+            names = await self.list(f"{agents}/{agent}/launch")
+            old += [self._launch(agent, name) for name in names if name not in keep]
+        ran = await self._do_there("strays", self._folder)
+        _must(ran, "the process table")
+        strays = {line.split()[1] for line in ran.stdout.decode().splitlines()} - set(keep)
+        words += [f"processes of {generation}" for generation in sorted(strays)]
+        if strays and not dry_run:
+            gone = [f"{agents}/-/launch/{generation}" for generation in strays]  # those without a folder are meant too
+            await self._hunt([*old, *gone], self._settings.kill_grace)
+        for name in await self.list(f"{self._folder}/run"):
+            if name.startswith("tmux-") and name.endswith(".sock"):
+                server = self._server(f"{self._folder}/run/{name}")
+                for generation in sorted(await server.panes() - set(keep)):
+                    words.append(f"pane of {generation}")
+                    if not dry_run:
+                        await server.close_pane(generation)
+        words += [f"folder {folder}" for folder in old]
+        if old and not dry_run:
+            _must(await self._do_there("remove", *old), "the folders of old launches")
+        return words
+
+    async def dismiss(self) -> None:
+        for name in await self.list(f"{self._folder}/run"):
+            path = f"{self._folder}/run/{name}"
+            if name.startswith("tmux-") and name.endswith(".sock") and await self._server(path).dismiss():
+                _must(await self._do_there("remove", path), "a socket")
+
+    # -- what is kept ----------------------------------------------------------------------------------------------
+
+    async def _keep_screen(self, handle: Handle, before: Screen | None) -> None:
+        """Write down, once, the pane's screen as it stands at the end; where the pane is gone, as it last stood."""
+        kept = self._log(handle.agent)
+        async with kept.keeping:
+            facts = await self._facts(handle)
+            if facts.screen_kept or not facts.claimed:
+                return
+            last = await self._final(handle)
+            if last is not None:
+                text = last.screen.text.rstrip()
+                lines = list(last.scrolled)
+                if last.first:
+                    lines = _after(await asyncio.to_thread(kept.tail_of, handle.generation), lines)
+                kept.add(lines + [line.rstrip() for line in text.splitlines()])
+                if before is not None and before.alternate and not last.screen.alternate:
+                    text = before.text.rstrip() + "\n\n" + text  # what was up, then what it said on leaving
+                await self._put_in(handle.folder, self._redacted(handle, "screen", text))
+            elif before is not None and "screen-before" not in await self.list(handle.folder):
+                await self._put_in(handle.folder, self._redacted(handle, "screen-before", before.text.rstrip()))
+                kept.add([line.rstrip() for line in before.text.rstrip().splitlines()])
+            if (watched := self._watched.get(handle.generation)) is not None:
+                watched.logged = True
+
+    def _redacted(self, handle: Handle, name: str, text: str) -> File:
+        content = redact(text + "\n", self._secrets(handle.agent)).encode(errors="surrogateescape")
+        return File(f"{handle.folder}/{name}", content)
+
+    async def _final(self, handle: Handle) -> Seen | None:
+        """The pane once tmux knows that it is dead: it may not have read the last output before."""
+        deadline = time.monotonic() + SETTLE
+        server = self._of(handle)
+        try:
+            seen = await server.see(handle.generation)
+            while seen is not None and not seen.screen.dead and time.monotonic() < deadline:
+                await asyncio.sleep(0.02)
+                seen = await server.see(handle.generation)
+            return None if seen is None else await server.last(handle.generation)
+        except ServerGone:
+            return None
+
+    async def last_screen(self, handle: Handle) -> str | None:
+        kept = await self.read(f"{handle.folder}/screen")
+        if kept is None:
+            kept = await self.read(f"{handle.folder}/screen-before")
+        return None if kept is None else kept.decode(errors="replace")
+
+    async def log_lines(self, handle: Handle, count: int) -> list[str]:
+        watched = self._watched.get(handle.generation)
+        showing: list[str] = []
+        if watched is not None and watched.screen is not None and not watched.dead and not watched.logged:
+            with contextlib.suppress(HostUnreachable):  # then it is what was seen last
+                seen = await self._of(handle).last(handle.generation)
+                if seen is not None:
+                    self._saw(watched, seen)
+            if not watched.logged:
+                showing = redact(watched.screen.text.rstrip(), self._secrets(handle.agent)).splitlines()
+        kept = self._log(handle.agent)
+        await kept.flush()
+        return (await asyncio.to_thread(kept.last, count) + showing)[-count:]
+
+    def _log(self, agent: str) -> AgentLog:
+        if agent not in self._logs:
+            limit = int(self._settings.log_kept_mb * 2**20)
+            self._logs[agent] = AgentLog(
+                self._places.agent(agent) / "log", limit, self._log_writer, functools.partial(self._secrets, agent)
+            )
+        return self._logs[agent]
+
+    # -- the host itself -------------------------------------------------------------------------------------------
+
+    async def run(
+        self, argv: Sequence[str], *, env: Mapping[str, str], cwd: str, timeout: float, stdin: bytes = b""
+    ) -> Ran:
+        name = _name()
+        into = f"{self._folder}/{name}"
+        packed = _tar([(f"{into}/env", launches.quote_env(env), 0o600), (f"{into}/stdin", stdin, 0o600)])
+        words = self._words("run", self._folder, name, str(int(timeout) + 5), cwd, *argv)
+        ran = await self._link.command(words, packed, timeout=timeout)
+        if ran.status == 72 and ran.stderr.endswith(b"fleet: cannot enter\n"):
+            raise LaunchError(f"the folder {cwd} cannot be entered on {self._link.alias}")
+        if ran.status in (126, 127) and not ran.stdout and ran.stderr:
+            raise LaunchError(f"{argv[0]} cannot be run on {self._link.alias}: {_said(ran)}")
+        return ran
+
+    async def put(self, files: Sequence[File]) -> None:
+        if files:
+            name = _name()
+            _must(await self._do_there("put", self._folder, name, stdin=self._pack(files, name)), "a file")
+
+    async def _put_in(self, folder: str, file: File) -> None:
+        """Write a file into a folder, if that is still there."""
+        name = _name()
+        _must(await self._do_there("put", self._folder, name, folder, stdin=self._pack([file], name)), "a file")
+
+    def _pack(self, files: Sequence[File], name: str) -> bytes:
+        """The files as one tar, each beside its place, and a list of what is to be renamed to what."""
+        members, places = [], []
+        for number, file in enumerate(files):
+            if "\n" in file.path or not file.path.startswith("/"):
+                raise LaunchError(f"{file.path!r} is no path of a file that can be put on {self._link.alias}")
+            folder, _, last = file.path.rpartition("/")
+            beside = f"{folder}/.{last[:150]}.{name}.{number}"
+            members.append((beside, file.content, file.mode))
+            places.append(f"{beside}\n{file.path}\n")
+        listed = "".join(places).encode(errors="surrogateescape")
+        return _tar([*members, (f"{self._folder}/{name}/places", listed, 0o600)])
+
+    async def read(self, path: str, *, tail: int | None = None) -> bytes | None:
+        ran = await self._do_there("read", path, *([] if tail is None else [str(tail)]))
+        if ran.status == 44:
+            return None
+        _must(ran, path)
+        return ran.stdout
+
+    async def list(self, folder: str) -> list[str]:
+        ran = await self._do_there("list", folder)
+        _must(ran, folder)
+        return sorted(os.fsdecode(ran.stdout).splitlines())
+
+    def watch_folder(self, folder: str, on_change: Callable[[str], None]) -> Callable[[], None]:
+        return self._shell.watch_folder(folder, on_change)
+
+    async def close(self) -> None:
+        self._closed = True
+        for watched in self._watched.values():
+            watched.closed = True
+        self._watched.clear()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for server in self._servers.values():
+            await server.close()
+        await self._shell.close()
+        await self._link.close()
+        await self._log_writer.close()
+
+
+class _Watched:
+    """One launch that somebody watches."""
+
+    def __init__(self, handle: Handle, on_look: OnLook) -> None:
+        self.handle = handle
+        self.on_look = on_look
+        self.facts: Facts | None = None
+        self.screen: Screen | None = None
+        """The last screen seen while it lived."""
+        self.kept: list[str] = []
+        """What the log held of this launch when the watch began: its last lines."""
+        self.told: object = None
+        self.dead = False
+        self.logged = False
+        """Whether its last screen stands in the log."""
+        self.closed = False
+
+    @property
+    def launcher(self) -> Process | None:
+        return self.facts.launcher if self.facts is not None else None
+
+    def over(self) -> bool:
+        """Whether there is nothing more to tell of it."""
+        return self.closed or self.dead
+
+
+def _name() -> str:
+    return f"in.{secrets.token_hex(6)}"
+
+
+def _counted(folder: str) -> int:
+    """Which launch of its agent it was: generations are `AGENT.COUNT.LOT`."""
+    words = folder.rpartition("/")[2].rsplit(".", 2)
+    return int(words[1]) if len(words) == 3 and words[1].isdigit() else 0
+
+
+def _tar(members: Sequence[tuple[str, bytes, int]]) -> bytes:
+    """Files as one stream; names are from the root."""
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w", format=tarfile.GNU_FORMAT, errors="surrogateescape") as tar:
+        for path, content, mode in members:
+            info = tarfile.TarInfo(path.lstrip("/"))
+            info.size, info.mode = len(content), mode
+            tar.addfile(info, io.BytesIO(content))
+    return packed.getvalue()
+
+
+def _said(ran: Ran) -> str:
+    lines = ran.stderr.decode(errors="replace").strip().splitlines()
+    return lines[0] if lines else f"status {ran.status}"
+
+
+def _must(ran: Ran, what: str) -> None:
+    """That it worked; a full disk is one that time or a person settles."""
+    if ran.status:
+        full = re.search(rb"No space left|quota exceeded", ran.stderr, re.IGNORECASE)
+        raise (StorageFull if full else LaunchError)(f"{what}: {_said(ran)}")
+
+
+def _after(kept: list[str], lines: list[str]) -> list[str]:
+    """Of `lines`, those after what the log ends with already."""
+    if not kept:
+        return lines
+    for end in range(len(lines), 0, -1):
+        known = kept[-end:]
+        if lines[end - len(known) : end] == known:
+            return lines[end:]
+    return lines

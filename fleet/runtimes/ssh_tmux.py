@@ -1,0 +1,97 @@
+"""A tmux server on an ssh host: started by a command, then spoken to over one kept channel.
+
+That its server is gone is only ever tmux's own word. A channel that ends without it was cut, and says nothing of
+the server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import shlex
+from collections.abc import Callable
+
+from fleet.clock import Clock
+from fleet.errors import HostUnreachable, LaunchError
+from fleet.runtimes import tmux
+from fleet.runtimes.local_tmux import BARE
+from fleet.runtimes.multiplexers import ServerGone
+from fleet.runtimes.ssh import Link
+from fleet.settings import Settings
+
+START_TRIES = 10
+_NO_SERVER = re.compile(
+    r"no server running|error connecting to .*\((?:No such file|Connection refused)|can't find session"
+)
+
+
+def sh(script: str) -> str:
+    """The script for /bin/sh, whatever the login shell there is."""
+    return f"exec /bin/sh -c {shlex.quote(script)}"
+
+
+def means_no_server(said: str) -> bool:
+    """Whether a client that could not attach has said that there is no server."""
+    return _NO_SERVER.search(said) is not None
+
+
+class SshTmux(tmux.Tmux):
+    """One tmux server on an ssh host."""
+
+    def __init__(self, link: Link, socket: str, settings: Settings, clock: Clock) -> None:
+        super().__init__(self._connect_there, settings, clock)
+        self._link = link
+        self._socket = socket
+        self._starting = asyncio.Lock()
+
+    async def ensure(self) -> int:
+        """The server's pid; it is started where there is none."""
+        async with self._starting:
+            try:
+                return await self.server_pid()
+            except ServerGone:
+                await self._start()
+                return await self.server_pid()
+
+    async def dismiss(self) -> bool:
+        """End the server if no pane is left in it. Whether there is none now."""
+        if await self.panes():
+            return False
+        with contextlib.suppress(HostUnreachable):  # it hangs up instead of answering; or there is none
+            await self.ask("kill-server")
+        return True
+
+    async def _start(self) -> None:
+        """Start the server. While an older one is still going away a start can fail though nothing is wrong."""
+        bare = [f"{name}={value}" for name, value in BARE.items()]
+        start = shlex.join(["env", "-i", *bare, *tmux.start_argv(self._socket, self._settings)])
+        folder = shlex.quote(self._socket.rpartition("/")[0])
+        words = sh(f"(umask 077; mkdir -p {folder}) && umask 022 && cd / && exec {start}")
+        for _ in range(START_TRIES):
+            ran = await self._link.command(words, timeout=self._settings.observe_timeout)
+            if ran.status == 0:
+                return
+            if ran.status == 127:
+                raise LaunchError(f"tmux is not installed on {self._link.alias}", hint="apt install tmux there")
+            await asyncio.sleep(0.15)
+        raise LaunchError(f"tmux could not start on {self._link.alias}: {ran.stderr.decode(errors='replace').strip()}")
+
+    async def _connect_there(self, on_lost: Callable[[], None]) -> tmux.Control:
+        control = tmux.Control(on_lost)
+        bare = [f"{name}={value}" for name, value in BARE.items()]
+        words = shlex.join(["env", "-i", *bare, *tmux.client_argv(self._socket)])
+        try:
+            control.pipe = await self._link.channel(
+                f"exec {words}", control.feed, lambda said: control.lost(said or "the tmux client has ended")
+            )
+            await control.ready
+        except ServerGone as error:
+            control.lost("tmux could not be reached")
+            if means_no_server(str(error)):
+                raise
+            raise HostUnreachable(f"{self._link.alias}: {error}") from error
+        except BaseException:
+            control.lost("tmux could not be reached")
+            raise
+        return control

@@ -1,0 +1,260 @@
+"""A real sshd of OpenSSH on loopback as another machine, and a wire to it that can be cut."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import psutil
+import pytest
+
+from fleet import processes
+from fleet.clock import SystemClock
+from fleet.runtimes import files, launches
+from fleet.runtimes.base import Runtime
+from fleet.runtimes.ssh import Link
+from fleet.runtimes.ssh_runtime import SshRuntime
+from fleet.settings import Places, Settings
+from fleet.terms import Handle, Process
+from tests.contract.hosts import PATIENCE, PROGRAMS, until
+
+SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/usr/local/sbin")
+
+needs_sshd = pytest.mark.skipif(SSHD is None, reason="there is no sshd (Debian: openssh-server) to be another machine")
+
+
+class Wire:
+    """A way to a port on loopback that can be cut: what is sent then is swallowed until it is healed, as by a
+    network. (A sshd that is killed would say so.)"""
+
+    def __init__(self, port: int) -> None:
+        self.to = port
+        self.port = 0
+        self._whole = asyncio.Event()
+        self._whole.set()
+        self._server: asyncio.Server | None = None
+        self._carrying: set[asyncio.Task[None]] = set()
+        self.carried = 0
+        """Bytes that went over it, both ways."""
+        self.connections = 0
+
+    async def open(self) -> None:
+        self._server = await asyncio.start_server(self._connected, "127.0.0.1", self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    def cut(self) -> None:
+        self._whole.clear()
+
+    def heal(self) -> None:
+        self._whole.set()
+
+    async def close(self) -> None:
+        for task in self._carrying:
+            task.cancel()
+        await asyncio.gather(*self._carrying, return_exceptions=True)
+        if self._server is not None:
+            self._server.close()
+
+    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        task = asyncio.get_running_loop().create_task(self._join(reader, writer))
+        self._carrying.add(task)
+        task.add_done_callback(self._carrying.discard)
+
+    async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        away: asyncio.StreamWriter | None = None
+        try:
+            await self._whole.wait()
+            there, away = await asyncio.open_connection("127.0.0.1", self.to)
+            await asyncio.gather(self._carry(reader, away), self._carry(there, writer))
+        except OSError:
+            writer.transport.abort()
+        finally:
+            for end in (writer, away):
+                if end is not None:
+                    end.transport.abort()
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            await self._whole.wait()
+            self.carried += len(data)
+            writer.write(data)
+            await writer.drain()
+        writer.close()
+
+
+class Sshd:
+    """One sshd with a key of its own, a client's key, and an ssh_config that leads to it as `there`."""
+
+    def __init__(self, folder: Path, max_sessions: int = 10) -> None:
+        assert SSHD is not None
+        self.folder = folder
+        self.port = 0
+        self._max_sessions = max_sessions
+        self._process: subprocess.Popen[bytes] | None = None
+        folder.mkdir(mode=0o755, parents=True)
+        (folder / "home").mkdir()
+        for name in ("host", "client"):
+            self.make_key(name)
+        shutil.copy(folder / "client.pub", folder / "authorized_keys")
+        self.config = folder / "config"
+        self.known_hosts = folder / "known_hosts"
+
+    def make_key(self, name: str) -> None:
+        """A new key of that name, in place of one there is."""
+        for path in (self.folder / name, self.folder / f"{name}.pub"):
+            path.unlink(missing_ok=True)
+        argv = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", name, "-f", str(self.folder / name)]
+        subprocess.run(argv, check=True, stdin=subprocess.DEVNULL)
+
+    def start(self) -> None:
+        """Start it, on the port it had."""
+        assert SSHD is not None
+        if os.geteuid() == 0:
+            Path("/run/sshd").mkdir(exist_ok=True)  # where it must find an empty folder to shut itself in
+        if not self.port:
+            with socket.socket() as free:
+                free.bind(("127.0.0.1", 0))
+                self.port = free.getsockname()[1]
+        lines = [
+            f"Port {self.port}",
+            "ListenAddress 127.0.0.1",
+            f"HostKey {self.folder}/host",
+            "PidFile none",
+            f"AuthorizedKeysFile {self.folder}/authorized_keys",
+            "StrictModes no",
+            "PasswordAuthentication no",
+            "KbdInteractiveAuthentication no",
+            "UsePAM no",
+            "PermitRootLogin prohibit-password",
+            f"MaxSessions {self._max_sessions}",
+            f"SetEnv HOME={self.folder}/home",
+        ]
+        (self.folder / "sshd_config").write_text("\n".join(lines) + "\n")
+        argv = [SSHD, "-D", "-f", str(self.folder / "sshd_config"), "-E", str(self.folder / "sshd.log")]
+        self._process = subprocess.Popen(argv, stdin=subprocess.DEVNULL)
+        deadline = time.monotonic() + PATIENCE
+        while time.monotonic() < deadline:
+            assert self._process.poll() is None, (self.folder / "sshd.log").read_text()
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
+                return
+            time.sleep(0.02)
+        raise AssertionError("sshd does not answer")
+
+    def lead(self, port: int, *more: str) -> None:
+        """Write the ssh_config by which `there` is reached over that port, and the host's key as known."""
+        lines = [
+            "Host there",
+            "  HostName 127.0.0.1",
+            f"  Port {port}",
+            f"  IdentityFile {self.folder}/client",
+            "  IdentitiesOnly yes",
+            f"  UserKnownHostsFile {self.known_hosts}",
+            *(f"  {line}" for line in more),
+        ]
+        self.config.write_text("\n".join(lines) + "\n")
+        self.trust(port)
+
+    def trust(self, port: int) -> None:
+        key = " ".join((self.folder / "host.pub").read_text().split()[:2])
+        self.known_hosts.write_text(f"[127.0.0.1]:{port} {key}\n")
+
+    def stop(self) -> None:
+        """End it with all its connections, as a reboot would."""
+        if self._process is not None:
+            family = psutil.Process(self._process.pid).children(recursive=True)
+            mine = [each for each in family if each.name() == "sshd"]
+            self._process.kill()
+            self._process.wait()
+            for each in mine:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    each.kill()
+            self._process = None
+
+
+class SshHost:
+    """This machine as another one: an sshd, a wire to it, and a fleet folder and programs over there."""
+
+    multiplexer = "tmux"
+
+    def __init__(self, home: Path, settings: Settings | None = None, *, max_sessions: int = 10) -> None:
+        self.sshd = Sshd(home / "sshd", max_sessions)
+        self.folder = str(home / "work")
+        self.root = str(home / "there")
+        self.places = Places.of({"FLEET_HOME": str(home / "fleet"), "HOME": str(home)})
+        self.settings = settings or Settings(observe_timeout=1.5, observe_idle_interval=0.5)
+        bin_ = Path(self.folder) / "bin"
+        bin_.mkdir(parents=True, exist_ok=True)
+        for name, text in PROGRAMS.items():
+            (bin_ / name).write_text(text)
+            (bin_ / name).chmod(0o755)
+
+    async def open(self) -> None:
+        self.sshd.start()
+        self.wire = Wire(self.sshd.port)
+        await self.wire.open()
+        self.sshd.lead(self.wire.port)
+        self.ssh = self.again()
+        self.runtime: Runtime = self.ssh
+
+    def link(self) -> Link:
+        return Link("there", config=[str(self.sshd.config)], keepalive=0.5, probe_within=2)
+
+    def again(self) -> SshRuntime:
+        """A runtime as a daemon that starts anew makes it."""
+        return SshRuntime(self.link(), self.root, self.places, self.settings, SystemClock())
+
+    def facts(self, handle: Handle) -> launches.Facts:
+        return launches.facts(Path(handle.folder))
+
+    def servers(self) -> list[Process]:
+        """The tmux servers of this host that live."""
+        notes = Path(self.root).glob("agents/*/launch/*/server")
+        noted = {processes.parse(files.read(path)) for path in notes}
+        return sorted((server for server in noted if server is not None and processes.alive(server)), key=str)
+
+    def kill(self, handle: Handle) -> None:
+        program = self.facts(handle).program
+        assert program is not None and processes.send(program, signal.SIGKILL)
+
+    def kill_launcher(self, handle: Handle) -> None:
+        launcher = self.facts(handle).launcher
+        assert launcher is not None and processes.send(launcher, signal.SIGKILL)
+
+    def lose_multiplexer(self) -> None:
+        servers = self.servers()
+        assert servers
+        for server in servers:
+            processes.send(server, signal.SIGKILL)
+
+    def cut(self) -> None:
+        self.wire.cut()
+
+    def heal(self) -> None:
+        self.wire.heal()
+
+    async def end_agents(self, names: Sequence[str]) -> None:
+        for name in names:
+            await self.ssh.purge(name, grace=0.1)
+
+    async def close(self) -> None:
+        """End everything that was started, the sshd last."""
+        self.heal()
+        servers = self.servers()
+        root = Path(self.root) / "agents"
+        folders = [path for path in root.glob("*/launch/*") if path.is_dir()]
+        await processes.end(lambda: launches.search(folders), grace=0.1)
+        await self.ssh.close()
+        await self.wire.close()
+        for server in servers:
+            processes.send(server, signal.SIGKILL)
+        await until(lambda: not any(processes.alive(server) for server in servers), "the end of tmux")
+        self.sshd.stop()
