@@ -185,6 +185,8 @@ def test_psutil_gives_the_same_answers_where_there_is_no_proc(monkeypatch: pytes
     assert me is not None and processes.alive(me)
     child = subprocess.Popen(["sleep", "600"], env={"FLEET_GENERATION": "web.1.ab"})
     try:
+        while processes.variable(child.pid, "FLEET_GENERATION") is None:  # until it is the program
+            assert child.poll() is None
         assert processes.variable(child.pid, "FLEET_GENERATION") == "web.1.ab"
         assert child.pid in {p.pid for p in processes.descendants(processes.table(), [me])}
     finally:

@@ -140,7 +140,7 @@ requests = st.sampled_from(sorted(VERBS)).flatmap(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.lists(requests, min_size=1, max_size=4))
 def test_whatever_is_asked_is_answered_or_refused(asked: list[tuple[str, dict[str, Any]]]) -> None:
     """A request that follows, or waits, is left after a moment, as by a client that hangs up."""

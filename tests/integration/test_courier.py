@@ -14,7 +14,7 @@ from fleet.hub.delivery import Ways
 from fleet.hub.message import Verb
 from fleet.hub.reach import TurnEnd
 from fleet.terms import Activity, Phase
-from tests.unit.courier_in_memory import INTERACTIVE, OPERATOR, Hub, Program
+from tests.courier import INTERACTIVE, OPERATOR, Hub, Program
 
 HEADLESS = Ways(turns=2, typed=False, composer=False)
 TYPED_ONLY = Ways(kept=True)
