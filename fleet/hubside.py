@@ -12,9 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 from collections.abc import Coroutine, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from fleet import report
@@ -33,10 +31,11 @@ from fleet.manifests.model import AgentSpec
 from fleet.preparing import Admission
 from fleet.reach import Agents, Turns
 from fleet.runner import Runner
+from fleet.runtimes import files
 from fleet.runtimes.base import Runtime
 from fleet.settings import Places, Settings
 from fleet.supervisor import Supervisor
-from fleet.terms import HookEvent, Phase
+from fleet.terms import File, HookEvent, Phase
 
 log = logging.getLogger(__name__)
 
@@ -88,6 +87,8 @@ class HubSide:
     def problems(self) -> list[str]:
         """What of the hub does not work, for the operator."""
         whole = [] if self.problem is None else [self.problem]
+        if self._exchange is not None and self._exchange.log.read_only:
+            whole.append("The disk is full: the hub only reads until there is space again.")
         return whole if self._server is None else [*whole, *self._server.problems]
 
     def begin(self) -> None:
@@ -143,7 +144,7 @@ class HubSide:
             if caller is not None and caller.token != revoked and (caller.name, caller.role) == mine:
                 return
         _, token = await exchange.tokens.create(Role.ADMIN, self._settings.hub_operator, by=BY)
-        await asyncio.to_thread(_write_secret, path, token)
+        await asyncio.to_thread(files.put, [File(str(path), f"{token}\n".encode())])
 
     def _renew_operators_token(self, events: Sequence[Event]) -> None:
         """The person at the command line is never locked out: where their token was revoked they get another."""
@@ -285,13 +286,3 @@ def _speaker(spec: AgentSpec) -> Speaker:
         name=spec.name, may=frozenset(hub.may), wake=hub.wake, hop_limit=hub.hop_limit,
         suppress_thanks=hub.suppress_thanks,
     )  # fmt: skip
-
-
-def _write_secret(path: Path, text: str) -> None:
-    """Whole or not at all, and the user's own."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    part = path.with_name(path.name + ".part")
-    part.unlink(missing_ok=True)
-    with open(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600), "w") as file:
-        file.write(text + "\n")
-    part.rename(path)
