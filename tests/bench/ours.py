@@ -16,9 +16,9 @@ from types import TracebackType
 from typing import Any
 
 import psutil
-from measure import Command, until
 
 from fleet.settings import Places
+from tests.bench.measure import Command, until
 
 BIN = Path(sys.executable).parent
 TRIVIAL = "#!/bin/sh\necho ready\nexec sleep 100000\n"
@@ -29,7 +29,7 @@ PRINTING = '#!/bin/sh\ni=0\nwhile :; do i=$((i + 1)); echo "line $i of work"; sl
 class OurFleet:
     """A home, and the daemon in it. Leaving it ends everything that was started in it."""
 
-    def __init__(self) -> None:
+    def __init__(self, **settings: object) -> None:
         self.path = Path(tempfile.mkdtemp(prefix="flbench", dir="/tmp"))
         for name in ("bin", "run", "tmp", "agents"):
             (self.path / name).mkdir(mode=0o700)
@@ -40,6 +40,7 @@ class OurFleet:
             "TMPDIR": str(self.path / "tmp"),
             "PATH": f"{BIN}:/usr/local/bin:/usr/bin:/bin",
             "LANG": "C.UTF-8",
+            **{f"FLEET_{name.upper()}": str(value) for name, value in settings.items()},
         }
         self.trivial = self.program("claude", TRIVIAL)
 

@@ -1,7 +1,7 @@
 """The peer beside which fleet is measured: scitex-agent-container from PyPI, in an environment of its own.
 
-It is installed on demand below `.cache/` (1.6 GB). It runs on a tmux server of its own, in a home of its own, and
-starts the same trivial program: its login shell finds it under the name `claude`.
+It is installed on demand below the user's cache folder (1.6 GB). It runs on a tmux server of its own, in a home of its
+own, and starts the same trivial program: its login shell finds it under the name `claude`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 from types import TracebackType
 
-from measure import Command
+from tests.bench.measure import Command, cache
 
 VERSION = "0.10.7"
 MANIFEST = """\
@@ -30,15 +30,15 @@ spec:
 """
 
 
-def installed(cache: Path) -> Path:
+def installed() -> Path:
     """The peer's program, installed where it is missing. `FLEET_BENCH_PEER` names an environment that has it."""
     named = os.environ.get("FLEET_BENCH_PEER")
-    venv = Path(named) if named else cache / f"peer-{VERSION}"
+    venv = Path(named) if named else cache() / f"peer-{VERSION}"
     program = venv / "bin" / "sac"
     if not program.exists():
         print(f"Installing scitex-agent-container {VERSION} into {venv} (some minutes, once)", flush=True)
         subprocess.run([sys.executable, "-m", "venv", venv], check=True)
-        pip = [venv / "bin" / "python", "-m", "pip", "install", "--quiet"]
+        pip = [str(venv / "bin" / "python"), "-m", "pip", "install", "--quiet"]
         subprocess.run([*pip, f"scitex-agent-container=={VERSION}"], check=True)
     return program
 

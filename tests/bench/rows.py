@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from measure import Command, load_of, median, percentile, side_by_side, until
-from ours import PRINTING, OurFleet
-from peer import Peer
+from tests.bench.measure import Command, load_of, median, percentile, side_by_side, until
+from tests.bench.ours import PRINTING, OurFleet
+from tests.bench.peer import Peer
 
 ROOT = Path(__file__).parent.parent.parent
 SCREENS = ROOT / "tests" / "screens" / "claude-code-2.1.329"
@@ -103,7 +103,11 @@ def wired_hook(fleet: OurFleet) -> tuple[list[str], dict[str, str]]:
     words = shlex.split((launch / "env").read_text())
     env = dict(word.split("=", 1) for word in words if "=" in word)
     pid = (launch / "program").read_text().split()[0]
-    return [hook["command"], *hook["args"]], {**env, "CLAUDE_PID": pid, "CLAUDE_CODE_SESSION_ID": PAYLOAD["session_id"]}
+    return [hook["command"], *hook["args"]], {
+        **env,
+        "CLAUDE_PID": pid,
+        "CLAUDE_CODE_SESSION_ID": str(PAYLOAD["session_id"]),
+    }
 
 
 # -- fifty agents ---------------------------------------------------------------------------------------------------
