@@ -32,8 +32,9 @@ from fleet.hub.auth import Caller, Role
 from fleet.hub.blobs import BEGINNING, DEFAULT_TYPE, media_type, seen_type, served
 from fleet.hub.exchange import Exchange
 from fleet.hub.message import Attachment, Code, Nature, Position, Refusal, Verb
-from fleet.hub.stream import Session, Socket, Streams, as_fault, serve_sse
+from fleet.hub.stream import Streams, as_fault, serve_sse
 from fleet.hub.submission import check_file_name
+from fleet.hub.websocket import Connection, Socket
 from fleet.hub.wire import Fault
 
 access = logging.getLogger("fleet.hub.access")
@@ -676,7 +677,7 @@ async def _websocket(doors: Doors, request: web.Request) -> web.StreamResponse:
         raise Fault("upgrade_required", "This is a WebSocket: ask for the upgrade.")
     await socket.prepare(request)
     if request.transport is not None:
-        await Session(doors.streams, socket, request.transport).run(caller)
+        await Connection(doors.streams, socket, request.transport).run(caller)
     return socket
 
 

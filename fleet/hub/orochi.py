@@ -38,6 +38,7 @@ from fleet.hub.orochi_frames import Frame
 from fleet.hub.projection import COPY, MESSAGE, fields
 from fleet.hub.registry import PRESENCE, STATUS
 from fleet.hub.stream import Framing, Pace, Reader, Streams, as_fault, close_frame, ws_frame
+from fleet.hub.websocket import IN_FLIGHT
 from fleet.hub.wire import Fault
 
 FRAME = 1024 * 1024
@@ -47,8 +48,6 @@ NOTED = 0.25
 """Seconds until what was written to a client counts as delivered, if the connection has held until then."""
 GRACE = 0.2
 """Seconds after a registration in which nothing is pushed: a client that only asks has its answer first."""
-IN_FLIGHT = 256
-"""Messages of one connection that may be on their way into the log."""
 
 Json = dict[str, Any]
 
