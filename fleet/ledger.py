@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import sqlite3
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -18,7 +17,8 @@ from fleet.db import Database, Migrations
 from fleet.errors import StorageError, StorageFull
 from fleet.lifecycle import Life
 from fleet.manifests.model import AgentSpec
-from fleet.terms import Handle
+from fleet.runtimes import files
+from fleet.terms import File, Handle
 
 LEDGER_MIGRATIONS = Migrations(
     "ledger",
@@ -150,13 +150,9 @@ class StartEnvironment:
 
     def save(self, folder: Path) -> None:
         """Write it 0600 into the agent's folder, by rename: whole or not at all."""
-        part = folder / "environ.part"
+        kept = json.dumps({"environ": dict(self.environ), "secrets": dict(self.secrets)})
         try:
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            part.unlink(missing_ok=True)
-            with os.fdopen(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600), "w") as out:
-                json.dump({"environ": dict(self.environ), "secrets": dict(self.secrets)}, out)
-            part.rename(folder / "environ.json")
+            files.put([File(str(folder / "environ.json"), kept.encode())])
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise StorageFull(
