@@ -263,10 +263,3 @@ async def running_hub(
     finally:
         if folder is None:
             shutil.rmtree(home, ignore_errors=True)
-
-
-async def until(what: Any) -> None:
-    """Wait until it is so."""
-    async with asyncio.timeout(SOON):
-        while not what():  # noqa: ASYNC110
-            await asyncio.sleep(0.01)

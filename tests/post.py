@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,22 +27,9 @@ from fleet.settings import Places, Settings
 from fleet.supervisor import Supervisor
 from fleet.terms import Activity, Phase
 from tests.homes import Home, Stub
+from tests.waiting import until
 
-DEADLINE = 60.0
 OPERATOR = Caller("operator", Role.OPERATOR)
-
-
-async def until(what: Callable[[], Any], why: Callable[[], str] | str, deadline: float = DEADLINE) -> Any:
-    """Wait until it gives something true, and return that."""
-    end = time.monotonic() + deadline
-    while time.monotonic() < end:
-        found = what()
-        if asyncio.iscoroutine(found):
-            found = await found
-        if found:
-            return found
-        await asyncio.sleep(0.05)
-    raise AssertionError(f"not within {deadline:g} s: {why if isinstance(why, str) else why()}")
 
 
 class Post:

@@ -7,7 +7,6 @@ up what it is given, and speaks by itself until `end_turn`.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -37,7 +36,6 @@ from fleet.testing import TurnedClock
 HEADLESS = Ways(turns=4, typed=False)
 INTERACTIVE = Ways(doorbell=True, boundary=True)
 BOSS = Caller("operator", Role.ADMIN)
-DEADLINE = 30.0
 
 Script = Callable[[Message], "str | Awaitable[str | None] | None"]
 
@@ -215,15 +213,3 @@ class Stage:
 
 def with_(settings: Settings | None = None, **changed: Any) -> Settings:
     return replace(settings or Settings(), **changed)
-
-
-async def until(holds: Callable[[], Any]) -> Any:
-    """Wait for what must happen."""
-    async with asyncio.timeout(DEADLINE):
-        while True:
-            found = holds()
-            if isinstance(found, Awaitable):
-                found = await found
-            if found:
-                return found
-            await asyncio.sleep(0.01)

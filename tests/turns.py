@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,18 +20,9 @@ from fleet.manifests.model import AgentSpec
 from fleet.runtimes import files, launches
 from fleet.settings import Places, Settings
 from fleet.terms import Evidence, File, Process
+from tests.waiting import until
 
-PATIENCE = 40.0
 """Seconds that anything which must happen may take: a deadline on a busy machine, not a wait."""
-
-
-async def until(what: Callable[[], Any], why: str) -> Any:
-    """What it gives, once that is something true."""
-    deadline = time.monotonic() + PATIENCE
-    while not (found := what()):
-        assert time.monotonic() < deadline, f"it never happened: {why}"
-        await asyncio.sleep(0.02)
-    return found
 
 
 def message(

@@ -14,7 +14,8 @@ import pytest
 from fleet.hub.message import State, Verb
 from fleet.terms import Activity
 from tests.homes import Home, Stub
-from tests.post import OPERATOR, Post, until
+from tests.post import OPERATOR, Post
+from tests.waiting import until
 
 pytestmark = pytest.mark.real
 

@@ -16,7 +16,8 @@ from fleet.headless import log_of
 from fleet.runtimes.local_tmux import UMASK
 from fleet.terms import Activity
 from tests.homes import Home
-from tests.turns import Desk, message, until
+from tests.turns import Desk, message
+from tests.waiting import until
 
 
 @pytest.fixture

@@ -13,7 +13,8 @@ from fleet.headless import Standing, log_of
 from fleet.manifests.model import AgentSpec
 from fleet.terms import Activity
 from tests.homes import Home, Stub
-from tests.turns import Desk, message, until
+from tests.turns import Desk, message
+from tests.waiting import until
 
 
 @pytest.fixture

@@ -27,7 +27,8 @@ from fleet.hub.host import HubServer
 from fleet.hub.message import Outcome, State
 from fleet.hub.registry import Card
 from fleet.settings import Places, Settings
-from tests.hub_doors import SOON, until
+from tests.hub_doors import SOON
+from tests.waiting import until
 
 FREE = Settings(hub_sender_rate=1e6, hub_sender_burst=1_000_000)
 

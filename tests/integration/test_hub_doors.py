@@ -13,7 +13,8 @@ import pytest
 from fleet.hub import app, wire
 from fleet.hub.auth import Role
 from fleet.hub.stream import Pace
-from tests.hub_doors import LOOSE, SOON, Hub, masked, read_frame, running_hub, until
+from tests.hub_doors import LOOSE, SOON, Hub, masked, read_frame, running_hub
+from tests.waiting import until
 
 FILLED = {
     "id": "m-aaaaaaaaaaaaaaaa",

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.hub_doors import LOOSE, SOON, Hub, Socket, handshake, masked, read_frame, running_hub, until
+from tests.hub_doors import LOOSE, SOON, Hub, Socket, handshake, masked, read_frame, running_hub
+from tests.waiting import until
 
 
 @pytest.fixture

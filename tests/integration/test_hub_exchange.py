@@ -15,7 +15,8 @@ from fleet.hub.mailbox import Change, box
 from fleet.hub.message import Answer, Code, HandOver, Message, Nature, Outcome, Position, Receipt, Verb, Way
 from fleet.hub.shown import presence_of
 from fleet.terms import Activity
-from tests.stage import BOSS, INTERACTIVE, Died, Stage, until, with_
+from tests.stage import BOSS, INTERACTIVE, Died, Stage, with_
+from tests.waiting import until
 
 DAY = 86_400.0
 ALICE, BOB, CAROL = (Caller(name, Role.AGENT) for name in ("alice", "bob", "carol"))

@@ -22,6 +22,7 @@ from fleet.hub.stream import Pace
 from fleet.settings import Settings
 from tests import orochi as package
 from tests.homes import ROOT, Home
+from tests.waiting import until
 
 DEADLINE = 60.0
 Json = dict[str, Any]
@@ -127,17 +128,6 @@ async def a_hub(folder: Path, pace: Pace | None = None) -> AsyncIterator[Hub]:
         yield Hub(exchange, ports, session)
     await ports.close()
     await exchange.close()
-
-
-async def until(what: Callable[[], Any]) -> Any:
-    async with asyncio.timeout(DEADLINE):
-        while True:
-            found = what()
-            if asyncio.iscoroutine(found):
-                found = await found
-            if found:
-                return found
-            await asyncio.sleep(0.02)
 
 
 # -- the package itself --------------------------------------------------------------------------------------------
@@ -352,8 +342,12 @@ async def test_its_mcp_server_works_unchanged(hub: Hub, orochis: Package) -> Non
     assert {"orochi_send", "orochi_who", "orochi_history", "orochi_channels"} <= tools
     sent = await mcp_call(program, "orochi_send", channel="#general", message="by way of MCP")
     assert json.loads(sent)["status"] == "sent"
-    history = json.loads(await mcp_call(program, "orochi_history", channel="#general"))
-    assert [row["content"] for row in history["messages"]] == ["by way of MCP"]
+
+    async def said() -> list[str]:
+        history = json.loads(await mcp_call(program, "orochi_history", channel="#general"))
+        return [row["content"] for row in history["messages"]]
+
+    assert await until(said) == ["by way of MCP"]  # it says "sent" before the hub has it
     assert "alice" in json.loads(await mcp_call(program, "orochi_who"))["agents"]
     assert "#general" in json.loads(await mcp_call(program, "orochi_channels"))["channels"]
 
