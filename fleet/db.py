@@ -34,6 +34,16 @@ Fn = Callable[[sqlite3.Connection], T]
 GROUP = 512
 """Writes that share one transaction at most."""
 
+LOG_PAGES = 4096
+"""Pages of the write-ahead log after which a commit itself brings them into the file. SQLite's own 1000 are soon
+reached by small writes to large indices, each of which then waits for the file as well."""
+
+REST = 1.0
+"""Seconds without a write after which they are brought there while nobody waits …"""
+
+WORTH_IT = 256
+"""… if there were so many."""
+
 BACKUPS_KEPT = 3
 
 READERS = 2
@@ -175,9 +185,20 @@ class _Lost(Exception):
 
 def _write_all(connection: sqlite3.Connection, jobs: queue.SimpleQueue[_Job | None]) -> None:
     """The writer thread's whole life."""
+    written = 0
     with contextlib.closing(connection):
-        while (first := jobs.get()) is not None:
+        while True:
+            try:
+                first = jobs.get(timeout=REST if written >= WORTH_IT else None)
+            except queue.Empty:
+                written = 0
+                with contextlib.suppress(sqlite3.Error):  # the next commits will do it
+                    connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+                continue
+            if first is None:
+                return
             group, last = _waiting(first, jobs)
+            written += len(group)
             try:
                 _together(connection, group)
             except (_Lost, sqlite3.Error):
@@ -298,6 +319,7 @@ def _prepare_for_writing(connection: sqlite3.Connection, path: Path) -> None:
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA foreign_keys = ON")
     connection.execute("PRAGMA journal_size_limit = 67108864")
+    connection.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES}")
 
 
 def _read(connection: sqlite3.Connection, fn: Fn[T]) -> T:

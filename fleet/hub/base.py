@@ -98,6 +98,8 @@ class Base:
         self._ids = Ids(chance)
         self._invites = Invites(log, clock, chance)
         self._asks = Asks(clock, self._ask_ended)
+        self._ends: list[New] = []
+        """Ends of questions that are to be noted."""
         self._accounting = Accounting(self.rules)
         self._turns = Turns(self.rules)
         self._held: dict[str, Thread] = {}
@@ -282,11 +284,16 @@ class Base:
         await self.log.append([New.of(registry.audit(caller.workspace), ACT, self._sender(caller), body)])
 
     def _ask_ended(self, workspace: str, ask: Ask) -> None:
-        self._soon(self._note_end(workspace, ask))
+        """Note it, together with all that end by the same commit."""
+        self._ends.append(
+            New.of(receipts(workspace, ask.asker), threads.ASK_ENDED, f"{workspace}/{HUB}", ask.to_json())
+        )
+        if len(self._ends) == 1:
+            self._soon(self._note_ends())
 
-    async def _note_end(self, workspace: str, ask: Ask) -> None:
-        fact = New.of(receipts(workspace, ask.asker), threads.ASK_ENDED, f"{workspace}/{HUB}", ask.to_json())
-        await self.log.append([fact])
+    async def _note_ends(self) -> None:
+        ends, self._ends = self._ends, []
+        await self.log.append(ends)
 
     def _soon(self, doing: Coroutine[Any, Any, Any]) -> None:
         """Do it without waiting for it; `close` waits."""

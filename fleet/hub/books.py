@@ -108,8 +108,7 @@ class Turns:
         """It is not there, or the turn that it was is over."""
         turn = self._turns.get(who)
         if turn is not None and (message in turn.coming or message in turn.here):
-            here = {key: value for key, value in turn.here.items() if key != message}
-            self._turns[who] = replace(turn.undone(message), here=here)
+            self._turns[who] = turn.without(message)
 
     def ended(self, who: Who) -> None:
         """The turn is over."""

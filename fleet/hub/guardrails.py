@@ -15,11 +15,14 @@ import bisect
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from typing import TypeVar
 
 from fleet.brake import Bucket
 from fleet.hub.message import Code, Intent, Message, Nature, Refusal, ThreadState
 from fleet.hub.submission import Submission
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,12 +80,16 @@ def lineage(causes: Iterable[Message], asked: int | None, speaker: Speaker, rule
 
     `asked` is the ceiling that its sender asks for: it can lower the fleet's, never raise it.
     """
-    found = list(causes)
-    ceilings = [rules.max_hops, *(c.max_hops for c in found)]
-    ceilings += [limit for limit in (asked, speaker.hop_limit) if limit is not None]
-    if not found:
-        return Lineage(0, min(ceilings))
-    return Lineage(max(c.hops for c in found) + 1, min(ceilings), found[0].id)
+    ceiling, hops, first = rules.max_hops, -1, None
+    for cause in causes:
+        ceiling, hops = min(ceiling, cause.max_hops), max(hops, cause.hops)
+        if first is None:
+            first = cause.id
+    if asked is not None:
+        ceiling = min(ceiling, asked)
+    if speaker.hop_limit is not None:
+        ceiling = min(ceiling, speaker.hop_limit)
+    return Lineage(hops + 1, ceiling, first)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +106,7 @@ class Turn:
 
     def handed(self, message: Message) -> Turn:
         """Its hand-over begins."""
-        return replace(self, coming={**self.coming, message.id: message})
+        return Turn({**self.coming, message.id: message}, self.here)
 
     def arrived(self, message: Message, now: float) -> Turn:
         """It is in the agent's conversation."""
@@ -107,15 +114,20 @@ class Turn:
 
     def undone(self, message: str) -> Turn:
         """It has not arrived after all."""
-        return replace(self, coming=_without(self.coming, message))
+        return Turn(_without(self.coming, message), self.here)
+
+    def without(self, message: str) -> Turn:
+        """It is not what the agent is at work on, whether it was on its way or there."""
+        return Turn(_without(self.coming, message), _without(self.here, message))
 
     def ended(self) -> Turn:
         """The turn is over. What is on its way belongs to the next one."""
-        return replace(self, here={})
+        return Turn(self.coming)
 
     def recent(self, now: float, rules: Rules) -> Turn:
         """Of a member whose turns nobody sees: without what arrived too long ago to be what it speaks of."""
-        return replace(self, here={k: (m, at) for k, (m, at) in self.here.items() if now - at <= rules.implied_reply})
+        here = {k: (m, at) for k, (m, at) in self.here.items() if now - at <= rules.implied_reply}
+        return Turn(self.coming, here)
 
     def causes(self, replied: Message | None, to: Iterable[str] | None = None) -> tuple[Message, ...]:
         """What a message that is sent now was caused by, what it replies to first. With `to`, only what came from
@@ -127,8 +139,12 @@ class Turn:
         return tuple({**first, **found}.values())
 
 
-def _without(messages: Mapping[str, Message], gone: str) -> Mapping[str, Message]:
-    return {key: value for key, value in messages.items() if key != gone}
+def _without(messages: Mapping[str, T], gone: str) -> Mapping[str, T]:
+    if gone not in messages:
+        return messages
+    left = dict(messages)
+    del left[gone]
+    return left
 
 
 # -- how much --------------------------------------------------------------------------------------------------
@@ -230,12 +246,15 @@ def admit(attempt: Attempt, accounts: Accounts, now: float, rules: Rules) -> tup
     """Whether the message may leave, and what that makes of the accounts. A refused one costs its sender's rate and
     nothing else; the accounts are to be kept in either case."""
     bucket, wait = accounts.sender.take(now, every=1.0 / rules.sender_rate if rules.sender_rate > 0 else 0.0)
-    accounts = Accounts(bucket, accounts.thread, accounts.pairs)
+    refusal: Refusal | None
     if wait > 0:
         reason = f"{attempt.speaker.name} sends more than {rules.sender_rate:g} messages a second."
-        return accounts, Refusal(Code.RATE_LIMITED, reason, retry_after=wait)
-    refusal = _not_allowed(attempt) or _over(attempt) or _too_many(attempt, accounts, now, rules)
-    return (accounts, refusal) if refusal else (_counted(attempt, accounts, now, rules), None)
+        refusal = Refusal(Code.RATE_LIMITED, reason, retry_after=wait)
+    else:
+        refusal = _not_allowed(attempt) or _over(attempt) or _too_many(attempt, accounts, now, rules)
+    if refusal is not None or attempt.speaker.operator or not attempt.wakes:
+        return Accounts(bucket, accounts.thread, accounts.pairs), refusal
+    return _counted(bucket, attempt, accounts, now, rules), None
 
 
 def repeats(first: Message, again: Submission) -> Refusal | None:
@@ -286,7 +305,7 @@ def _acts(message: Message) -> Iterable[str]:
 def _over(attempt: Attempt) -> Refusal | None:
     """What has been said enough about."""
     message = attempt.message
-    if _is_thanks(attempt):
+    if attempt.replied is not None and _is_thanks(attempt):
         return Refusal(Code.ONLY_THANKS, "A reply that only says thanks is not sent; nobody waits for it.")
     if message.hops >= message.max_hops:
         reason = f"This would be hop {message.hops}; the conversation ends at {message.max_hops}."
@@ -307,8 +326,13 @@ def _too_many(attempt: Attempt, accounts: Accounts, now: float, rules: Rules) ->
     if attempt.speaker.operator or not attempt.wakes:
         return None
     name, conversation, tally = attempt.speaker.name, attempt.message.thread, accounts.thread
-    waits = {to: accounts.pairs.get(to, NOTHING).wait(now, rules.pair, rules.window) for to in attempt.wakes}
-    if busy := sorted(to for to, wait in waits.items() if wait > 0):
+    waits: dict[str, float] = {}
+    for to in attempt.wakes:
+        pair = accounts.pairs.get(to)
+        if (wait := (NOTHING if pair is None else pair).wait(now, rules.pair, rules.window)) > 0:
+            waits[to] = wait
+    if waits:
+        busy = sorted(waits)
         reason = f"{name} has caused {', '.join(busy)} {rules.pair} turns within {rules.window:g} s."
         return Refusal(Code.PAIR_LIMITED, reason, max(waits.values()), {"recipients": busy})
     if tally.total >= rules.conversation_total:
@@ -320,13 +344,12 @@ def _too_many(attempt: Attempt, accounts: Accounts, now: float, rules: Rules) ->
     return None
 
 
-def _counted(attempt: Attempt, accounts: Accounts, now: float, rules: Rules) -> Accounts:
-    """Turns that operators cause are not counted against anybody."""
-    if attempt.speaker.operator or not attempt.wakes:
-        return accounts
-    pairs = {to: accounts.pairs.get(to, NOTHING).counted(now, rules.window) for to in attempt.wakes}
-    thread = accounts.thread.counted(now, rules.window)
-    return Accounts(accounts.sender, thread, {**accounts.pairs, **pairs})
+def _counted(bucket: Bucket, attempt: Attempt, accounts: Accounts, now: float, rules: Rules) -> Accounts:
+    """With the turns that it causes. Those that operators cause are not counted against anybody."""
+    pairs = dict(accounts.pairs)
+    for to in attempt.wakes:
+        pairs[to] = pairs.get(to, NOTHING).counted(now, rules.window)
+    return Accounts(bucket, accounts.thread.counted(now, rules.window), pairs)
 
 
 # -- thanks ----------------------------------------------------------------------------------------------------

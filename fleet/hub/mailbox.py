@@ -255,7 +255,7 @@ class Mailboxes:
         self._database = log.database
         self._clock = clock
         self._waiting: Counter[str] = Counter()
-        self._coming: Counter[str] = Counter()
+        self._coming: dict[str, int] = {}
         """Accepted, and on its way into the log."""
         self._locks: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
         self._standings: OrderedDict[tuple[str, str], _Standing] = OrderedDict()
@@ -309,14 +309,15 @@ class Mailboxes:
         workspace = message.workspace
         coming = [f"{workspace}/@{r.name}" for r in recipients if r.state in WAITING]
         for of in coming:
-            self._coming[of] += 1
+            self._coming[of] = self._coming.get(of, 0) + 1
         events = _as_events(message, recipients, streams, counted, heard)
         events += told
         try:
             if not also:
                 accepted = Accepted(*(await self._log.append(events))[0])
             else:
-                async with self._changing(also) as standing:
+                async with self._changing(also):
+                    standing = await self._standing_of(also)
                     facts, latest = _stepped(also, standing, self._clock.now())
                     accepted = Accepted(*(await self._log.append([*events, *facts]))[0])
                     if not accepted.duplicate:
@@ -332,7 +333,8 @@ class Mailboxes:
             for recipient in recipients:
                 which = (message.id, f"{workspace}/@{recipient.name}")
                 if which not in self._standings:  # else it has been changed since
-                    self._keep({which: _Standing(accepted.seq, told_to, recipient, message.expires_at)})
+                    self._standings[which] = _Standing(accepted.seq, told_to, recipient, message.expires_at)
+            self._keep_some()
         return accepted
 
     async def change(self, changes: Sequence[Change]) -> list[Recipient | None]:
@@ -341,7 +343,8 @@ class Mailboxes:
         All of it is in one append, or nothing. What changes nothing is not written. `None` where there is no such
         message in the box (any more). Raise `NotStored`.
         """
-        async with self._changing(changes) as standing:
+        async with self._changing(changes):
+            standing = await self._standing_of(changes)
             facts, latest = _stepped(changes, standing, self._clock.now())
             if facts:
                 await self._log.append(facts)
@@ -356,18 +359,18 @@ class Mailboxes:
         fact = {"box": of, "seq": seq, "evidence": evidence}
         await self._log.append([New.of(f"{of}/receipts", CAUGHT_UP, HUB, fact)])
 
+    def _changing(self, changes: Sequence[Change]) -> contextlib.AbstractAsyncContextManager[None]:
+        """While nobody else changes anything about these messages there."""
+        if len(changes) == 1:
+            return self._lock((changes[0].message, changes[0].box))
+        return self._changing_all(changes)
+
     @contextlib.asynccontextmanager
-    async def _changing(self, changes: Sequence[Change]) -> AsyncIterator[list[_Standing | None]]:
-        """How the messages stand that are to be changed, while nobody else changes anything about them there."""
-        concerned = sorted({(change.message, change.box) for change in changes})
-        if len(concerned) == 1:
-            async with self._lock(concerned[0]):
-                yield await self._standing_of(changes)
-            return
+    async def _changing_all(self, changes: Sequence[Change]) -> AsyncIterator[None]:
         async with contextlib.AsyncExitStack() as held:
-            for which in concerned:
+            for which in sorted({(change.message, change.box) for change in changes}):
                 await held.enter_async_context(self._lock(which))
-            yield await self._standing_of(changes)
+            yield
 
     async def _standing_of(self, changes: Sequence[Change]) -> list[_Standing | None]:
         known = [self._standings.get((change.message, change.box)) for change in changes]
@@ -381,6 +384,9 @@ class Mailboxes:
 
     def _keep(self, latest: Mapping[tuple[str, str], _Standing]) -> None:
         self._standings.update(latest)
+        self._keep_some()
+
+    def _keep_some(self) -> None:
         while len(self._standings) > STANDINGS:
             self._standings.popitem(last=False)
 

@@ -41,6 +41,8 @@ _BIDI = re.compile("[\u202a-\u202e\u2066-\u2069]")
 INVISIBLE = re.compile(
     "[\u00ad\u061c\u180e\u200b-\u200f\u2028\u2029\u2060-\u2065\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
 )
+_BESIDE = frozenset({"reply_to", "wake", "thread", "max_hops", "expires_in", "metadata"})
+"""What most messages say nothing of."""
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MEDIA_TYPE = re.compile(r"[a-z0-9][a-z0-9!#$&^_.+-]{0,62}/[a-z0-9][a-z0-9!#$&^_.+-]{0,62}")
 
@@ -96,10 +98,18 @@ def check_file_name(name: object) -> str | Refusal:
 def _submission(body: object, limits: Limits) -> Submission:
     if not isinstance(body, Mapping):
         raise _Unfit(Code.WRONG_TYPE, "A message is a JSON object.")
-    attachments = _attachments(body.get("attachments"), limits)
+    attachments = _attachments(body["attachments"], limits) if "attachments" in body else ()
     text = _text(body.get("text", "" if attachments else None), "text", limits.text)
-    if not text.strip() and not attachments:
+    if not attachments and (not text or text.isspace()):
         raise _Unfit(Code.EMPTY, "There is nothing in the message.", field="text")
+    if not _BESIDE.intersection(body):
+        return Submission(
+            to=_address(body.get("to"), limits),
+            text=text,
+            intent=_intent(body.get("intent")),
+            attachments=attachments,
+            idempotency_key=_pattern(body, "idempotency_key", KEY),
+        )
     reply_to = _pattern(body, "reply_to", ID)
     return Submission(
         to=() if reply_to and body.get("to") is None else _address(body.get("to"), limits),
@@ -121,11 +131,11 @@ def _text(value: object, what: str, most: int) -> str:
         raise _Unfit(Code.MISSING, f"`{what}` is missing.", field=what)
     if not isinstance(value, str):
         raise _Unfit(Code.WRONG_TYPE, f"`{what}` is a string.", field=what)
-    if len(value) > most or len(_utf8(value, what)) > most:
+    if len(value) > most or (not value.isascii() and len(_utf8(value, what)) > most):
         raise _Unfit(
             Code.TOO_LARGE, f"`{what}` is longer than {most} bytes. Send it as a file.", field=what, limit=most
         )
-    text = value.replace("\r\n", "\n").replace("\r", "\n")
+    text = value.replace("\r\n", "\n").replace("\r", "\n") if "\r" in value else value
     _plain(text, what)
     return text
 
@@ -138,16 +148,20 @@ def _utf8(value: str, what: str) -> bytes:
 
 
 def _plain(text: str, what: str) -> None:
+    if text.isprintable():  # none of either kind is
+        return
     if found := _CONTROL.search(text):
         reason = f"`{what}` holds the control character U+{ord(found[0]):04X}."
         raise _Unfit(Code.CONTROL_CHARACTERS, reason, field=what)
-    if found := _BIDI.search(text):
+    if not text.isascii() and (found := _BIDI.search(text)):
         reason = f"`{what}` holds U+{ord(found[0]):04X}, which makes a text read otherwise than it is written."
         raise _Unfit(Code.BIDI_CHARACTERS, reason, field=what)
 
 
 def _address(value: object, limits: Limits) -> tuple[str, ...]:
-    names = [value] if isinstance(value, str) else value
+    if isinstance(value, str):
+        return (_addressee(value),)
+    names = value
     if names is None or names == []:
         raise _Unfit(Code.MISSING, "`to` is missing: a name, a #channel, or a list of them.", field="to")
     if not isinstance(names, list):
@@ -167,12 +181,16 @@ def _addressee(value: object) -> str:
     return name
 
 
+_INTENTS = {intent.value: intent for intent in Intent}
+
+
 def _intent(value: object) -> Intent:
     if value is None:
         return Intent.INFORM
-    if not isinstance(value, str) or value not in list(Intent):
+    found = _INTENTS.get(value) if isinstance(value, str) else None
+    if found is None:
         raise _Unfit(Code.BAD_VALUE, f"`intent` is one of {', '.join(Intent)}.", field="intent")
-    return Intent(value)
+    return found
 
 
 def _typed(body: Mapping[str, Any], name: str, kind: type, words: str) -> Any:

@@ -88,7 +88,8 @@ class Talk(Base):
         if self.registry.present(caller.workspace, caller.name) is None:
             await self._admitted(caller)
         if turn is not None and isinstance(body, Mapping):
-            body = {**body, "reply_to": turn}
+            key = body.get("idempotency_key")
+            body = {**body, "reply_to": turn, "idempotency_key": f"turn:{turn}" if key is None else key}
         read = read_submission(body, self.limits)
         if isinstance(read, Refusal):
             raise self._refuse(caller, read)
@@ -111,8 +112,6 @@ class Talk(Base):
     ) -> Receipt:
         """`opened`: a conversation that the hub opens with it; `quiet`: it may cause no turn whatever it says."""
         workspace, name = caller.workspace, caller.name
-        if turn is not None:
-            read = replace(read, idempotency_key=read.idempotency_key or f"turn:{turn}")
         if read.idempotency_key is None:
             return await self._say_once(caller, read, nature, turn, timeout, quiet, opened, answer_to)
         which = (workspace, name, read.idempotency_key)
@@ -138,14 +137,19 @@ class Talk(Base):
         opened: Thread | None,
         answer_to: str | None,
     ) -> Receipt:
-        replied = await self._replied(caller, read)
+        replied = await self._replied(caller, read) if read.reply_to is not None else None
         if read.attachments and (missing := await asyncio.to_thread(self.blobs.missing, read.attachments)):
             raise self._refuse(caller, missing, read)
         for attachment in read.attachments:
             if not await self._may_attach(caller, attachment.sha256):
                 raise self._refuse(caller, not_uploaded(attachment), read)
-        thread = opened.id if opened is not None else await self._thread_of(caller, read, replied)
-        asked = await self._answered(caller, read, replied)
+        if opened is not None:
+            thread: str | None = opened.id
+        elif read.thread is not None or replied is not None:
+            thread = await self._thread_of(caller, read, replied)
+        else:
+            thread = None
+        asked = await self._answered(caller, read, replied) if replied is not None else None
         composed = self._composed(caller, read, replied, thread, asked, nature, turn is not None, quiet, answer_to)
         if isinstance(composed, Refusal):
             if read.idempotency_key and await self.history.by_key(self._sender(caller), read.idempotency_key):
@@ -181,7 +185,7 @@ class Talk(Base):
             spoken_to = to if seen or "@" not in read.text else (*to, *mentioned(read.text, directory))
             causes = self._turns.causes(who, said, spoken_to, seen, now)
         line = lineage(causes, read.max_hops, speaker, self.rules)
-        id = reply_id(replied.message.id, name) if of_turn and replied is not None else self._ids.mint("m")
+        id = reply_id(replied.message.id, name) if of_turn and replied is not None else self._ids.mint("m", now)
         message = Message(
             id=id,
             workspace=workspace,
@@ -189,7 +193,7 @@ class Talk(Base):
             to=to,
             text=read.text,
             at=now,
-            thread=thread if thread is not None else self._ids.mint("t"),
+            thread=thread if thread is not None else self._ids.mint("t", now),
             intent=read.intent,
             nature=nature,
             wake=read.wake,
@@ -225,8 +229,10 @@ class Talk(Base):
         accounts, refusal = admit(attempt, accounts, now, self.rules)
         self._accounting.keep(who, message.thread, accounts, now)
         if refusal is None:
-            waiting = {h.name: self.boxes.waiting(box(workspace, h.name)) for h in where.hearers}
-            refusal = guardrails.room(waiting, self.limits.waiting)
+            most = self.limits.waiting
+            waiting = {h.name: self.boxes.waiting(f"{workspace}/@{h.name}") for h in where.hearers}
+            if waiting and max(waiting.values()) >= most:
+                refusal = guardrails.room(waiting, most)
         if refusal is not None:
             return refusal
         waits = asked is not None and self._asks.waited_for(asked.message.id)
@@ -247,13 +253,14 @@ class Talk(Base):
     async def _stored(self, composed: _Composed, asked: Known | None, timeout: float | None) -> Receipt:
         message, recipients, listening = composed.message, composed.recipients, composed.listening
         workspace, sender = message.workspace, f"{message.workspace}/{message.sender}"
-        direct = not message.channels
-        streams = [f"{workspace}/{channel}" for channel in message.channels]
+        channels = message.channels
+        direct = not channels
+        streams = [f"{workspace}/{channel}" for channel in channels]
         hears = frozenset[str]()
         if not direct and recipients:
             listeners = self.registry.directory(workspace).listeners
-            hears = frozenset(name for channel in message.channels for name in listeners.get(channel, ()))
-        streams += [box(workspace, recipient.name) for recipient in recipients if recipient.name not in hears]
+            hears = frozenset(name for channel in channels for name in listeners.get(channel, ()))
+        streams += [f"{workspace}/@{recipient.name}" for recipient in recipients if recipient.name not in hears]
         told: list[New] = []
         if message.intent is Intent.ASK and len(recipients) == 1 and direct:
             deadline = message.at + (self.settings.hub_ask_timeout if timeout is None else timeout)
@@ -266,7 +273,7 @@ class Talk(Base):
             body = {"message": message.id, "to": list(message.to), "thread": message.thread}
             told.append(New.of(registry.audit(workspace), PROMPTED, sender, body))
         space = self.registry.spaces[workspace]
-        for channel in message.channels:
+        for channel in channels:
             if channel not in space.channels:
                 told.append(New.of(registry.stream(workspace), registry.CHANNEL, sender, {"name": channel}))
         also = [] if asked is None else [Change(asked.message.id, box(workspace, message.sender), Answer(message.id))]
@@ -275,7 +282,7 @@ class Talk(Base):
         )
         if accepted.duplicate:
             return await self._first(message, accepted.seq)
-        known = self._remember(message, accepted.seq, (r.name for r in recipients))
+        known = self._remember(message, accepted.seq, [r.name for r in recipients])
         for recipient in recipients:
             present = self.registry.present(workspace, recipient.name)
             if present is not None and not present.card.supervised:
@@ -284,7 +291,7 @@ class Talk(Base):
             self._keys[workspace, message.sender, message.idempotency_key] = message.id
             if len(self._keys) > KEYS:
                 self._keys.popitem(last=False)
-        if message.channels:
+        if channels:
             self._turns.spoken(known.message, message.at)
         others = _also_listed(message, recipients, listening) if listening else ()
         position = Position(self.log.epoch, accepted.seq)
@@ -524,7 +531,7 @@ class Talk(Base):
             raise no(Code.BAD_VALUE, "A discussion is between two.", field="b")
         now = self.clock.now()
         thread = Thread(
-            id=self._ids.mint("t"), workspace=caller.workspace, opened_by=caller.name, opened_at=now, since=now
+            id=self._ids.mint("t", now), workspace=caller.workspace, opened_by=caller.name, opened_at=now, since=now
         )
         notes = (
             (b, a, True, f"{a} will discuss this with you, and begins. Reply to what {a} writes.\n\n{checked}"),

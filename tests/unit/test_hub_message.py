@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from typing import Any, get_args
 
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from fleet.hub.message import (
     EVENTS,
+    ID,
     OUTCOMES,
     OVER,
     SEQ_MAX,
@@ -30,6 +32,7 @@ from fleet.hub.message import (
     Expire,
     Fail,
     HandOver,
+    Ids,
     Intent,
     Limits,
     Message,
@@ -292,6 +295,15 @@ def test_ids_are_as_random_as_they_are_given_and_a_turns_reply_has_always_the_sa
     assert reply_id("m-1", "bob") == reply_id("m-1", "bob") != reply_id("m-1", "carol")
 
 
+def test_ids_rise_also_when_the_clock_stands_or_is_set_back_and_have_their_form() -> None:
+    ids = Ids(bytes)
+    minted = [ids.mint("m", now) for now in (1e9, 1e9, 1e9 + 0.5, 1e9 + 1, 5.0, 1e9 + 1)]
+    minted += [ids.mint("m", 1e9 + 2) for _ in range(5000)]
+    assert minted == sorted(set(minted))
+    assert all(ID.fullmatch(id) for id in minted)
+    assert len({Ids(os.urandom).mint("m", 1e9) for _ in range(100)}) > 90  # of one moment, but of other chance
+
+
 # -- JSON ------------------------------------------------------------------------------------------------------
 
 MESSAGE = Message(
@@ -313,6 +325,11 @@ MESSAGE = Message(
 
 def through_json(value: Any) -> Any:
     return json.loads(json.dumps(value.to_json()))
+
+
+def test_all_of_a_message_and_of_a_question_is_stored() -> None:
+    assert set(through_json(MESSAGE)) == {field.name for field in fields(Message)}
+    assert set(through_json(ASK)) == {field.name for field in fields(Ask)}
 
 
 def test_whatever_is_stored_is_read_as_it_was() -> None:
