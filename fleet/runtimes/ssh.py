@@ -198,6 +198,7 @@ class Link:
                 connect_timeout=self._within,
                 login_timeout=self._within,
                 agent_forwarding=False,
+                compression_algs=["zlib@openssh.com", "none"],  # what a sweep answers is mostly what it answered before
                 **given,
             )
         except asyncssh.HostKeyNotVerifiable as error:

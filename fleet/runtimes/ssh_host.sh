@@ -17,7 +17,9 @@
 LC_ALL=C
 export LC_ALL
 umask 077
-TURN=0.2 # seconds between two looks of the loop that tells news
+SOON=0.2 # seconds between two looks of the loop that tells news, while there are any …
+LATER=0.5 # … and after QUIET turns without
+QUIET=50
 
 start_of() { # PID: its start time in $start; fails where nothing lives there
     start=
@@ -65,7 +67,7 @@ facts() { # LAUNCH: launcher program server exit alive server-alive claim screen
 }
 
 tell_news() { # FILE with what is wanted: `folder PATH`, `process PID START`
-    before='' ended=' '
+    before='' ended=' ' quiet=0
     while [ -e "$1" ]; do
         set -- "$1"
         while read -r kind what rest; do
@@ -74,7 +76,7 @@ tell_news() { # FILE with what is wanted: `folder PATH`, `process PID START`
             process)
                 case $ended in *" $what:$rest "*) ;; *)
                     if ! lives "$what" "$rest"; then
-                        ended="$ended$what:$rest "
+                        ended="$ended$what:$rest " quiet=0
                         echo "ended $what $rest" || exit 0
                     fi
                     ;;
@@ -101,10 +103,11 @@ tell_news() { # FILE with what is wanted: `folder PATH`, `process PID START`
                     else { if (old[path] != mark) print "changed " path; delete old[path] }
                 }
                 END { for (path in old) print "changed " path }' || exit 0
-            before=$after
+            before=$after quiet=0
         fi
+        quiet=$((quiet + 1))
         set -- "$wanted"
-        sleep "$TURN"
+        if [ "$quiet" -lt "$QUIET" ]; then sleep "$SOON"; else sleep "$LATER"; fi
     done
 }
 

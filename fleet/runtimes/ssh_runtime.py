@@ -70,7 +70,7 @@ class SshRuntime:
         """`folder`: fleet's own there, absolute. `secrets_` tells what an agent was given as such."""
         if not _FOLDER.fullmatch(folder):
             raise LaunchError(f"{folder!r} cannot be fleet's folder on {link.alias}: only letters, digits and ._/@+~-")
-        self._link = link
+        self.link = link
         self._folder = folder
         self._places = places
         self._settings = settings
@@ -98,11 +98,14 @@ class SshRuntime:
         self._closed = False
 
     async def _prepare(self, link: Link) -> None:
-        """Put our scripts there, once for each version of them: the first round trip of every connection."""
+        """Put our scripts there, once for each version of them: the first round trip of every connection.
+
+        What a cut connection left is taken away, and with it the sh that still tells news into nowhere ends.
+        """
         new = f"{self._scripts}.{secrets.token_hex(4)}"
         script = (
-            f"umask 077; if [ -d {self._scripts} ]; then cat >/dev/null; else"
-            f" mkdir -p {new} && cd {new} && tar -xopf - && {{ mv {new} {self._scripts} || exit 1; }}; fi"
+            f"umask 077; rm -rf {self._folder}/want.* {self._folder}/in.*;"
+            f" if [ -d {self._scripts} ]; then cat >/dev/null; else mkdir -p {new} && cd {new} && tar -xopf - && {{ mv {new} {self._scripts} || exit 1; }}; fi"
         )
         _must(await link.command(sh(script), self._packed), f"fleet's folder on {link.alias}")
 
@@ -111,7 +114,7 @@ class SshRuntime:
 
     async def _do_there(self, verb: str, *words: str, stdin: bytes = b"", more: float = 0.0) -> Ran:
         """One verb of ssh_host.sh. It may take `more` than usual."""
-        return await self._link.command(self._words(verb, *words), stdin, timeout=COMMAND_WITHIN + more)
+        return await self.link.command(self._words(verb, *words), stdin, timeout=COMMAND_WITHIN + more)
 
     # -- minting -------------------------------------------------------------------------------------------------
 
@@ -143,7 +146,7 @@ class SshRuntime:
 
     def _server(self, socket: str) -> SshTmux:
         if socket not in self._servers:
-            made = SshTmux(self._link, socket, self._settings, self._clock)
+            made = SshTmux(self.link, socket, self._settings, self._clock)
             made.on_gone(functools.partial(self._server_gone, socket))
             made.on_host(functools.partial(self._readable, socket))
             self._servers[socket] = made
@@ -191,7 +194,7 @@ class SshRuntime:
         if word == "program":
             return rest
         what, _, why = rest.partition(" ")
-        where = f"on {self._link.alias}"
+        where = f"on {self.link.alias}"
         if what == "cwd":
             raise LaunchError(f"the folder {plan.cwd} {why} {where}", hint="make it, or name another as workdir")
         hint = "install it there, or give its path as command"
@@ -351,7 +354,7 @@ class SshRuntime:
                     self._do(self._begin(watched))
             self._readable("link", None)
         else:
-            self._readable("link", f"{self._link.alias}: {reason}")
+            self._readable("link", f"{self.link.alias}: {reason}")
 
     def _readable(self, source: str, reason: str | None) -> None:
         """One source's word on whether it can be read, made into the host's: the first bad, the last good."""
@@ -396,8 +399,8 @@ class SshRuntime:
 
     def attach_argv(self, handle: Handle) -> list[str]:
         there = shlex.join(tmux.attach_argv(handle.socket, handle.session))
-        config = [word for path in self._link.config for word in ("-F", path)]
-        return ["ssh", *config, "-t", self._link.alias, "--", there]
+        config = [word for path in self.link.config for word in ("-F", path)]
+        return ["ssh", *config, "-t", self.link.alias, "--", there]
 
     # -- ending --------------------------------------------------------------------------------------------------
 
@@ -435,9 +438,9 @@ class SshRuntime:
             word, *entries = line.split()
             said[word] = sorted({int(entry.partition(":")[0]) for entry in entries})
         if "left" not in said:
-            raise HostUnreachable(f"{self._link.alias}: nobody knows how the end of a launch went")
+            raise HostUnreachable(f"{self.link.alias}: nobody knows how the end of a launch went")
         if said["left"]:
-            raise Unconfirmed(f"still alive after SIGKILL on {self._link.alias}: {said['left']}")
+            raise Unconfirmed(f"still alive after SIGKILL on {self.link.alias}: {said['left']}")
         return tuple(said.get("there", ())), tuple(said.get("killed", ()))
 
     async def purge(self, agent: str, *, keep: str | None = None, grace: float = 0.5) -> tuple[int, ...]:
@@ -575,11 +578,11 @@ class SshRuntime:
         into = f"{self._folder}/{name}"
         packed = _tar([(f"{into}/env", launches.quote_env(env), 0o600), (f"{into}/stdin", stdin, 0o600)])
         words = self._words("run", self._folder, name, str(int(timeout) + 5), cwd, *argv)
-        ran = await self._link.command(words, packed, timeout=timeout)
+        ran = await self.link.command(words, packed, timeout=timeout)
         if ran.status == 72 and ran.stderr.endswith(b"fleet: cannot enter\n"):
-            raise LaunchError(f"the folder {cwd} cannot be entered on {self._link.alias}")
+            raise LaunchError(f"the folder {cwd} cannot be entered on {self.link.alias}")
         if ran.status in (126, 127) and not ran.stdout and ran.stderr:
-            raise LaunchError(f"{argv[0]} cannot be run on {self._link.alias}: {_said(ran)}")
+            raise LaunchError(f"{argv[0]} cannot be run on {self.link.alias}: {_said(ran)}")
         return ran
 
     async def put(self, files: Sequence[File]) -> None:
@@ -597,7 +600,7 @@ class SshRuntime:
         members, places = [], []
         for number, file in enumerate(files):
             if "\n" in file.path or not file.path.startswith("/"):
-                raise LaunchError(f"{file.path!r} is no path of a file that can be put on {self._link.alias}")
+                raise LaunchError(f"{file.path!r} is no path of a file that can be put on {self.link.alias}")
             folder, _, last = file.path.rpartition("/")
             beside = f"{folder}/.{last[:150]}.{name}.{number}"
             members.append((beside, file.content, file.mode))
@@ -631,7 +634,7 @@ class SshRuntime:
         for server in self._servers.values():
             await server.close()
         await self._shell.close()
-        await self._link.close()
+        await self.link.close()
         await self._log_writer.close()
 
 

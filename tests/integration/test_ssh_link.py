@@ -1,0 +1,240 @@
+"""The way to an ssh host: who is let in, what is said where nobody is, and what a cut does not mean."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import stat
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from fleet import processes
+from fleet.errors import HostUnreachable, TimedOut
+from fleet.runtimes import files
+from fleet.runtimes.ssh import Link, Unauthenticated
+from fleet.runtimes.ssh_hosts import HostState
+from fleet.terms import File
+from tests.contract.hosts import Kit, until
+from tests.homes import Home
+from tests.sshd import SshHost, needs_sshd
+
+pytestmark = [pytest.mark.real, needs_sshd]
+
+
+@pytest.fixture
+async def host(home: Home) -> AsyncIterator[SshHost]:
+    made = SshHost(home.path)
+    await made.open()
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+def kit(host: SshHost) -> Kit:
+    return Kit(host)
+
+
+async def refusal(link: Link) -> Unauthenticated:
+    """Why the host cannot be used, which must be for a person to settle."""
+    with pytest.raises(Unauthenticated) as said:
+        await link.command("true")
+    assert link.known.state is HostState.UNAUTHENTICATED and link.known.reason
+    await link.close()
+    return said.value
+
+
+# -- who is let in ---------------------------------------------------------------------------------------------------
+
+
+async def test_a_host_whose_key_nobody_has_accepted_is_not_used_and_the_way_to_accept_it_is_said(host: SshHost) -> None:
+    host.sshd.known_hosts.write_text("")
+    said = str(await refusal(host.link()))
+    assert "not known yet" in said and "SHA256:" in said and "`ssh there`" in said
+
+
+async def test_a_host_whose_key_has_changed_is_not_used_and_the_change_is_named(host: SshHost) -> None:
+    host.sshd.stop()
+    host.sshd.make_key("host")
+    host.sshd.start()
+    said = str(await refusal(host.link()))
+    assert "has changed" in said and f"ssh-keygen -R '[127.0.0.1]:{host.wire.port}'" in said
+
+
+async def test_a_host_that_accepts_no_key_of_ours_is_told_as_such(host: SshHost) -> None:
+    host.sshd.make_key("client")
+    assert "none of our keys" in str(await refusal(host.link()))
+
+
+async def test_a_configuration_that_trusts_any_key_is_refused(host: SshHost) -> None:
+    host.sshd.lead(host.wire.port, "UserKnownHostsFile none")
+    host.sshd.config.write_text(host.sshd.config.read_text().replace(str(host.sshd.known_hosts), "none"))
+    assert "trust whoever answers" in str(await refusal(host.link()))
+    assert host.wire.connections == 0
+
+
+async def test_a_host_where_nobody_listens_is_unreachable_and_no_matter_of_keys(host: SshHost) -> None:
+    host.sshd.lead(1)
+    link = host.link()
+    with pytest.raises(HostUnreachable) as said:
+        await link.command("true")
+    assert not isinstance(said.value, Unauthenticated) and link.known.state is HostState.UNREACHABLE
+    await link.close()
+
+
+async def test_what_a_person_has_settled_is_taken_up_when_they_ask(host: SshHost) -> None:
+    link = host.link()
+    host.sshd.known_hosts.write_text("")
+    with pytest.raises(Unauthenticated):
+        await link.command("true")
+    host.sshd.trust(host.wire.port)
+    link.probe_now()
+    await until(lambda: link.known.state is HostState.REACHABLE, "a connection")
+    assert (await link.command("echo here")).stdout == b"here\n"
+    await link.close()
+
+
+async def test_a_host_behind_a_jump_host_is_reached_as_ssh_config_says(host: SshHost) -> None:
+    config = host.sshd.config.read_text()
+    beyond = config.replace("Host there", "Host beyond").replace(f"Port {host.wire.port}", f"Port {host.sshd.port}")
+    host.sshd.config.write_text(f"{config}{beyond}  ProxyJump there\n")
+    host.sshd.known_hosts.write_text(
+        host.sshd.known_hosts.read_text()
+        + host.sshd.known_hosts.read_text().replace(str(host.wire.port), str(host.sshd.port))
+    )
+    link = Link("beyond", config=[str(host.sshd.config)])
+    assert (await link.command("echo here")).stdout == b"here\n"
+    assert host.wire.connections == 1
+    await link.close()
+
+
+# -- one connection ----------------------------------------------------------------------------------------------------
+
+
+async def test_all_agents_of_a_host_share_one_connection(kit: Kit, host: SshHost) -> None:
+    looks = [kit.watch(await kit.launch(f"agent-{n}")) for n in range(5)]
+    for each in looks:
+        await each.show("hello")
+    assert host.wire.connections == 1
+
+
+async def test_more_questions_at_once_than_sshd_has_sessions_are_all_answered(host: SshHost) -> None:
+    await host.runtime.put([File(f"{host.folder}/file", b"content")])
+    answers = await asyncio.gather(*(host.runtime.read(f"{host.folder}/file") for _ in range(25)))
+    assert answers == [b"content"] * 25
+
+
+async def test_a_secret_stands_in_no_command_line_and_in_no_file_that_others_read(kit: Kit, host: SshHost) -> None:
+    handle = kit.mint("web")
+    plan = kit.plan("web", "greeter")
+    plan.env["TOKEN"] = "s3cret it's\n$HOME `id`"
+    await kit.runtime.launch(plan, handle)
+    await kit.watch(handle).show("hello")
+    lines = [files.read(path) or b"" for path in Path("/proc").glob("[0-9]*/cmdline")]
+    assert lines and not any(b"s3cret" in line for line in lines)
+    assert stat.S_IMODE(Path(handle.folder, "env").stat().st_mode) == 0o600
+    program = host.facts(handle).program
+    assert program is not None and processes.variable(program.pid, "TOKEN") == plan.env["TOKEN"]
+
+
+# -- cuts ------------------------------------------------------------------------------------------------------------
+
+
+async def test_what_happened_during_a_cut_is_told_after_it(kit: Kit, host: SshHost) -> None:
+    lives, dies = await kit.launch("lives"), await kit.launch("dies")
+    looks, others = kit.watch(lives), kit.watch(dies)
+    await looks.show("hello")
+    await others.show("hello")
+    spool = Path(host.folder) / "spool"
+    spool.mkdir()
+    told: list[str] = []
+    host.runtime.watch_folder(str(spool), told.append)
+    heard: list[str | None] = []
+    host.runtime.on_host(heard.append)
+    host.cut()
+    await until(lambda: host.ssh.link.known.state is HostState.UNREACHABLE, "the end of the connection")
+    (spool / "event").write_text("{}")
+    host.kill(dies)
+    with pytest.raises(HostUnreachable):
+        await host.runtime.look(lives)
+    assert not looks.deaths and not others.deaths
+    host.heal()
+    assert (await others.death()).exit_status == 137
+    await until(lambda: "event" in told, "word of the event")
+    await until(lambda: heard and heard[-1] is None, "word that the host is back")
+    await kit.say(lives, "good morning")
+    await looks.show("you said good morning")
+    assert not looks.deaths and len(others.deaths) == 1
+
+
+async def test_agents_outlive_their_hosts_sshd_and_are_seen_again(kit: Kit, host: SshHost) -> None:
+    handle = await kit.launch("web")
+    looks = kit.watch(handle)
+    await looks.show("hello")
+    program = (await host.runtime.look(handle)).program
+    host.sshd.stop()
+    await until(lambda: host.ssh.link.known.state is HostState.UNREACHABLE, "the end of the connection")
+    host.sshd.start()
+    await until(lambda: host.ssh.link.known.state is HostState.REACHABLE, "a new connection")
+    look = await host.runtime.look(handle)
+    assert look.alive and look.program == program and not looks.deaths
+
+
+async def test_a_host_that_rebooted_has_lost_its_agents_and_that_is_told_once(kit: Kit, host: SshHost) -> None:
+    handle = await kit.launch("web")
+    looks = kit.watch(handle)
+    await looks.show("hello")
+    facts, servers = host.facts(handle), host.servers()
+    host.sshd.stop()
+    await until(lambda: host.ssh.link.known.state is HostState.UNREACHABLE, "the end of the connection")
+    for process in (*servers, facts.launcher, facts.program):
+        assert process is not None
+        processes.send(process, signal.SIGKILL)
+    host.sshd.start()
+    death = await looks.death()
+    assert death.multiplexer_lost and death.exit_status is None
+    again = kit.mint("web")
+    await kit.runtime.purge("web", keep=again.generation)
+    await kit.runtime.launch(kit.plan("web", "greeter"), again)
+    await kit.watch(again).show("hello")
+    assert len(looks.deaths) == 1
+
+
+async def test_a_new_daemon_finds_the_agents_that_an_older_one_left(kit: Kit, host: SshHost) -> None:
+    handle = await kit.launch("web")
+    await kit.watch(handle).show("hello")
+    await host.ssh.close()
+    host.ssh = host.runtime = kit.runtime = host.again()
+    looks = kit.watch(handle)
+    await looks.show("hello")
+    await kit.say(handle, "exit 3")
+    assert (await looks.death()).exit_status == 3
+
+
+async def test_a_command_gets_its_input_and_environment_and_leaves_no_file_of_them_behind(
+    kit: Kit, host: SshHost
+) -> None:
+    env = {"PATH": "/usr/bin:/bin", "MARK": host.folder}
+    ran = await host.runtime.run(
+        ["sh", "-c", 'cat; printf %s "$MARK"; exit 7'], env=env, cwd=host.folder, timeout=20, stdin=b"a\0b\n"
+    )
+    assert (ran.status, ran.stdout) == (7, b"a\0b\n" + host.folder.encode())
+    assert [name for name in files.names(host.root) if name.startswith("in.")] == []
+
+
+async def test_a_command_that_is_not_done_in_time_is_ended_there_too(host: SshHost) -> None:
+    env = {"PATH": "/usr/bin:/bin", "MARK": host.folder}
+    started = Path(host.folder) / "started"
+    stubborn = f"trap '' TERM HUP; : >{started}; sleep 600; sleep 600"
+
+    def there() -> list[int]:
+        rows = processes.table()
+        return [process.pid for process, mark in processes.marks(rows, "MARK").items() if mark == host.folder]
+
+    running = asyncio.create_task(host.runtime.run(["sh", "-c", stubborn], env=env, cwd=host.folder, timeout=2))
+    await until(started.exists, "the command's start")
+    assert there()
+    with pytest.raises(TimedOut):
+        await running
+    await until(lambda: not there(), "its end")
