@@ -47,6 +47,24 @@ are shown as that, with its age.
 7. When the program ends, its launcher leaves the exit status. The life table and the budget decide what follows
    (`lifecycle`, `health/restart`), the supervisor's brake when (`supervisor`, `brake`).
 
+## From a message to its recipient
+
+1. A message comes in by a door: HTTP, the WebSocket, MCP, A2A, orochi's ports (`hub/app`, `hub/websocket`, `hub/mcp`,
+   `hub/a2a`, `hub/orochi`). The token says who speaks (`hub/auth`); the door hands the rest over as it came.
+2. The exchange does what is asked, the same for every door. Its verbs are in three parts, on one base (`hub/exchange`;
+   `hub/talk`, `hub/reading`, `hub/membership`; `hub/base`).
+3. What came is read or refused (`hub/submission`), its names become those who hear it (`hub/routing`), and the
+   guardrails say why it may not pass, if it may not (`hub/guardrails`; `hub/books` counts for them).
+4. The log takes it: one append, on the disk before anybody is told (`hub/log`). Everything else that the hub keeps
+   follows from the log: receipts (`hub/mailbox`), conversations and questions (`hub/threads`), members
+   (`hub/registry`), history and search (`hub/projection`).
+5. The tail of the log drives what goes out: events to whoever listens (`hub/stream`), the end of a question to whoever
+   waits for it (`hub/asks`).
+6. The courier brings the message into the agent (`hub/courier`). When, and by which way, is decided from values
+   (`hub/delivery`); the acts are those of `hub/reach`, done by `reach` through runtimes and harnesses, for an agent
+   without a pane by `headless`.
+7. What proves that it arrived is read from the agent's side, and is one more event in the log.
+
 ## One package, five doors
 
 All code is in the import package `fleet`. `manifests`, `templates`, `runtimes`, `hub` and `health` at the top of the
