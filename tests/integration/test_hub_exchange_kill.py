@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
-import signal
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -18,8 +14,8 @@ from fleet.hub.exchange import Caller, Exchange, Role
 from fleet.hub.message import Outcome, Position, State
 from fleet.hub.projection import MESSAGE
 from tests.bench.hub_exchange import RAISED
+from tests.killed import told_until_killed
 
-ROOT = Path(__file__).parent.parent.parent
 ROUNDS = 5
 
 pytestmark = pytest.mark.real
@@ -64,25 +60,8 @@ asyncio.run(main(Path(sys.argv[1]), sys.argv[2]))
 
 
 def burst(folder: Path, mark: str, enough: int) -> list[list[str]]:
-    """Let a hub work until it has told so much, kill it, and return what it had told."""
-    hub = subprocess.Popen(
-        [sys.executable, "-c", HUB, str(folder), mark],
-        stdout=subprocess.PIPE,
-        cwd=ROOT,
-        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)},
-    )
-    assert hub.stdout is not None
-    said = b""
-    try:
-        while said.count(b"\n") < enough:
-            piece = os.read(hub.stdout.fileno(), 65_536)
-            assert piece, "the hub ended by itself"
-            said += piece
-    finally:
-        hub.send_signal(signal.SIGKILL)
-        rest, _ = hub.communicate()
-    whole = (said + rest).decode().rpartition("\n")[0]
-    return [line.split() for line in whole.splitlines()]
+    """What a hub had told when it was killed at work."""
+    return told_until_killed(HUB, str(folder), mark, enough=enough)
 
 
 async def test_a_kill_in_a_burst_loses_nothing_and_every_question_comes_to_the_end_that_was_told(tmp_path):

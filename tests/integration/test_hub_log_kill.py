@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
-import signal
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -18,6 +14,7 @@ from fleet.hub.log import SqliteLog, verify
 from fleet.hub.mailbox import PROJECTIONS, RECEIPT, Mailboxes, box
 from fleet.hub.message import Message, Recipient
 from fleet.hub.projection import MESSAGE, History
+from tests.killed import told_until_killed
 
 ROUNDS = 12
 SENDERS = 32
@@ -55,25 +52,8 @@ asyncio.run(main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])))
 
 
 def burst(path: Path, mark: str, enough: int) -> list[list[str]]:
-    """Let a writer write until it has acknowledged so much, kill it, and return what it had said by then."""
-    writer = subprocess.Popen(
-        [sys.executable, "-c", WRITER, str(path), mark, str(SENDERS)],
-        stdout=subprocess.PIPE,
-        cwd=Path(__file__).parent.parent.parent,
-        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(Path(__file__).parent.parent.parent)},
-    )
-    assert writer.stdout is not None
-    said = b""
-    try:
-        while said.count(b"\n") < enough:
-            piece = os.read(writer.stdout.fileno(), 65_536)
-            assert piece, "the writer ended by itself"
-            said += piece
-    finally:
-        writer.send_signal(signal.SIGKILL)
-        rest, _ = writer.communicate()
-    assert writer.returncode == -signal.SIGKILL
-    return [line.split() for line in (said + rest).decode().splitlines(keepends=False) if line.count(" ") == 2]
+    """What a writer had acknowledged when it was killed at work."""
+    return told_until_killed(WRITER, str(path), mark, str(SENDERS), enough=enough)
 
 
 async def everything(history: History) -> list:
