@@ -42,8 +42,8 @@ $(MADE): pyproject.toml tools/constraints.txt tools/python tools/need
 programs:  # the multiplexers
 	@tools/need tmux screen
 
-welcome:  # what one test needs, which is passed over without it
-	@tools/need --welcome systemd-analyze=systemd
+welcome:  # what some tests need, which are passed over without it
+	@PATH="$$PATH:/usr/sbin" tools/need --welcome systemd-analyze=systemd sshd=openssh-server
 
 claude: $(FLEET_TEST_CLAUDE)  ## fetch the Claude Code program that the tests run, from the npm registry
 

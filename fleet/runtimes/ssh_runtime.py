@@ -105,7 +105,8 @@ class SshRuntime:
         new = f"{self._scripts}.{secrets.token_hex(4)}"
         script = (
             f"umask 077; rm -rf {self._folder}/want.* {self._folder}/in.*;"
-            f" if [ -d {self._scripts} ]; then cat >/dev/null; else mkdir -p {new} && cd {new} && tar -xopf - && {{ mv {new} {self._scripts} || exit 1; }}; fi"
+            f" if [ -d {self._scripts} ]; then cat >/dev/null; exit 0; fi;"
+            f" mkdir -p {new} && cd {new} && tar -xopf - && mv {new} {self._scripts}"
         )
         _must(await link.command(sh(script), self._packed), f"fleet's folder on {link.alias}")
 
@@ -214,16 +215,18 @@ class SshRuntime:
     # -- looking -------------------------------------------------------------------------------------------------
 
     async def look(self, handle: Handle) -> Look:
-        facts = await self._facts(handle)
-        lost = facts.server_lost
-        seen: Seen | None = None
-        if not lost:
-            try:
-                seen = await self._of(handle).see(handle.generation)
-            except ServerGone:
-                facts = await self._facts(handle)
-                lost = facts.server_lost
-        return self._look(facts, seen.screen if seen else None, seen.pane if seen else None, lost)
+        facts, seen = await asyncio.gather(self._facts(handle), self._seen(handle))
+        if seen is None and not facts.server_lost:  # the server may have gone just now
+            facts = await self._facts(handle)
+        shown = None if seen is None or facts.server_lost else seen
+        return self._look(facts, shown.screen if shown else None, shown.pane if shown else None, facts.server_lost)
+
+    async def _seen(self, handle: Handle) -> Seen | None:
+        """The pane now; `None` where there is none, or no server."""
+        try:
+            return await self._of(handle).see(handle.generation)
+        except ServerGone:
+            return None
 
     def _look(self, facts: Facts, shown: Screen | None, pane: str | None, lost: bool) -> Look:
         if shown is not None and not facts.alive:
