@@ -718,3 +718,59 @@ def test_recipients_work_in_parallel_and_a_slow_conversation_holds_up_no_other(t
     talk.open_gate("c33-go")
     talk.settled(behind["id"], "c33a")
     assert talk.notes("c33a", "begin") == [slow[0]["id"], quick["id"], behind["id"]], "one conversation is in order"
+
+
+# -- who comes and goes ---------------------------------------------------------------------------------------------
+
+
+def test_a_workspace_is_a_room_of_its_own_from_its_invite_to_its_end(talk: Talk) -> None:
+    talk.cast({"w1b": SILENT})
+    alice = talk.caller("w1a")
+    kept = alice.done("POST", "files", {"name": "notes.txt", "base64": "c2VjcmV0"})
+    attached = {key: kept[key] for key in ("sha256", "name", "size")}
+    sent = alice.send("w1b", "A secret of the first room", attachments=[attached])
+    talk.run("workspaces", "create", "w1-lab")
+    talk.run("invites", "create", "w1-lab", "--out", "w1.invite")
+    talk.run("invites", "redeem", "w1.invite", "--name", "w1zoe", "--out", "w1zoe.token")
+    zoe = Caller(talk.port, (talk.home.work / "w1zoe.token").read_text().strip())
+    assert [m["name"] for m in zoe.done("GET", "members")["members"]] == ["w1zoe"]
+    for path in (f"messages/{sent['id']}", f"threads/{thread_of(talk, sent['id'])}", f"files/{kept['sha256']}"):
+        assert zoe.call("GET", path).status == 404, path
+    assert zoe.try_send("w1b", "Hello").code == "unknown_recipient"
+    assert zoe.try_send("#general", "Mine", attachments=[attached]).code == "bad_value"
+    assert zoe.texts() == zoe.done("GET", "search", q="secret")["messages"] == []
+    heard = zoe.events()
+    assert "secret" not in str(heard) and "w1a" not in str(heard)
+    assert "w1zoe" not in str(talk.caller("w1a").events())
+    zoe.send("#general", "Only here")
+    assert "Only here" not in str(alice.events())
+    assert talk.home.fleet("invites", "redeem", "w1.invite", "--name", "w1eve").returncode == 3, "it is used up"
+    talk.operator.done("DELETE", "workspaces/w1-lab")
+    assert zoe.call("GET", "members").status == 401
+
+
+def test_mail_of_an_agent_that_is_removed_is_told_as_cancelled_and_its_next_life_starts_clean(talk: Talk) -> None:
+    talk.cast({"w2b": SILENT})
+    talk.run("stop", "w2b")
+    asked = talk.caller("w2a").send("w2b", "Are you there?", intent="ask")
+    talk.held(asked["id"], "w2b", "offline")
+    talk.run("remove", "w2b")
+    assert talk.operator.stands(asked["id"], "w2b") == ("cancelled", "removed")
+    assert talk.caller("w2a").done("GET", f"asks/{asked['id']}")["outcome"] == "cancelled"
+    assert talk.caller("w2a").try_send("w2b", "Hello").code == "unknown_recipient"
+    assert talk.operator.texts(thread=thread_of(talk, asked["id"])) == ["Are you there?"], "what was said stays"
+    talk.run("start", "w2b")
+    until(lambda: "w2b" in talk.members(), "it is a member again")
+    sent = talk.caller("w2a").send("w2b", "Hello again")
+    talk.settled(sent["id"], "w2b")
+    assert talk.turns("w2b") == [sent["id"]]
+
+
+def test_a_message_of_any_size_that_is_allowed_arrives_whole(talk: Talk) -> None:
+    talk.cast({"w3b": SILENT})
+    text = "größe-" * 8192
+    assert len(text.encode()) == 64 * 1024
+    sent = talk.caller("w3a").send("w3b", text)
+    talk.settled(sent["id"], "w3b")
+    assert talk.given("w3b", sent["id"]) == text
+    assert talk.caller("w3a").try_send("w3b", text + "x").code == "too_large"
