@@ -13,12 +13,13 @@ from typing import Any
 
 from fleet import hubcall
 from fleet.cli import reads
+from fleet.cli.reads import COUNT, FLAG, TEXT
 from fleet.errors import Usage
 
 Request = tuple[str, str, Any]
 """Method, path and body."""
 
-COUNT, TEXT, FLAG, MOMENT = "count", "text", "flag", "moment"
+MOMENT = "moment"
 LIMIT = {"-n": ("limit", COUNT), "--limit": ("limit", COUNT)}
 PLACE = {"--host": ("host", TEXT), "--port": ("port", COUNT), "--token-file": ("token_file", TEXT)}
 """Which hub, and as whom."""
@@ -123,49 +124,18 @@ def understand(words: Sequence[str]) -> tuple[dict[str, Any], Request] | None:
     if command not in READS:
         return None
     least, most, options = READS[command]
-    targets: list[str] = []
-    given: dict[str, Any] = {}
-    rest.reverse()
-    while rest:
-        word = rest.pop()
-        if word == "--json":
-            continue
-        if not word.startswith("-"):
-            targets.append(word)
-        elif not _option(word, rest, {**options, **PLACE}, given):
-            return None
+    plain = reads.take(rest, {**options, **PLACE}, _value)
+    if plain is None:
+        return None
+    targets, given = plain
     if not (least <= len(targets) <= most and all(targets)):
         return None
     place = {key: given.pop(key, None) for key, _ in PLACE.values()}
     return place, ask(command, targets, **given)
 
 
-def _option(word: str, rest: list[str], options: Mapping[str, tuple[str, str]], given: dict[str, Any]) -> bool:
-    """Take an option and its value; whether it has the form it must have."""
-    name, equals, value = word.partition("=")
-    if name not in options or (equals and not name.startswith("--")):
-        return False
-    key, form = options[name]
-    if form == FLAG:
-        given[key] = True
-        return not equals
-    if not equals:
-        if not rest:
-            return False
-        value = rest.pop()
-    if not value or value.startswith("-"):
-        return False
-    if form == COUNT:
-        given[key] = int(value) if value.isascii() and value.isdecimal() else None
-        return given[key] is not None
-    if form == MOMENT:
-        try:
-            given[key] = moment(value)
-        except ValueError:
-            return False
-        return True
-    given[key] = value
-    return True
+def _value(before: Any, form: str, text: str) -> Any:
+    return reads.count(text) if form == COUNT else moment(text) if form == MOMENT else text
 
 
 def answer(place: Mapping[str, Any], asked: Request) -> int:

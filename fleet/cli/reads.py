@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fleet import client, places
@@ -19,6 +19,7 @@ Ask = tuple[str, dict[str, Any]]
 LABEL = ("labels", "label")
 COUNT = "count"
 TEXT = "text"
+FLAG = "flag"
 
 READS: dict[str, dict[str, tuple[str, str]]] = {
     "status": {"-l": LABEL, "--label": LABEL},
@@ -85,12 +86,22 @@ def understand(words: Sequence[str]) -> Ask | None:
     command, *rest = words
     if [command, *rest] == ["daemon", "status", "--json"]:
         return "ping", {}
-    options = READS.get(command)
-    if options is None:
+    if command not in READS:
         return None
+    plain = take(rest, READS[command], _value)
+    return ask(command, plain[0], **plain[1]) if plain is not None and _fit(command, *plain) else None
+
+
+def take(
+    words: Sequence[str], options: Mapping[str, tuple[str, str]], value_of: Callable[[Any, str, str], Any]
+) -> tuple[list[str], dict[str, Any]] | None:
+    """The targets and the values of plain options; `None` where click must look.
+
+    `value_of` makes a value of what was there, the option's form and its text. Raise `ValueError`: it has another form.
+    """
     targets: list[str] = []
     given: dict[str, Any] = {}
-    rest.reverse()
+    rest = list(reversed(words))
     while rest:
         word = rest.pop()
         if word == "--json":
@@ -98,14 +109,44 @@ def understand(words: Sequence[str]) -> Ask | None:
         if not word.startswith("-"):
             targets.append(word)
             continue
-        name, equals, value = word.partition("=")
-        if name not in options or (equals and not name.startswith("--")) or not (equals or rest):
+        name, equals, text = word.partition("=")
+        if name not in options or (equals and not name.startswith("--")):
             return None
         key, form = options[name]
-        value = value if equals else rest.pop()
-        if value.startswith("-") or not _take(given, key, form, value):
+        if form == FLAG:
+            if equals:
+                return None
+            given[key] = True
+            continue
+        if not equals:
+            if not rest:
+                return None
+            text = rest.pop()
+        if not text or text.startswith("-"):
             return None
-    return ask(command, targets, **given) if _fit(command, targets, given) else None
+        try:
+            given[key] = value_of(given.get(key), form, text)
+        except ValueError:
+            return None
+    return targets, given
+
+
+def count(text: str) -> int:
+    """A number without a sign. Raise `ValueError` where it is none."""
+    if not (text.isascii() and text.isdecimal()):
+        raise ValueError(text)
+    return int(text)
+
+
+def _value(before: Any, form: str, text: str) -> Any:
+    if form == COUNT:
+        return count(text)
+    if form != LABEL[1]:
+        return text
+    label, equals, value = text.partition("=")
+    if not label or not equals:
+        raise ValueError(text)
+    return {**(before or {}), label: value}
 
 
 def _fit(command: str, targets: Sequence[str], given: Mapping[str, Any]) -> bool:
@@ -135,19 +176,6 @@ def _config() -> bytes:
             return file.read()
     except OSError:
         return b""
-
-
-def _take(given: dict[str, Any], key: str, form: str, value: str) -> bool:
-    """Add an option's value; whether it has the form it must have."""
-    if form == "label":
-        label, equals, text = value.partition("=")
-        given.setdefault(key, {})[label] = text
-        return bool(label and equals)
-    if form == COUNT:
-        given[key] = int(value) if value.isascii() and value.isdecimal() else None
-        return given[key] is not None
-    given[key] = value
-    return bool(value)
 
 
 def answer(verb: str, args: Mapping[str, Any]) -> int:
