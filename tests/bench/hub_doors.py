@@ -32,8 +32,11 @@ from tests.bench.measure import cache, cpu_seconds
 
 ROOT = Path(__file__).parent.parent.parent
 TEXT = "x" * 200
-MARK = b"T="
-"""How the time of its sending stands in a message's text."""
+MARK = b"|"
+"""Before the time of its sending in a message's text, and nowhere else: one rare byte is found fastest, so that who
+counts does not become what is measured."""
+
+STAMP = len(MARK) + len(f"{time.time():.6f}")
 
 
 def frame(payload: bytes) -> bytes:
@@ -313,20 +316,24 @@ class Watch:
                 continue
             if connection is self.deaf:
                 self.heard += got
-            whole = connection.rest + got
-            self.count += whole.count(self.what)
             if connection is self.probe:
-                self._note_ages(whole)
-            cut = whole.rfind(self.what)
-            keep = len(self.what) - 1 if connection is not self.probe else 24
-            connection.rest = whole[max(len(whole) - keep, cut + len(self.what) if cut >= 0 else 0) :]
+                self._note_ages(connection.rest + got, connection)
+            elif len(self.what) == 1:
+                self.count += occurrences(got, self.what)
+            else:
+                whole = connection.rest + got
+                self.count += whole.count(self.what)
+                cut = whole.rfind(self.what)
+                connection.rest = whole[max(len(whole) - len(self.what) + 1, cut + len(self.what) if cut >= 0 else 0) :]
 
-    def _note_ages(self, got: bytes) -> None:
+    def _note_ages(self, got: bytes, probe: Connection) -> None:
+        """Of every message whose time is all there; the rest waits for more."""
         now, at = time.time(), 0
-        while (at := got.find(MARK, at)) >= 0:
-            with contextlib.suppress(ValueError):
-                self.ages.append(now - float(got[at + 2 : at + 19]))
-            at += 2
+        while 0 <= (at := got.find(MARK, at)) < len(got) - STAMP:
+            self.ages.append(now - float(got[at + 1 : at + STAMP]))
+            self.count += 1
+            at += STAMP
+        probe.rest = got[at:] if at >= 0 else b""
 
     def until(self, count: int, within: float = 30.0) -> bool:
         """Take what comes until there are so many."""
@@ -337,6 +344,14 @@ class Watch:
 
     def close(self) -> None:
         self._poll.close()
+
+
+def occurrences(text: bytes, byte: bytes) -> int:
+    """How often the byte is in it: where it is rare, many times faster than `bytes.count`."""
+    count = at = 0
+    while at := text.find(byte, at) + 1:
+        count += 1
+    return count
 
 
 def now_text() -> str:

@@ -114,8 +114,8 @@ def fanned(sizes: Sizes) -> Iterator[Row]:
         "the same: CPU per delivery",
         "≤ nats-server core's in the same run",
         f"{1e6 * ours.cpu:.2f} µs; nats-server {1e6 * core.cpu:.2f} µs ({ours.cpu / core.cpu:.2f} ×; "
-        f"{core.delivered:,} of {core.wanted:,}); bare broadcast {1e6 * bare.cpu:.2f} µs "
-        f"({bare.delivered:,} of {bare.wanted:,})",
+        f"{core.delivered:,} of {core.wanted:,}, the last {ms(core.late)} late); "
+        f"bare broadcast {1e6 * bare.cpu:.2f} µs ({bare.delivered:,} of {bare.wanted:,})",
         ours.cpu <= core.cpu,
     )
 
