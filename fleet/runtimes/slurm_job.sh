@@ -95,7 +95,6 @@ clock
 end=$((now + limit))
 node=${SLURMD_NODENAME:-$(uname -n)}
 restarts=${SLURM_RESTART_COUNT:-0}
-HOME=${HOME:-~}
 export HOME
 job_mark=FLEET_JOB=$SLURM_JOB_ID@$node
 base=/tmp/fleet-$UID

@@ -181,6 +181,7 @@ def _traps() -> list[str]:
 
 def _values(job: Job, slurm: Slurm, plan: LaunchPlan) -> list[str]:
     values: dict[str, object] = {
+        "HOME": job.home,
         "agent": job.agent,
         "generation": job.generation,
         "folder": job.folder,
