@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import heapq
 import json
 import sqlite3
@@ -584,9 +583,6 @@ class _Standing(NamedTuple):
     """It has no receipt of its own yet."""
 
 
-_RECIPIENT = tuple(f.name for f in dataclasses.fields(Recipient))
-
-
 def _as_events(
     message: Message, recipients: Sequence[Recipient], streams: Sequence[str], counted: bool, heard: bool
 ) -> list[New]:
@@ -605,7 +601,12 @@ def _as_events(
 
 
 def _plain(recipient: Recipient) -> dict[str, Any]:
-    return {name: value for name in _RECIPIENT if (value := getattr(recipient, name)) is not None}
+    told = {
+        "name": recipient.name, "state": recipient.state, "since": recipient.since, "reason": recipient.reason,
+        "way": recipient.way, "evidence": recipient.evidence, "attempts": recipient.attempts,
+        "answer": recipient.answer, "quiet": recipient.quiet, "pending": recipient.pending,
+    }  # fmt: skip
+    return {name: value for name, value in told.items() if value is not None}
 
 
 def _standing(connection: sqlite3.Connection, message: str, of: str) -> _Standing | None:
