@@ -413,6 +413,8 @@ class Fanned:
     """The hub's seconds for each delivery."""
     load: float
     """How much of a core that was."""
+    reader: float
+    """And of the one process that sends, receives and counts: near 1, it is what is late."""
     ages: list[float]
     """Seconds from sending to delivery, at one of them."""
 
@@ -423,7 +425,7 @@ def fan(make: type[Served], count: int, rate: float, seconds: float) -> Fanned:
         subscribers = hub.subscribe(count)
         sender = hub.sender()
         watch = Watch(subscribers, probe=subscribers[-1])
-        cpu, began, sent = hub.cpu(), time.perf_counter(), 0
+        cpu, own, began, sent = hub.cpu(), time.process_time(), time.perf_counter(), 0
         while (passed := time.perf_counter() - began) < seconds:
             wanted = int(passed * rate)
             if wanted > sent:
@@ -433,9 +435,9 @@ def fan(make: type[Served], count: int, rate: float, seconds: float) -> Fanned:
         ended = time.perf_counter()
         watch.until(sent * count, 20)
         took, used = time.perf_counter() - began, hub.cpu() - cpu
-        delivered = max(watch.count, 1)
+        delivered, reader = max(watch.count, 1), (time.process_time() - own) / took
         late = time.perf_counter() - ended
-        return Fanned(delivered, sent * count, late, used / delivered, used / took, watch.ages)
+        return Fanned(delivered, sent * count, late, used / delivered, used / took, reader, watch.ages)
 
 
 def last(make: type[Served], count: int, rounds: int) -> list[float]:

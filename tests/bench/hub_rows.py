@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import tempfile
 import time
@@ -107,14 +108,14 @@ def fanned(sizes: Sizes) -> Iterator[Row]:
         f"{count} subscribers, {rate:,} messages/s in, through the durable log, for {seconds} s",
         "sustained on one core",
         f"{ours.delivered:,} of {ours.wanted:,} deliveries, the last {ms(ours.late)} after the last sending, "
-        f"{100 * ours.load:.0f} % of a core, p50 / p99 {both(ours.ages)}",
+        f"{100 * ours.load:.0f} % of a core (the reader {100 * ours.reader:.0f} %), p50 / p99 {both(ours.ages)}",
         ours.delivered == ours.wanted and ours.late <= 1 and ours.load <= 1,
     )
     yield Row(
         "the same: CPU per delivery",
         "≤ nats-server core's in the same run",
         f"{1e6 * ours.cpu:.2f} µs; nats-server {1e6 * core.cpu:.2f} µs ({ours.cpu / core.cpu:.2f} ×; "
-        f"{core.delivered:,} of {core.wanted:,}, the last {ms(core.late)} late); "
+        f"{core.delivered:,} of {core.wanted:,}, the last {ms(core.late)} late, the reader {100 * core.reader:.0f} %); "
         f"bare broadcast {1e6 * bare.cpu:.2f} µs ({bare.delivered:,} of {bare.wanted:,})",
         ours.cpu <= core.cpu,
     )
@@ -187,8 +188,11 @@ def idling(sizes: Sizes) -> Iterator[Row]:
 
 def history(sizes: Sizes) -> Iterator[Row]:
     """Where much is stored."""
-    few, many = Stored(sizes["few"]), Stored(sizes["many"])
-    try:
+    with contextlib.ExitStack() as open_:
+        many = Stored(sizes["many"])  # first, since a connection over which nothing is asked for long is closed
+        open_.callback(many.close)
+        few = Stored(sizes["few"])
+        open_.callback(few.close)
         for what, name in (
             (f"history: the newest page ({PAGE})", "newest"),
             (f"history: a page from the middle ({PAGE})", "middle"),
@@ -202,9 +206,6 @@ def history(sizes: Sizes) -> Iterator[Row]:
                 f"{ms(took['many'])}; at {sizes['few']:,} {ms(took['few'])} ({took['many'] / took['few']:.2f} ×)",
                 took["many"] <= 2 * took["few"],
             )
-    finally:
-        few.close()
-        many.close()
 
 
 def stalls(sizes: Sizes) -> Iterator[Row]:
