@@ -11,7 +11,7 @@
 #
 # FOLDER is fleet's own on this host, NAME a new one for this call, LAUNCH the folder of a launch (launcher.sh).
 # A request: `NUMBER facts LAUNCH`, `NUMBER note LAUNCH PID`, `NUMBER purged LAUNCH`, `NUMBER ping`, `want LINES`.
-# An answer: `=NUMBER WORDS`. News: `changed PATH`, `ended PID START`.
+# An answer: `=NUMBER WORDS`. News: `changed PATH`, `ended PID START`, `unwanted` (a list that could not be kept).
 # A process is told by pid and start time (field 22 of /proc/PID/stat), as everywhere in fleet.
 
 LC_ALL=C
@@ -113,7 +113,7 @@ tell_news() { # FILE with what is wanted: `folder PATH`, `process PID START`
 
 serve() { # FOLDER
     wanted=$1/want.$$
-    : >"$wanted" || exit 1
+    true >"$wanted" || exit 1
     full_time=
     ls --full-time / >/dev/null 2>&1 && full_time=--full-time
     tell_news "$wanted" </dev/null &
@@ -123,12 +123,15 @@ serve() { # FOLDER
         number=${line%% *}
         line=${line#* }
         case $number in want)
-            : >"$wanted.new"
+            kept=1
+            true >"$wanted.new" || kept=0
             while [ "$line" -gt 0 ] && IFS= read -r one; do
-                printf '%s\n' "$one" >>"$wanted.new"
+                printf '%s\n' "$one" >>"$wanted.new" || kept=0
                 line=$((line - 1))
             done
-            mv -f "$wanted.new" "$wanted"
+            # on a full disk the old list is better than half of the new one
+            [ "$kept" = 0 ] || mv -f "$wanted.new" "$wanted" || kept=0
+            [ "$kept" = 1 ] || echo unwanted
             continue
             ;;
         esac
@@ -138,7 +141,7 @@ serve() { # FOLDER
         case $verb in
         facts) facts "$line" ;;
         ping) said=' here' ;;
-        purged) [ ! -d "$line" ] || : >"$line/purged" && said=' ok' ;;
+        purged) [ ! -d "$line" ] || true >"$line/purged" && said=' ok' ;;
         note) # the server that holds the pane of a launch
             if start_of "${line##* }"; then
                 printf '%s %s\n' "${line##* }" "$start" >"${line% *}/server.new" &&

@@ -221,6 +221,9 @@ class HostShell:
             folder, _, name = rest.rpartition("/")
             for hearer in list(self._folders.get(folder, ())):
                 hearer(name)
+        elif word == "unwanted":  # a full disk: the older list holds until there is room
+            log.warning("%s cannot keep what is watched there", self._link.alias)
+            asyncio.get_running_loop().call_later(AGAIN, self._want)
         elif word == "ended":
             pid, _, start = rest.partition(" ")
             process = Process(int(pid), int(start))

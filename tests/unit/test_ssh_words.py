@@ -1,0 +1,138 @@
+"""What is read from an ssh host: the facts of a launch, tmux's own word, the news of the sh there."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fleet.errors import HostUnreachable
+from fleet.runtimes import ssh_runtime
+from fleet.runtimes.ssh_shell import HostShell, read_facts
+from fleet.runtimes.ssh_tmux import means_no_server
+from fleet.terms import Process
+
+SCRIPT = Path(ssh_runtime.__file__).with_name("ssh_host.sh")
+
+
+def test_the_facts_of_a_launch_that_lives() -> None:
+    facts = read_facts(["7:100", "8:101", "5:90", "-", "1", "1", "1", "0", "0"])
+    assert (facts.launcher, facts.program, facts.server) == (Process(7, 100), Process(8, 101), Process(5, 90))
+    assert facts.alive and facts.claimed and facts.exit_status is None and not facts.server_lost
+
+
+def test_the_facts_of_a_launch_that_never_was() -> None:
+    facts = read_facts(["-", "-", "-", "-", "0", "0", "0", "0", "0"])
+    assert facts.launcher is None and not facts.alive and not facts.claimed and not facts.server_lost
+
+
+@pytest.mark.parametrize(("there", "kept", "lost"), [(0, 0, True), (0, 1, False), (1, 0, False), (1, 1, False)])
+def test_a_server_is_lost_where_it_is_gone_and_took_the_screen_along(there: int, kept: int, lost: bool) -> None:
+    assert read_facts(f"7:100 8:101 5:90 137 0 {there} 1 {kept} 0".split()).server_lost is lost
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "error connecting to /x/tmux-0.sock (No such file or directory)",
+        "error connecting to /x/tmux-0.sock (Connection refused)",
+        "no server running on /x/tmux-0.sock",
+        "can't find session: _keeper",
+    ],
+)
+def test_tmux_itself_says_that_its_server_is_gone(said: str) -> None:
+    assert means_no_server(said)
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["", "the tmux client has ended", "error connecting to /x/tmux-0.sock (Permission denied)", "sh: tmux: not found"],
+)
+def test_anything_else_says_nothing_of_the_server(said: str) -> None:
+    assert not means_no_server(said)
+
+
+@pytest.mark.parametrize("shell", ["sh", "dash", "bash"])
+def test_every_shell_can_read_what_is_run_there(shell: str) -> None:
+    if shutil.which(shell) is None:
+        pytest.skip(f"there is no {shell} here")
+    subprocess.run([shell, "-n", str(SCRIPT)], check=True)
+
+
+class _Channel:
+    def __init__(self, on_data: Callable[[bytes], None], on_end: Callable[[str], None]) -> None:
+        self.on_data, self.on_end = on_data, on_end
+        self.sent = b""
+
+    def write(self, data: bytes) -> None:
+        self.sent += data
+        number, _, request = data.decode().rstrip("\n").partition(" ")
+        if request == "ping":
+            self.on_data(f"={number} he".encode())  # an answer may come in pieces
+            self.on_data(b"re\n")
+        if request == "cut":
+            self.on_end("")
+
+    def kill(self) -> None:
+        self.on_end("")
+
+    async def wait(self) -> None:
+        return None
+
+
+class _Link:
+    alias = "there"
+
+    def __init__(self) -> None:
+        self.channels: list[_Channel] = []
+
+    def on_state(self, hearer: Callable[[str | None], None]) -> None:
+        self.hearer = hearer
+
+    async def channel(self, words: str, on_data: Callable[[bytes], None], on_end: Callable[[str], None]) -> Any:
+        self.channels.append(_Channel(on_data, on_end))
+        return self.channels[-1]
+
+
+async def _shell(ended: list[Process]) -> tuple[HostShell, _Link]:
+    link = _Link()
+    return HostShell(link, "serve", 20.0, ended.append), link  # type: ignore[arg-type]
+
+
+async def test_an_answer_that_comes_in_pieces_is_one_answer() -> None:
+    shell, _ = await _shell([])
+    assert await shell.ask("ping") == ["here"]
+    await shell.close()
+
+
+async def test_a_question_that_the_cut_came_upon_is_no_answer() -> None:
+    shell, link = await _shell([])
+    with pytest.raises(HostUnreachable):
+        await shell.ask("cut")
+    assert await shell.ask("ping") == ["here"] and len(link.channels) == 2
+    await shell.close()
+
+
+async def test_what_is_wanted_is_wanted_anew_over_a_new_channel_and_each_end_is_told_once() -> None:
+    ended: list[Process] = []
+    shell, link = await _shell(ended)
+    told: list[str] = []
+    stop = shell.watch_folder("/spool/web", told.append)
+    shell.hold(Process(7, 100))
+    assert await shell.ask("ping") == ["here"]
+    with pytest.raises(HostUnreachable):
+        await shell.ask("cut")
+    assert await shell.ask("ping") == ["here"]
+    second = link.channels[1]
+    assert b"want 2\nfolder /spool/web\nprocess 7 100\n" in second.sent
+    link.channels[0].on_data(b"changed /spool/web/late\n")  # of a channel that was given up
+    second.on_data(b"changed /spool/web/a b\nchanged /elsewhere/c\nended 7 100\nended 7 100\n")
+    assert told == ["a b"] and ended == [Process(7, 100)]
+    stop()
+    second.on_data(b"changed /spool/web/d\n")
+    assert told == ["a b"]
+    await shell.close()
