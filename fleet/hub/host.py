@@ -237,13 +237,13 @@ class HubServer:
         assert inside is not None
         most = settings.hub_connections
         self._gate = Gate(inside, most, files_for_connections(most), self._head_time)
+        await self._listen_tcp()
+        await self._listen_orochi()
         try:
-            await self._listen_unix()
+            await self._listen_unix()  # last: whoever is answered on the socket is told of all the others
         except OSError as error:
             await self.close()
             raise HubUnreachable(f"The hub cannot listen on {self._socket}: {error.strerror}.") from error
-        await self._listen_tcp()
-        await self._listen_orochi()
         self._tending = asyncio.get_running_loop().create_task(self._tend(), name="hub-doors")
         log.info("the hub listens on %s and %s", self._socket, self._url or "no port")
 
