@@ -18,8 +18,8 @@ from typing import Any
 from aiohttp import web
 
 from fleet.hub import asgi, wire
-from fleet.hub.app import SAFE, read_body
 from fleet.hub.auth import Caller
+from fleet.hub.bodies import SAFE, read_body
 from fleet.hub.exchange import Exchange
 from fleet.hub.message import Code
 from fleet.hub.wire import Fault

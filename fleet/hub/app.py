@@ -19,17 +19,18 @@ import functools
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from aiohttp import BodyPartReader, web
+from aiohttp import web
 from aiohttp.typedefs import Middleware
 
 from fleet import __version__
 from fleet.hub import wire
 from fleet.hub.auth import Caller, Role
 from fleet.hub.blobs import BEGINNING, DEFAULT_TYPE, media_type, seen_type, served
+from fleet.hub.bodies import BODY_TIME, SAFE, as_json, read_body, send_file, uploaded
 from fleet.hub.exchange import Exchange
 from fleet.hub.message import Attachment, Code, Nature, Position, Refusal, Verb
 from fleet.hub.stream import Streams, as_fault, serve_sse
@@ -41,21 +42,7 @@ access = logging.getLogger("fleet.hub.access")
 
 API = "/api/v1"
 
-BODY_TIME = 30.0
-"""Seconds for a JSON body, and between two pieces of a file."""
-
-UPLOAD_TIME = 600.0
-"""Seconds for a file."""
-
-CHUNK = 64 * 1024
-
 LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
-
-SAFE = {
-    "X-Content-Type-Options": "nosniff", "Cache-Control": "no-store", "Referrer-Policy": "no-referrer",
-    "Server": "fleet",
-}  # fmt: skip
-"""On every answer."""
 
 
 # -- what a route is -----------------------------------------------------------------------------------------------
@@ -372,8 +359,7 @@ async def put_file(call: Call) -> Reply:
     """Keep a file, to be named in messages: multipart/form-data, or JSON with its bytes as base64."""
     request = call.request
     if request.content_type == "multipart/form-data":
-        async with asyncio.timeout(UPLOAD_TIME):
-            kept = await _multipart(call)
+        kept = await uploaded(call.exchange, call.caller, request)
     elif request.content_type == "application/json":
         raw = await read_body(request, call.exchange.limits.attachment * 4 // 3 + 64 * 1024)
         value = wire.read_json(raw)
@@ -382,28 +368,6 @@ async def put_file(call: Call) -> Reply:
     else:
         raise Fault("unsupported_media_type", "A file comes as multipart/form-data, or within application/json.")
     return 201, {"sha256": kept.sha256, "name": kept.name, "size": kept.size, "type": kept.type}
-
-
-async def _multipart(call: Call) -> Attachment:
-    try:
-        async for part in await call.request.multipart():
-            if isinstance(part, BodyPartReader) and part.filename is not None:
-                declared = part.headers.get("Content-Type")
-                return await call.exchange.upload(call.caller, part.filename, declared, _pieces(part))
-            if part is not None:
-                await part.release()
-    except (ValueError, RuntimeError, web.HTTPException) as error:
-        raise Fault("bad_multipart", f"That is not multipart/form-data: {str(error)[:120]}.") from None
-    raise Fault(Code.MISSING, "There is no file in it.", field="file")
-
-
-async def _pieces(part: BodyPartReader) -> AsyncIterator[bytes]:
-    while True:
-        async with asyncio.timeout(BODY_TIME):
-            piece = await part.read_chunk(CHUNK)
-        if not piece:
-            return
-        yield bytes(piece)
 
 
 async def get_file(call: Call) -> Reply:
@@ -422,13 +386,8 @@ async def get_file(call: Call) -> Reply:
         size = call.exchange.blobs.size(sha256) or 0
         begins = await asyncio.to_thread(file.peek, BEGINNING)
         kind = seen_type(begins[:BEGINNING], media_type(call.asked("type") or known.type) or DEFAULT_TYPE)
-        headers = {**SAFE, **served(Attachment(sha256, name, size, kind)), "Content-Length": str(size)}
-        response = web.StreamResponse(headers=headers)
-        await response.prepare(call.request)
-        while piece := await asyncio.to_thread(file.read, CHUNK):
-            async with asyncio.timeout(BODY_TIME):
-                await response.write(piece)
-    return response
+        headers = {**served(Attachment(sha256, name, size, kind)), "Content-Length": str(size)}
+        return await send_file(call.request, headers, file)
 
 
 # -- workspaces, invites, tokens -----------------------------------------------------------------------------------
@@ -713,33 +672,6 @@ async def _body(route: Route, request: web.Request) -> dict[str, Any]:
     if route.checked:
         wire.check(route.body, value)
     return value
-
-
-async def read_body(request: web.Request, most: int) -> bytes:
-    """The whole body. Raise `Fault` where it is too large, too slow, or packed."""
-    if request.headers.get("Content-Encoding", "identity") != "identity":
-        raise Fault("unsupported_media_type", "A body comes as it is, not packed.")
-    too_large = Fault(Code.TOO_LARGE, f"A body is at most {most} bytes here.", limit=most)
-    if (request.content_length or 0) > most:
-        raise too_large
-    read = bytearray()
-    try:
-        async with asyncio.timeout(BODY_TIME):
-            async for piece in request.content.iter_any():
-                read += piece
-                if len(read) > most:
-                    raise too_large
-    except TimeoutError:
-        raise Fault("timed_out", f"The body did not come within {BODY_TIME:g} s.") from None
-    return bytes(read)
-
-
-def as_json(value: Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
-    """An answer."""
-    return web.Response(
-        body=wire.encode(value).encode(errors="replace"), status=status, content_type="application/json",
-        headers={**SAFE, **(headers or {})},
-    )  # fmt: skip
 
 
 def as_error(fault: Fault) -> web.Response:

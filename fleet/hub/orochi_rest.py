@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from aiohttp import BodyPartReader, web
+from aiohttp import web
 
 from fleet import __version__
 from fleet.errors import FleetError
 from fleet.hub import orochi_frames as frames
 from fleet.hub import wire
-from fleet.hub.app import CHUNK, NOBODY, SAFE, read_body
+from fleet.hub.app import NOBODY
 from fleet.hub.auth import Caller
 from fleet.hub.blobs import served
+from fleet.hub.bodies import as_json, read_body, send_file, uploaded
 from fleet.hub.exchange import Card, Exchange, Speaker
 from fleet.hub.message import CHANNEL, NAME, Attachment, Code
 from fleet.hub.stream import as_fault
@@ -169,19 +170,7 @@ async def post_message(call: Call) -> Answer:
 async def upload(call: Call) -> Answer:
     """Keep a file that comes as multipart/form-data."""
     call.speaker()
-    try:
-        async for part in await call.request.multipart():
-            if isinstance(part, BodyPartReader) and part.filename is not None:
-                kind = part.headers.get("Content-Type")
-                return _kept(await call.exchange.upload(call.caller, part.filename, kind, _of(part)))
-    except (ValueError, RuntimeError, AssertionError) as error:
-        raise Fault("bad_multipart", f"That is not multipart/form-data: {str(error)[:120]}.") from None
-    raise Fault(Code.MISSING, "No file field", field="file")
-
-
-async def _of(part: BodyPartReader) -> AsyncIterator[bytes]:
-    while piece := await part.read_chunk(CHUNK):
-        yield bytes(piece)
+    return _kept(await uploaded(call.exchange, call.caller, call.request))
 
 
 async def upload_base64(call: Call) -> Answer:
@@ -208,11 +197,7 @@ async def media(call: Call) -> Answer:
     except OSError:
         raise Fault("unknown_file", "There is no such file.") from None
     with file:
-        response = web.StreamResponse(headers={**SAFE, **served(kept), "Content-Length": str(kept.size)})
-        await response.prepare(call.request)
-        while piece := await asyncio.to_thread(file.read, CHUNK):
-            await response.write(piece)
-    return response
+        return await send_file(call.request, {**served(kept), "Content-Length": str(kept.size)}, file)
 
 
 # -- workspaces ----------------------------------------------------------------------------------------------------
@@ -460,12 +445,7 @@ def _reply(answer: Answer) -> web.StreamResponse:
     if isinstance(answer, web.StreamResponse):
         return answer
     status, value = answer if isinstance(answer, tuple) else (200, answer)
-    return _json(value, status)
-
-
-def _json(value: Any, status: int) -> web.Response:
-    text = wire.encode(value).encode(errors="replace")
-    return web.Response(body=text, status=status, content_type="application/json", headers=SAFE)
+    return as_json(value, status)
 
 
 def at_the_door(names: frozenset[str], origins: frozenset[str]) -> Any:
@@ -477,10 +457,10 @@ def at_the_door(names: frozenset[str], origins: frozenset[str]) -> Any:
             _admit(request, names, origins)
             return await handler(request)
         except web.HTTPException as error:
-            return _json({"error": error.reason, "code": f"http_{error.status}"}, error.status)
+            return as_json({"error": error.reason, "code": f"http_{error.status}"}, error.status)
         except (Fault, FleetError) as error:
             fault = as_fault(error)
-            return _json({"error": str(fault), "code": fault.code}, fault.status)
+            return as_json({"error": str(fault), "code": fault.code}, fault.status)
 
     return door
 
