@@ -726,7 +726,7 @@ def _at_the_door(doors: Doors) -> Middleware:
 def _admit(doors: Doors, request: web.Request) -> str | None:
     """The page's origin that may read the answer, where there is one. Raise `Fault` for what is not for us."""
     over_tcp = request.transport is None or isinstance(request.transport.get_extra_info("peername"), tuple)
-    if over_tcp and _name(request.headers.get("Host", "")) not in doors.names:
+    if over_tcp and host_name(request.headers.get("Host", "")) not in doors.names:
         raise Fault(
             "bad_host", "The hub does not go by that name.",
             hint="Use its address, or list the name in the setting `hub_names`.",
@@ -744,7 +744,7 @@ def _admit(doors: Doors, request: web.Request) -> str | None:
     return origin
 
 
-def _name(host: str) -> str:
+def host_name(host: str) -> str:
     """A `Host` without its port."""
     if host.startswith("["):
         return host.partition("]")[0].lower() + "]"

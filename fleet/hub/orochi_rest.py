@@ -17,7 +17,7 @@ from fleet import __version__
 from fleet.errors import FleetError
 from fleet.hub import orochi_frames as frames
 from fleet.hub import wire
-from fleet.hub.app import NOBODY
+from fleet.hub.app import NOBODY, host_name
 from fleet.hub.auth import Caller
 from fleet.hub.blobs import served
 from fleet.hub.bodies import as_json, read_body, send_file, uploaded
@@ -467,8 +467,7 @@ def at_the_door(names: frozenset[str], origins: frozenset[str]) -> Any:
 
 def _admit(request: web.Request, names: frozenset[str], origins: frozenset[str]) -> None:
     host = request.headers.get("Host", "")
-    bare = host.partition("]")[0].lower() + "]" if host.startswith("[") else host.partition(":")[0].lower()
-    if names and bare not in names:
+    if names and host_name(host) not in names:
         raise Fault("bad_host", "The hub does not go by that name.")
     origin = request.headers.get("Origin")
     if origin is not None and origin != f"http://{host}" and origin not in origins:
