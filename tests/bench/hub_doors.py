@@ -433,7 +433,7 @@ def fan(make: type[Served], count: int, rate: float, seconds: float) -> Fanned:
                 sent = wanted
             watch.look(0.002)
         ended = time.perf_counter()
-        watch.until(sent * count, 20)
+        watch.until(sent * count, 12)
         took, used = time.perf_counter() - began, hub.cpu() - cpu
         delivered, reader = max(watch.count, 1), (time.process_time() - own) / took
         late = time.perf_counter() - ended

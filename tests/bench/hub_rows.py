@@ -23,7 +23,7 @@ WHOLE = {
     "accept turns": 2,
     "subscribers": 500,
     "rate": 1000,
-    "fan seconds": 8,
+    "fan seconds": 6,
     "rounds": 100,
     "slow": 300,
     "turns": 2,
