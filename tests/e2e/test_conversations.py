@@ -53,9 +53,10 @@ def test_a_question_and_its_answer_are_two_messages_and_one_turn_each(talk: Talk
 
 
 def test_two_that_always_reply_run_as_many_turns_as_there_are_hops_and_then_fall_silent(talk: Talk) -> None:
-    talk.cast({"c2a": CHATTY, "c2b": CHATTY})
+    talk.cast({"c2a": CHATTY, "c2b": f"gate c2-go; {CHATTY}"})
     limits = (1, 2, 3, 4, 8, 16)
     opened = {h: talk.caller("c2a").send("c2b", f"Begin, within {h}.", max_hops=h) for h in limits}
+    talk.open_gate("c2-go")  # now: what c2a says after it has heard from c2b would count as a reply
     threads = {h: thread_of(talk, sent["id"]) for h, sent in opened.items()}
 
     def over() -> bool:
