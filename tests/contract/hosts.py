@@ -119,11 +119,11 @@ class Host(Protocol):
 class Kit:
     """A host under test, with short words for what tests do most."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Host, lot: str | None = None) -> None:
         self.host = host
         self.runtime = host.runtime
         self._count = 0
-        self._lot = secrets.token_hex(4)
+        self._lot = lot or secrets.token_hex(4)
         """As in real marks: a purge finds processes by them, and other tests run on this machine."""
 
     def mint(self, agent: str) -> Handle:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import signal
 import stat
 import sys
@@ -229,7 +230,8 @@ async def test_a_later_process_with_the_same_pid_is_spared(kit: Kit, host: Local
 async def test_two_homes_never_meet(home: Home) -> None:
     first, second = LocalHost(home.path / "one"), LocalHost(home.path / "two")
     try:
-        here, there = await Kit(first).launch("web"), await Kit(second).launch("web")
+        lot = secrets.token_hex(4)
+        here, there = await Kit(first, lot).launch("web"), await Kit(second, lot).launch("web")
         assert here.generation == there.generation, "the worst case"
         kit = Kit(second)
         looks = kit.watch(there)
