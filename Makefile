@@ -43,7 +43,7 @@ programs:  # the multiplexers
 	@tools/need tmux screen
 
 welcome:  # what some tests need, which are passed over without it
-	@PATH="$$PATH:/usr/sbin" tools/need --welcome systemd-analyze=systemd sshd=openssh-server
+	@PATH="$$PATH:/usr/sbin" tools/need --welcome systemd-analyze=systemd sshd=openssh-server slurmctld slurmd sbatch=slurm-client
 
 claude: $(FLEET_TEST_CLAUDE)  ## fetch the Claude Code program that the tests run, from the npm registry
 

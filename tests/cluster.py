@@ -60,7 +60,8 @@ def missing() -> str | None:
     path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
     absent = [program for program in PROGRAMS if shutil.which(program, path=path) is None]
     if absent:
-        return f"{', '.join(absent)} not installed: apt-get install slurmctld slurmd slurm-client tmux"
+        packages = "slurmctld slurmd slurm-client tmux"
+        return f"no {', '.join(absent)}; `make test` installs it where it may (apt-get install {packages})"
     return None if os.geteuid() == 0 else "slurmd starts jobs only as root"
 
 

@@ -28,7 +28,10 @@ from tests.contract.hosts import PATIENCE, PROGRAMS, until
 
 SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/usr/local/sbin")
 
-needs_sshd = pytest.mark.skipif(SSHD is None, reason="there is no sshd (Debian: openssh-server) to be another machine")
+needs_sshd = pytest.mark.skipif(
+    SSHD is None,
+    reason="needs sshd as another machine; `make test` installs it where it may (apt-get install openssh-server)",
+)
 
 
 class Wire:

@@ -24,7 +24,7 @@ PROGRAM = 'printf "%s\\0" "$ODD" "$LOADED" "$1" "$FLEET_GENERATION" >"$2.new"; m
 
 pytestmark = [
     pytest.mark.real,
-    pytest.mark.skipif(missing() is not None, reason=f"no SLURM here: {missing()}"),
+    pytest.mark.skipif(missing() is not None, reason=f"needs a real SLURM: {missing()}"),
 ]
 
 
