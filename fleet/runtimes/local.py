@@ -24,11 +24,11 @@ from fleet import processes
 from fleet.clock import Clock
 from fleet.errors import FleetError, HostUnreachable, LaunchError, StorageFull, TimedOut, Unconfirmed
 from fleet.redact import redact
-from fleet.runtimes import files, launches, logs, screen, tmux
+from fleet.runtimes import files, launches, screen, tmux
 from fleet.runtimes.base import Capabilities, Ended, OnHost, OnLook
 from fleet.runtimes.folders import FolderWatch
 from fleet.runtimes.local_tmux import LocalTmux
-from fleet.runtimes.logs import AgentLog
+from fleet.runtimes.logs import Logs, not_kept
 from fleet.runtimes.multiplexers import Multiplexer, Seen, ServerGone
 from fleet.settings import Places, Settings
 from fleet.terms import File, Handle, LaunchPlan, Look, Process, Ran, Screen
@@ -65,8 +65,7 @@ class LocalRuntime:
         """Which tmux server's socket an agent's panes go to."""
         self._watched: dict[str, _Watched] = {}
         """By generation."""
-        self._logs: dict[str, AgentLog] = {}
-        self._log_writer = logs.Writer()
+        self._logs = Logs(places.agent, int(settings.log_kept_mb * 2**20), self._secrets)
         self._on_host: list[OnHost] = []
         self._unreadable: dict[str, str] = {}
         """Multiplexers that do not answer, and why."""
@@ -131,7 +130,7 @@ class LocalRuntime:
             own = [File(str(folder / "env"), launches.quote_env(env)), File(str(folder / "pane"), whose)]
             await self.put([*plan.files, *own])
             argv = ["env", "-i", "/bin/sh", str(LAUNCHER), handle.folder, plan.cwd, program, *plan.argv[1:]]
-            self._log(handle.agent).begin(handle.generation, self._clock.now())
+            self._logs.of(handle.agent).begin(handle.generation, self._clock.now())
             server = await multiplexer.open(handle.session, handle.generation, argv, plan.width, plan.height)
             await self.put([launches.note(folder, "server", server)])
         await self._noted(handle)
@@ -215,7 +214,7 @@ class LocalRuntime:
         if facts.server_lost:
             await self._gone(watched)
             return
-        watched.kept = await asyncio.to_thread(self._log(handle.agent).tail_of, handle.generation)
+        watched.kept = await asyncio.to_thread(self._logs.of(handle.agent).tail_of, handle.generation)
         if not watched.closed():
             self._of(handle).watch(
                 handle.generation,
@@ -229,7 +228,7 @@ class LocalRuntime:
             return
         if seen.scrolled:
             lines = list(seen.scrolled)
-            self._log(watched.handle.agent).add(_after(watched.kept, lines) if seen.first else lines)
+            self._logs.of(watched.handle.agent).add(not_kept(watched.kept, lines) if seen.first else lines)
         if not seen.screen.dead and not watched.dead:
             watched.screen = seen.screen
             self._tell(watched, self._look(watched.facts, seen.screen, seen.pane, lost=False))
@@ -336,7 +335,7 @@ class LocalRuntime:
         await self._keep_screen(handle, before)
         await self._of(handle).close_pane(handle.generation)
         await asyncio.to_thread(launches.mark_purged, folder)
-        await self._log(handle.agent).flush()
+        await self._logs.of(handle.agent).flush()
         if handle.generation not in self._watched and self._assigned.get(handle.agent) == handle.socket:
             del self._assigned[handle.agent]
         return Ended((await self._facts(handle)).exit_status, killed)
@@ -448,7 +447,7 @@ class LocalRuntime:
     async def _keep_screen(self, handle: Handle, before: Screen | None) -> None:
         """Write down, once, the pane's screen as it stands at the end; where the pane is gone, as it last stood."""
         path = Path(handle.folder) / "screen"
-        kept = self._log(handle.agent)
+        kept = self._logs.of(handle.agent)
         async with kept.keeping:
             if path.exists() or not path.parent.is_dir():
                 return
@@ -457,7 +456,7 @@ class LocalRuntime:
                 text = last.screen.text.rstrip()
                 lines = list(last.scrolled)
                 if last.first:
-                    lines = _after(await asyncio.to_thread(kept.tail_of, handle.generation), lines)
+                    lines = not_kept(await asyncio.to_thread(kept.tail_of, handle.generation), lines)
                 kept.add(lines + [line.rstrip() for line in text.splitlines()])
                 if before is not None and before.alternate and not last.screen.alternate:
                     text = before.text.rstrip() + "\n\n" + text  # what was up, then what it said on leaving
@@ -501,17 +500,9 @@ class LocalRuntime:
                 if seen is not None:
                     self._saw(watched, seen)
             showing = redact(watched.screen.text.rstrip(), self._secrets(handle.agent)).splitlines()
-        kept = self._log(handle.agent)
+        kept = self._logs.of(handle.agent)
         await kept.flush()
         return (await asyncio.to_thread(kept.last, count) + showing)[-count:]
-
-    def _log(self, agent: str) -> AgentLog:
-        if agent not in self._logs:
-            limit = int(self._settings.log_kept_mb * 2**20)
-            self._logs[agent] = AgentLog(
-                self._places.agent(agent) / "log", limit, self._log_writer, functools.partial(self._secrets, agent)
-            )
-        return self._logs[agent]
 
     # -- the host itself -------------------------------------------------------------------------------------------
 
@@ -568,7 +559,7 @@ class LocalRuntime:
         await asyncio.gather(*pending, return_exceptions=True)
         for multiplexer in self._multiplexers.values():
             await multiplexer.close()
-        await self._log_writer.close()
+        await self._logs.close()
         await self._folders.close()
 
 
@@ -671,14 +662,3 @@ async def _lives_on(lives: Callable[[], bool]) -> bool:
 
 def _strays_now(agents: Path, keep: frozenset[str]) -> set[Process]:
     return set(launches.strays(agents, keep))
-
-
-def _after(kept: list[str], lines: list[str]) -> list[str]:
-    """Of `lines`, those after what the log ends with already."""
-    if not kept:
-        return lines
-    for end in range(len(lines), 0, -1):
-        known = kept[-end:]
-        if lines[end - len(known) : end] == known:
-            return lines[end:]
-    return lines

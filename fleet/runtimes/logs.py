@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 from collections.abc import Callable, Collection, Sequence
@@ -183,6 +184,37 @@ class AgentLog:
             if lines[n].startswith(header):
                 return lines[n + 1 :][-count:]
         return lines[-count:] if lines and len(lines) >= 4000 else []
+
+
+class Logs:
+    """The logs of all agents of a host, which are written together."""
+
+    def __init__(self, folder: Callable[[str], Path], limit: int, secrets: Callable[[str], Collection[str]]) -> None:
+        """`folder` is an agent's own, `limit` in bytes; `secrets` tells what an agent was given as such."""
+        self._folder, self._limit, self._secrets = folder, limit, secrets
+        self._logs: dict[str, AgentLog] = {}
+        self._writer = Writer()
+
+    def of(self, agent: str) -> AgentLog:
+        if agent not in self._logs:
+            secrets = functools.partial(self._secrets, agent)
+            self._logs[agent] = AgentLog(self._folder(agent) / "log", self._limit, self._writer, secrets)
+        return self._logs[agent]
+
+    async def close(self) -> None:
+        """Write the rest."""
+        await self._writer.close()
+
+
+def not_kept(kept: list[str], lines: list[str]) -> list[str]:
+    """Of the lines, those after what the log ends with already."""
+    if not kept:
+        return lines
+    for end in range(len(lines), 0, -1):
+        known = kept[-end:]
+        if lines[end - len(known) : end] == known:
+            return lines[end:]
+    return lines
 
 
 def _header(generation: str) -> str:

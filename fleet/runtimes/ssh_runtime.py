@@ -29,9 +29,9 @@ from pathlib import Path
 from fleet.clock import Clock
 from fleet.errors import CannotYet, FleetError, HostUnreachable, LaunchError, StorageFull, Unconfirmed
 from fleet.redact import redact
-from fleet.runtimes import launches, logs, tmux
+from fleet.runtimes import launches, tmux
 from fleet.runtimes.base import Capabilities, Ended, OnHost, OnLook
-from fleet.runtimes.logs import AgentLog
+from fleet.runtimes.logs import Logs, not_kept
 from fleet.runtimes.multiplexers import Seen, ServerGone
 from fleet.runtimes.ssh import Link
 from fleet.runtimes.ssh_shell import Facts, HostShell
@@ -87,8 +87,7 @@ class SshRuntime:
         self._assigned: dict[str, str] = {}
         self._watched: dict[str, _Watched] = {}
         """By generation."""
-        self._logs: dict[str, AgentLog] = {}
-        self._log_writer = logs.Writer()
+        self._logs = Logs(places.agent, int(settings.log_kept_mb * 2**20), self._secrets)
         self._on_host: list[OnHost] = []
         self._unreadable: dict[str, str] = {}
         """What does not answer (the link, a tmux server), and why."""
@@ -164,7 +163,7 @@ class SshRuntime:
             server = self._of(handle)
             launcher = f"{self._scripts}/launcher.sh"
             argv = ["env", "-i", "/bin/sh", launcher, handle.folder, plan.cwd, program, *plan.argv[1:]]
-            self._log(handle.agent).begin(handle.generation, self._clock.now())
+            self._logs.of(handle.agent).begin(handle.generation, self._clock.now())
             pid = await server.ensure()
             await server.new_session(handle.session, handle.generation, argv, plan.width, plan.height)
             await self._shell.ask(f"note {handle.folder} {pid}")
@@ -281,7 +280,7 @@ class SshRuntime:
         if facts.server_lost:
             await self._gone(watched)
             return
-        watched.kept = await asyncio.to_thread(self._log(handle.agent).tail_of, handle.generation)
+        watched.kept = await asyncio.to_thread(self._logs.of(handle.agent).tail_of, handle.generation)
         if not watched.over():
             self._of(handle).watch(
                 handle.generation,
@@ -295,7 +294,7 @@ class SshRuntime:
             return
         if seen.scrolled:
             lines = list(seen.scrolled)
-            self._log(watched.handle.agent).add(_after(watched.kept, lines) if seen.first else lines)
+            self._logs.of(watched.handle.agent).add(not_kept(watched.kept, lines) if seen.first else lines)
         if not seen.screen.dead and not watched.dead:
             watched.screen = seen.screen
             self._tell(watched, self._look(watched.facts, seen.screen, seen.pane, lost=False))
@@ -416,7 +415,7 @@ class SshRuntime:
         await self._keep_screen(handle, before)
         await self._of(handle).close_pane(handle.generation)
         await self._shell.ask(f"purged {handle.folder}")
-        await self._log(handle.agent).flush()
+        await self._logs.of(handle.agent).flush()
         if handle.generation not in self._watched and self._assigned.get(handle.agent) == handle.socket:
             del self._assigned[handle.agent]
         return Ended((await self._facts(handle)).exit_status, killed)
@@ -506,7 +505,7 @@ class SshRuntime:
 
     async def _keep_screen(self, handle: Handle, before: Screen | None) -> None:
         """Write down, once, the pane's screen as it stands at the end; where the pane is gone, as it last stood."""
-        kept = self._log(handle.agent)
+        kept = self._logs.of(handle.agent)
         async with kept.keeping:
             facts = await self._facts(handle)
             if facts.screen_kept or not facts.claimed:
@@ -516,7 +515,7 @@ class SshRuntime:
                 text = last.screen.text.rstrip()
                 lines = list(last.scrolled)
                 if last.first:
-                    lines = _after(await asyncio.to_thread(kept.tail_of, handle.generation), lines)
+                    lines = not_kept(await asyncio.to_thread(kept.tail_of, handle.generation), lines)
                 kept.add(lines + [line.rstrip() for line in text.splitlines()])
                 if before is not None and before.alternate and not last.screen.alternate:
                     text = before.text.rstrip() + "\n\n" + text  # what was up, then what it said on leaving
@@ -560,17 +559,9 @@ class SshRuntime:
                     self._saw(watched, seen)
             if not watched.logged:
                 showing = redact(watched.screen.text.rstrip(), self._secrets(handle.agent)).splitlines()
-        kept = self._log(handle.agent)
+        kept = self._logs.of(handle.agent)
         await kept.flush()
         return (await asyncio.to_thread(kept.last, count) + showing)[-count:]
-
-    def _log(self, agent: str) -> AgentLog:
-        if agent not in self._logs:
-            limit = int(self._settings.log_kept_mb * 2**20)
-            self._logs[agent] = AgentLog(
-                self._places.agent(agent) / "log", limit, self._log_writer, functools.partial(self._secrets, agent)
-            )
-        return self._logs[agent]
 
     # -- the host itself -------------------------------------------------------------------------------------------
 
@@ -638,7 +629,7 @@ class SshRuntime:
             await server.close()
         await self._shell.close()
         await self.link.close()
-        await self._log_writer.close()
+        await self._logs.close()
 
 
 class _Watched:
@@ -698,14 +689,3 @@ def _must(ran: Ran, what: str) -> None:
     if ran.status:
         full = re.search(rb"No space left|quota exceeded", ran.stderr, re.IGNORECASE)
         raise (StorageFull if full else LaunchError)(f"{what}: {_said(ran)}")
-
-
-def _after(kept: list[str], lines: list[str]) -> list[str]:
-    """Of `lines`, those after what the log ends with already."""
-    if not kept:
-        return lines
-    for end in range(len(lines), 0, -1):
-        known = kept[-end:]
-        if lines[end - len(known) : end] == known:
-            return lines[end:]
-    return lines
