@@ -254,8 +254,10 @@ class Mailboxes:
         self._database = log.database
         self._clock = clock
         self._waiting: Counter[str] = Counter()
-        self._coming: dict[str, int] = {}
-        """Accepted, and on its way into the log."""
+        self._coming: Counter[str] = Counter()
+        """Counted already, though the tail has not brought them yet."""
+        self._on_the_way: dict[str, list[str]] = {}
+        """The boxes of each of these messages."""
         self._locks: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
         self._standings: OrderedDict[tuple[str, str], _Standing] = OrderedDict()
         """How messages stand in boxes that were lately of concern: nobody else changes that."""
@@ -279,6 +281,7 @@ class Mailboxes:
         for event in events:
             if event.kind == MESSAGE:
                 data = fields(event)
+                self._come(data["id"])
                 for stored in data.get("recipients", ()):
                     if stored["state"] in WAITING:
                         self._waiting[f"{data['workspace']}/@{stored['name']}"] += 1
@@ -306,9 +309,9 @@ class Mailboxes:
         question with a time limit) is stored with it or not at all. Raise `NotStored`.
         """
         workspace = message.workspace
-        coming = [f"{workspace}/@{r.name}" for r in recipients if r.state in WAITING]
-        for of in coming:
-            self._coming[of] = self._coming.get(of, 0) + 1
+        coming = self._on_the_way[message.id] = [f"{workspace}/@{r.name}" for r in recipients if r.state in WAITING]
+        self._coming.update(coming)
+        accepted = None
         events = _as_events(message, recipients, streams, counted, heard)
         events += told
         try:
@@ -322,11 +325,8 @@ class Mailboxes:
                     if not accepted.duplicate:
                         self._keep(latest)
         finally:
-            for of in coming:
-                if self._coming[of] > 1:
-                    self._coming[of] -= 1
-                else:
-                    del self._coming[of]
+            if accepted is None or accepted.duplicate:
+                self._come(message.id)
         if not accepted.duplicate:
             told_to = receipts(workspace, message.sender)
             for recipient in recipients:
@@ -335,6 +335,13 @@ class Mailboxes:
                     self._standings[which] = _Standing(accepted.seq, told_to, recipient, message.expires_at)
             self._keep_some()
         return accepted
+
+    def _come(self, message: str) -> None:
+        for of in self._on_the_way.pop(message, ()):
+            if self._coming[of] > 1:
+                self._coming[of] -= 1
+            else:
+                del self._coming[of]
 
     async def change(self, changes: Sequence[Change]) -> list[Recipient | None]:
         """Write down what happened, and return how each message then stands at its recipient.
@@ -403,7 +410,7 @@ class Mailboxes:
 
     def waiting(self, of: str) -> int:
         """How many messages wait in a box; what is being handed over does not, nor what it only listens to."""
-        return self._waiting[of] + self._coming.get(of, 0)
+        return self._waiting[of] + self._coming[of]
 
     def all_waiting(self) -> dict[str, int]:
         """The same for every box in which some do."""

@@ -39,10 +39,13 @@ class Hub:
         self.clock = TurnedClock(NOW)
         self.ids = 0
 
+    def bring(self, events):
+        self.boxes.seen(events)
+
     async def open(self):
         self.log = await SqliteLog.open(self.folder / "hub.db", self.clock, PROJECTIONS, reserve=0)
         self.boxes = Mailboxes(self.log, self.clock)
-        self.log.tail(await self.boxes.load(), self.boxes.seen)
+        self.log.tail(await self.boxes.load(), lambda events: self.bring(events))
         self.history = History(self.log, self.clock)
         return self
 
@@ -200,6 +203,18 @@ async def test_a_message_counts_from_the_moment_it_is_on_its_way(hub):
     assert hub.boxes.waiting(BOB) == 10
     await asyncio.gather(*sending)
     assert hub.boxes.waiting(BOB) == 10
+
+
+async def test_a_stored_message_counts_before_the_tail_has_brought_it(hub):
+    tail = []
+    hub.bring = tail.extend
+    for n in range(3):
+        await hub.send()
+        assert hub.boxes.waiting(BOB) == n + 1
+    await hub.change("m-1", Proven("seen"))
+    await hub.log.close()
+    hub.boxes.seen(tail)
+    assert hub.boxes.waiting(BOB) == 2
 
 
 async def test_a_repeat_by_key_is_no_second_message(hub):
