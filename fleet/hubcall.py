@@ -656,6 +656,17 @@ HINTS = {
 }
 
 
+WHERE = {
+    "unknown_recipient": "`fleet members` lists who can be spoken to.",
+    "unknown_message": "`fleet history` shows messages with their ids.",
+    "unknown_thread": "`fleet threads list` lists them.",
+    "unknown_token": "`fleet tokens list` lists them.",
+    "unknown_invite": "`fleet invites list` lists them.",
+    "unknown_workspace": "`fleet workspaces list` lists them.",
+}
+"""Where to find the right word for what nobody knows."""
+
+
 def refusal(to: Door, status: int, headers: Mapping[str, str], body: bytes) -> FleetError:
     """The hub's refusal as an error; where it is none of the hub's own, what that means."""
     try:
@@ -675,7 +686,9 @@ def refusal(to: Door, status: int, headers: Mapping[str, str], body: bytes) -> F
     later = headers.get("retry-after", "")
     if later.isdigit() and "retry_after" not in error:
         error = {**error, "retry_after": int(later)}
-    return HubSaid(status, error, HINTS.get(status))
+    return HubSaid(
+        status, error, HINTS.get(status) or (None if error.get("nearest") else WHERE.get(str(error.get("code"))))
+    )
 
 
 def _plain(value: Any) -> str:

@@ -8,6 +8,7 @@ import click
 
 from fleet import hubcall
 from fleet.cli import attachments, conversation, output, standing, talk
+from fleet.cli.call import Seconds
 
 EXIT = {"answered": 0, "declined": 1, "failed": 1, "cancelled": 1, "timed_out": 4, "expired": 4}
 """What each outcome means for a script."""
@@ -29,7 +30,7 @@ TOLD = {
 @talk.text_file
 @click.option(
     "--timeout",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Seconds(),
     default=300.0,
     show_default=True,
     metavar="SECONDS",

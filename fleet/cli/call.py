@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -33,6 +34,19 @@ class Label(click.ParamType[tuple[str, str]]):
         return name, text
 
 
+class Seconds(click.FloatRange):
+    """More than 0, and not for ever."""
+
+    def __init__(self) -> None:
+        super().__init__(min=0, min_open=True)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        seconds: float = super().convert(value, param, ctx)
+        if not math.isfinite(seconds):
+            self.fail(f"`{value}` is no number of seconds", param, ctx)
+        return seconds
+
+
 def complete_agents(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """The agents' names, for a shell; files where none of them begins so, or no daemon answers at once."""
     try:
@@ -56,7 +70,7 @@ def time_limit(default: float, what: str) -> Callable[[Command], Command]:
     """`--timeout`, for what may take long."""
     return click.option(
         "--timeout",
-        type=click.FloatRange(min=0, min_open=True),
+        type=Seconds(),
         default=default,
         show_default=True,
         metavar="SECONDS",

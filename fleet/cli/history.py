@@ -26,7 +26,7 @@ class Moment(click.ParamType[float]):
 @click.command()
 @click.argument("target", metavar="[#CHANNEL|NAME|THREAD]", required=False, shell_complete=talk.complete_members)
 @talk.limit
-@click.option("--after", metavar="POSITION", help="Only what came after this position (EPOCH:SEQ).")
+@click.option("--after", type=talk.Place(), metavar="POSITION", help="Only what came after this position (EPOCH:SEQ).")
 @click.option("--before", metavar="SEQ", help="Only what came before this message: the page before.")
 @click.option("--since", type=Moment(), metavar="TIME", help="Not older: 10m, 2h, 3d, 2026-11-21, 2026-11-21T14:00.")
 @click.option("--until", type=Moment(), metavar="TIME", help="Not newer.")

@@ -155,7 +155,7 @@ def _sum(file: Path) -> str:
 
 
 @hub.command()
-@click.option("--after", metavar="POSITION", help="Only what came after this position (EPOCH:SEQ).")
+@click.option("--after", type=talk.Place(), metavar="POSITION", help="Only what came after this position (EPOCH:SEQ).")
 @click.option("-o", "--output", "target", metavar="FILE", type=click.Path(path_type=Path), help="Rather than stdout.")
 @talk.as_json
 @talk.on_hub

@@ -8,6 +8,7 @@ import click
 
 from fleet import hubcall
 from fleet.cli import hubreads, output, reads, secrets, talk, words
+from fleet.cli.call import Seconds
 
 
 @click.group()
@@ -56,7 +57,7 @@ def _list(data: dict[str, Any]) -> None:
 @click.option(
     "--uses", type=click.IntRange(1, 1000), default=1, show_default=True, help="How often it can be redeemed."
 )
-@click.option("--expires-in", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="Otherwise a week.")
+@click.option("--expires-in", type=Seconds(), metavar="SECONDS", help="Otherwise a week.")
 @secrets.option
 @talk.dry_run
 @talk.as_json

@@ -6,6 +6,7 @@ import click
 
 from fleet import hubcall
 from fleet.cli import talk
+from fleet.cli.call import Seconds
 
 
 @click.command()
@@ -15,7 +16,7 @@ from fleet.cli import talk
 @talk.key
 @click.option(
     "--wait",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Seconds(),
     metavar="SECONDS",
     help="Wait until it is submitted; exit 4: it waits, 5: no proof, 7: a dialog is open.",
 )

@@ -8,6 +8,7 @@ import click
 
 from fleet import hubcall
 from fleet.cli import attachments, talk
+from fleet.cli.call import Seconds
 
 
 @click.command()
@@ -20,11 +21,11 @@ from fleet.cli import attachments, talk
 @click.option("--reply-to", metavar="ID", help="It replies to this message.")
 @attachments.option
 @click.option("--max-hops", type=click.IntRange(min=1), metavar="N", help="End the exchange sooner than fleet would.")
-@click.option("--expires-in", type=float, metavar="SECONDS", help="Nobody is to get it later than that.")
+@click.option("--expires-in", type=Seconds(), metavar="SECONDS", help="Nobody is to get it later than that.")
 @talk.key
 @click.option(
     "--wait",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Seconds(),
     metavar="SECONDS",
     help="Wait until it is delivered to all; exit 4: it waits, 5: no proof, 7: a dialog is open.",
 )

@@ -19,8 +19,10 @@ SEEN = 2000
 """Messages that are remembered, so that what happens to them later is shown too."""
 MESSAGES = ("message", "copy")
 CHANGES = ("edit", "deletion", "reaction")
-UNTOLD = ("receipt", "copy")
-"""What only `--all` shows: what became of each message, and copies of messages."""
+ACTS = ("act", "thread", "ask_ended")
+"""What was done to a conversation, and how a question ended."""
+TOLD = ("message", *CHANGES, *ACTS)
+"""What is shown without `--all`; and a copy of a message, where it is the only sight of it."""
 
 
 @click.command()
@@ -28,7 +30,12 @@ UNTOLD = ("receipt", "copy")
 @click.option(
     "-n", "--limit", type=click.IntRange(0, 500), default=10, show_default=True, metavar="N", help="First the newest N."
 )
-@click.option("--after", metavar="POSITION", help="Go on from this position (EPOCH:SEQ), with nothing left out.")
+@click.option(
+    "--after",
+    type=talk.Place(),
+    metavar="POSITION",
+    help="Go on from this position (EPOCH:SEQ), with nothing left out.",
+)
 @click.option("--all", "everything", is_flag=True, help="Every event: joins, receipts and audit too.")
 @talk.as_json
 @talk.on_hub
@@ -41,12 +48,14 @@ def tail(
     is one line, with its position.
     """
     seen = Seen(targets)
+    if after:
+        talk.check_names(where, [t for t in targets if not hubreads.is_thread(t)])
     place = after or _first(where, targets, limit, seen, as_json)
     sys.stdout.flush()
 
     def show(event: dict[str, Any]) -> None:
         kind = str(event.get("kind"))
-        if not seen.concerns(event) or (kind in UNTOLD and not everything and not seen.new_copy(event)):
+        if not seen.concerns(event) or not (everything or kind in TOLD or seen.new_copy(event)):
             return
         if as_json:
             output.as_json(event)

@@ -25,6 +25,18 @@ SETTLE = 1.0
 """Seconds that a person's `send` waits to say more than that the message is accepted."""
 
 
+class Place(click.ParamType[str]):
+    """A position in the log."""
+
+    name = "position"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        epoch, colon, seq = str(value).rpartition(":")
+        if not (epoch and colon and seq.isascii() and seq.isdecimal()):
+            self.fail(f"`{value}` is no position; one is written EPOCH:SEQ, as `fleet hub info` shows it", param, ctx)
+        return str(value)
+
+
 class Where:
     """Which hub is meant, and as whom; found out when it is first needed."""
 
@@ -191,6 +203,8 @@ def would(method: str, target: str, body: Any, as_json: bool) -> int:
 def check_names(where: Where, names: Sequence[str]) -> None:
     """Raise `UnknownAgent`, with the nearest names, for who is no member. What `--dry-run` can find out."""
     wanted = [hubreads.member(name) for name in names if not name.startswith("#")]
+    if not wanted:
+        return
     found = hubcall.request(where.door, "GET", hubcall.path("members"), timeout=reads.request_timeout()).json()
     there = [str(item["name"]) for item in found["members"]]
     for name in wanted:

@@ -8,6 +8,7 @@ import click
 
 from fleet import hubcall
 from fleet.cli import hubreads, output, reads, secrets, talk, words
+from fleet.cli.call import Seconds
 
 
 @click.group()
@@ -50,7 +51,7 @@ def _list(data: dict[str, Any]) -> None:
 )
 @click.option("--name", required=True, metavar="NAME", help="Whose it is: who speaks with it is this one.")
 @click.option("--workspace", metavar="NAME", help="Where it counts; otherwise in your own.")
-@click.option("--expires-in", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="It ends by itself.")
+@click.option("--expires-in", type=Seconds(), metavar="SECONDS", help="It ends by itself.")
 @secrets.option
 @talk.dry_run
 @talk.as_json

@@ -127,6 +127,8 @@ class Reading(Base):
             one, _, other = with_.partition(",")
             pair = (one, other) if other and caller.observes else (caller.name, one)
             page = await self.history.between(caller.workspace, *pair, before=before, limit=limit)
+            for name in () if page.events else pair:
+                self._must_be_known(caller, name)
             return await self._page_json(caller, page)
         streams = self._asked_for(caller, channel, with_)
         page = await self.history.read(
@@ -141,6 +143,11 @@ class Reading(Base):
             newest=after is None and since is None,
         )
         return await self._page_json(caller, page, with_)
+
+    def _must_be_known(self, caller: Caller, name: str) -> None:
+        """Raise `Refused` for a name that nobody has: it is probably mistyped."""
+        if name != caller.name and self.registry.present(caller.workspace, name) is None:
+            raise self._nobody(caller.workspace, name)
 
     def _asked_for(self, caller: Caller, channel: str | None, with_: str | None) -> frozenset[str] | None:
         workspace = caller.workspace

@@ -363,6 +363,9 @@ DRY = [
     ["join", "#c"],
     ["leave", "#c"],
     ["react", "m-1", "seen"],
+    ["edit", "m-1", "other words"],
+    ["cancel", "m-1"],
+    ["delete", "m-1"],
     ["threads", "pause", "t-1"],
     ["threads", "terminate", "t-1"],
     ["workspaces", "create", "lab"],
@@ -450,6 +453,9 @@ def test_a_reply_that_only_thanks_is_refused_and_told(fleet: Shell, hub: Scripte
 
 ACTS: list[tuple[list[str], str, str, Any]] = [
     (["decline", "m-1", "--reason", "busy"], "POST", "messages/m-1/decline", {"reason": "busy"}),
+    (["edit", "m-1", "other words"], "PATCH", "messages/m-1", {"text": "other words"}),
+    (["cancel", "m-1"], "POST", "messages/m-1/cancel", {}),
+    (["delete", "m-1"], "DELETE", "messages/m-1", None),
     (["join", "general", "--hears", "mentions"], "PUT", "channels/general/members/me", {"hears": "mentions"}),
     (["join", "#General", "--who", "web"], "PUT", "channels/general/members/web", {"hears": "all"}),
     (["leave", "#general"], "DELETE", "channels/general/members/me", None),
@@ -477,6 +483,26 @@ def test_an_act_asks_the_hub_for_exactly_that(
         ran = fleet(*words, *more)
         assert ran.code == 0, ran.err
         assert hub.asked(method, path).json == body
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["send", "web", "hi", "--expires-in", "nan"], "--expires-in"),
+        (["send", "web", "hi", "--wait", "inf"], "--wait"),
+        (["ask", "web", "hi", "--timeout", "nan"], "--timeout"),
+        (["tail", "--after", "bogus"], "EPOCH:SEQ"),
+        (["hub", "export", "--after", "7"], "EPOCH:SEQ"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else value,
+)
+def test_what_is_no_time_and_no_position_is_told_before_the_hub_is_asked(
+    fleet: Shell, hub: ScriptedHub, words: list[str], named: str
+) -> None:
+    ran = fleet(*words)
+    assert ran.code == 2
+    assert named in ran.err
+    assert hub.acts == []
 
 
 def test_a_role_that_does_not_suffice_is_told_with_what_would(fleet: Shell, hub: ScriptedHub) -> None:
@@ -705,6 +731,20 @@ def test_tail_says_what_is_lost(fleet: Shell, hub: ScriptedHub) -> None:
     ran = fleet("tail", "--after", "e1:1")
     assert "between e1:1 and e1:90" in ran.err
     assert "later" in ran.out
+
+
+def test_tail_of_who_is_not_there_says_who_was_meant(fleet: Shell, hub: ScriptedHub) -> None:
+    hub.will("GET", "members", {"members": [WEB]})
+    ran = fleet("tail", "wbe", "--after", "e1:1")
+    assert ran.code == 3
+    assert "web" in ran.err
+
+
+@pytest.mark.parametrize(("words", "shown"), [([], False), (["--all"], True)], ids=["plain", "all"])
+def test_tail_leaves_out_what_nobody_said(fleet: Shell, hub: ScriptedHub, words: list[str], shown: bool) -> None:
+    hub.will_stream("events", event("joined", {"name": "web", "channel": "#general"}, 2))
+    stop_after(hub)
+    assert ("joined" in fleet("tail", "--after", "e1:1", *words).out) is shown
 
 
 def test_tail_without_a_hub_ends_at_once(fleet: Shell) -> None:
