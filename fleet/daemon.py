@@ -114,19 +114,23 @@ class Side(Protocol):
 
     def begin(self) -> None: ...
 
+    def adopted(self) -> None: ...
+
     async def admit(self, spec: AgentSpec, generation: str) -> Admission | None: ...
 
     async def close(self) -> None: ...
 
 
 class HubLater:
-    """The hub, which is loaded once the operator's socket listens: its libraries take as long to load as all else."""
+    """The hub, which is loaded beside all else: its libraries take as long as the rest of the daemon, and whoever
+    speaks need not wait until the agents have been looked at."""
 
     def __init__(self, make: Callable[[Any], Side]) -> None:
         self._make = make
         self._side: Side | None = None
         self._problem: str | None = None
         self._loaded = asyncio.Event()
+        self._adopted = False
         self._loading: asyncio.Task[None] | None = None
 
     def load(self) -> None:
@@ -137,11 +141,19 @@ class HubLater:
         try:
             self._side = self._make(await asyncio.to_thread(importlib.import_module, "fleet.hubside"))
             self._side.begin()
+            if self._adopted:
+                self._side.adopted()
         except Exception as error:
             log.exception("the hub cannot be loaded")
             self._problem = f"The hub cannot be loaded: {error}"
         finally:
             self._loaded.set()
+
+    def adopted(self) -> None:
+        """The agents are known: the hub may carry their mail."""
+        self._adopted = True
+        if self._side is not None:
+            self._side.adopted()
 
     async def admit(self, spec: AgentSpec, generation: str) -> Admission | None:
         """See `preparing.Admit`."""
@@ -198,10 +210,11 @@ class Daemon:
         server = Server(operator)
         cleaning = asyncio.create_task(keep_clean(events, settings, places, clock), name="clean")
         try:
+            hub.load()
             await supervisor.open()
             await turns.open()
+            hub.adopted()
             await server.listen(places.control)
-            hub.load()
             agents = len(supervisor.runners)
             log.info("fleet %s serves %d agents on %s", __version__, agents, places.control)
             notify(f"READY=1\nSTATUS={agents} agents")

@@ -3,6 +3,7 @@
 What holds:
 
 - A hub that cannot be opened, or stops, takes no agent down: it is told (`problem`) and tried again.
+- Messages are accepted as soon as the log is open; what they bring to agents waits until those are `adopted`.
 - Every launch of an agent that takes part gets a token of its own, and those of launches that are over are nobody's.
 - The person at the command line is an administrator of the hub: the token lies in a 0600 file of the state folder.
 """
@@ -56,7 +57,7 @@ SPEAKS_OF_TURNS = frozenset({"claude-code"})
 
 
 class HubSide:
-    """The hub of one daemon, over adopted agents. `begin` it, `close` it."""
+    """The hub of one daemon. `begin` it, say when its agents are `adopted`, `close` it."""
 
     def __init__(
         self,
@@ -75,6 +76,7 @@ class HubSide:
         self._tried = asyncio.Event()
         """It is open, or could not be opened at first."""
         self._open = asyncio.Event()
+        self._adopted = asyncio.Event()
         self._declared: dict[str, AgentSpec] = {}
         """The agents as they stand in the hub."""
         self._admitted: dict[str, str] = {}
@@ -94,6 +96,10 @@ class HubSide:
     def begin(self) -> None:
         """Open it, and try again until it is open."""
         self._beside(self._keep_open(), "hub")
+
+    def adopted(self) -> None:
+        """The supervisor knows its agents as they are."""
+        self._adopted.set()
 
     async def close(self) -> None:
         """Let go; what is under way goes on from the log."""
@@ -121,6 +127,7 @@ class HubSide:
         self.problem = None
         self._tried.set()
         self._open.set()
+        await self._adopted.wait()
         await self._serve_agents(self._hub)
 
     async def _opened(self) -> tuple[Exchange, HubServer]:
