@@ -16,6 +16,7 @@ FleetError                  1
   NoDaemon                 69
   DaemonBusy               69   another daemon holds the state
   HostUnreachable           1   speaks of the way to the host, never of the agent
+    Unauthenticated         1   host and fleet do not accept each other: a person settles it
   LaunchError               1   the host said no: no such folder, program, permission
   StorageError              1   the database could not be read or written
     StorageFull             1   no space left; it goes on once there is some
@@ -132,6 +133,10 @@ class DaemonBusy(FleetError):
 
 class HostUnreachable(FleetError):
     """The host or its multiplexer could not be read. Its agents keep their last known state."""
+
+
+class Unauthenticated(HostUnreachable):
+    """The host answers, but one of the two does not accept the other. A person has to settle it."""
 
 
 class LaunchError(FleetError):

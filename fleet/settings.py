@@ -45,6 +45,11 @@ class Settings:
     limit_jitter_min: float = 60.0  # after a usage limit's end …
     limit_jitter_max: float = 300.0  # … up to this
 
+    # ssh hosts (SEMANTICS 7)
+    ssh_config: str = ""  # an ssh_config file instead of one's own
+    ssh_keepalive: float = 2.0  # a host silent for so long is asked for a word; after three in vain it is lost
+    ssh_probe_within: float = 5.0  # an attempt to connect, where remote.timeout says nothing else
+
     # keeping
     events_kept_days: float = 30.0  # hook and phase events
     log_kept_mb: float = 16.0  # captured lines per agent

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from fleet.errors import StorageError
-from fleet.terms import HookEvent
+from fleet.terms import HookEvent, Spooled
 
 log = logging.getLogger(__name__)
 
@@ -64,29 +64,40 @@ def found(folder: Path) -> list[Found]:
     """The events that lie in an agent's folder, in order; none where there is no folder."""
     events = []
     for entry in _entries(folder):
-        name = _NAME.fullmatch(entry.name)
-        if name is None:
+        if _NAME.fullmatch(entry.name) is None:
             continue
         try:
             told = entry.stat(follow_symlinks=False)
         except FileNotFoundError:
             continue  # another reader was here
-        if not stat.S_ISREG(told.st_mode):
-            continue
-        generation, pid = name["generation"], int(name["pid"])
-        events.append(
-            Found(
-                path=folder / entry.name,
-                at=told.st_mtime,
-                size=told.st_size,
-                generation=None if generation.startswith("_") else generation,
-                pid=pid or None,
-                clock=float(name["clock"]),
-                hook=int(name["hook"]),
-                kind=name["kind"],
-            )
-        )
+        if stat.S_ISREG(told.st_mode) and (event := _found(folder / entry.name, told.st_mtime, told.st_size)):
+            events.append(event)
     return _in_order(events)
+
+
+def _found(path: Path, at: float, size: int) -> Found | None:
+    """What the name of a file in the spool tells; `None` where it is no event's."""
+    name = _NAME.fullmatch(path.name)
+    if name is None:
+        return None
+    generation, pid = name["generation"], int(name["pid"])
+    return Found(
+        path=path,
+        at=at,
+        size=size,
+        generation=None if generation.startswith("_") else generation,
+        pid=pid or None,
+        clock=float(name["clock"]),
+        hook=int(name["hook"]),
+        kind=name["kind"],
+    )
+
+
+def fetched(agent: str, files: Sequence[Spooled]) -> list[HookEvent]:
+    """The events of files out of the spool of another machine, in order."""
+    contents = {file.name: file.content for file in files}
+    named = [_found(Path(agent, file.name), file.at, len(file.content)) for file in files]
+    return [_as_event(one, contents[one.path.name]) for one in _in_order([one for one in named if one is not None])]
 
 
 def read(folder: Path) -> list[HookEvent]:
@@ -169,6 +180,10 @@ def _event(file: Found) -> HookEvent | None:
         if not isinstance(error, FileNotFoundError):
             log.error("an event stays in the spool: %s", error)
         return None
+    return _as_event(file, content)
+
+
+def _as_event(file: Found, content: bytes) -> HookEvent:
     payload = parse(content)
     return HookEvent(
         key=f"{file.path.parent.name}/{file.path.name}",

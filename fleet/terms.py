@@ -152,6 +152,8 @@ class Handle:
     """The multiplexer's session name; the target is always written exactly (`=name` or an id)."""
     folder: str
     """Where this launch's files stand on the agent's host: env, program, exit, settings. 0700."""
+    host: str = ""
+    """How that host is reached (`ssh_hosts.Way`); empty where it is this machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +182,11 @@ class LaunchPlan:
     height: int = 40
     version: str | None = None
     """The program's version, where it was asked."""
+    again: tuple[str, ...] | None = None
+    """How a later run of this very launch goes on with the conversation, where its place starts it again by itself
+    (a job's successor); `None` where it cannot go on."""
+    place: Any = None
+    """What the manifest says of the place that it is launched at, for that place's runtime alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +205,12 @@ class Look:
     """The multiplexer's server is gone: one event for all its agents, and no agent's fault."""
     pane: str | None = None
     """The exact id of the pane (`%7`), where there is one."""
+    waiting: str | None = None
+    """It is not there yet, or not at the moment, and why: its job waits in a queue. Its start's clock stands still."""
+    gone: str | None = None
+    """Of one that is not alive: why, as a word of `health.restart.Cause`, where its place has said so."""
+    words: str | None = None
+    """The same as a clause for a person."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +220,16 @@ class Ran:
     status: int
     stdout: bytes
     stderr: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Spooled:
+    """A file out of the spool of another machine."""
+
+    name: str
+    at: float
+    """When it was written, by our clock."""
+    content: bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -215,6 +215,7 @@ class MemoryRuntime:
     """A host in memory, with the same contract as a real one."""
 
     name = "memory"
+    far = None
 
     def __init__(
         self,

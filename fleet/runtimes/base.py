@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from fleet.terms import File, Handle, LaunchPlan, Look, Ran
+from fleet.terms import File, Handle, LaunchPlan, Look, Ran, Spooled
 
 OnLook = Callable[[Handle, Look], None]
 OnHost = Callable[[str | None], None]
@@ -35,11 +35,41 @@ class Ended:
     """Pids that needed SIGKILL."""
 
 
+class Far(Protocol):
+    """What another machine has of its own: nothing of this one's environment, folders or clock holds there."""
+
+    machine: str
+    """Its name, for a person."""
+    folder: str
+    """Fleet's own folder there."""
+    ahead: float
+    """Seconds by which its clock is ahead of ours, when it was last heard."""
+    hub: str | None
+    """The hub's socket there; `None` where the host does not carry one."""
+
+    async def environment(self, login_shell: bool) -> Mapping[str, str]:
+        """What a session of the user's has there; with `login_shell` after their profile was read."""
+        ...
+
+    async def spooled(self, folder: str) -> tuple[list[Spooled], bool]:
+        """Events that lie in a folder of the spool, and whether there are more. They stay there."""
+        ...
+
+    async def forget(self, folder: str, names: Sequence[str]) -> None:
+        """Remove these from a folder of the spool: they are kept here now."""
+        ...
+
+
 class Runtime(Protocol):
     """Where agents run."""
 
     name: str
     """local, ssh, slurm, slurm-tenant, memory."""
+
+    @property
+    def far(self) -> Far | None:
+        """Another machine's own things; `None` where agents run on this machine."""
+        ...
 
     def capabilities(self, multiplexer: str) -> Capabilities:
         """What that multiplexer can tell here."""

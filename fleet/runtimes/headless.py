@@ -33,6 +33,7 @@ class WithHeadless:
     def __init__(self, host: Runtime, places: Places, clock: Clock) -> None:
         self._host, self._places, self._clock = host, places, clock
         self.name = host.name
+        self.far = host.far
 
     # -- the launch of a headless agent ------------------------------------------------------------------------------
 

@@ -50,6 +50,7 @@ class LocalRuntime:
     """Agents on this machine."""
 
     name = "local"
+    far = None
 
     def __init__(
         self, places: Places, settings: Settings, clock: Clock, secrets: Callable[[str], Collection[str]] = lambda _: ()

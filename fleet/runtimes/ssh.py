@@ -23,9 +23,9 @@ from typing import Any
 
 import asyncssh
 
-from fleet.errors import HostUnreachable, TimedOut
+from fleet.errors import HostUnreachable, TimedOut, Unauthenticated
 from fleet.runtimes import ssh_hosts
-from fleet.runtimes.ssh_hosts import HostState, Known
+from fleet.runtimes.ssh_hosts import HostState, Known, Way
 from fleet.terms import Ran
 
 log = logging.getLogger(__name__)
@@ -40,23 +40,20 @@ KEEPALIVES = 3
 """… and how often in vain: a cut is noticed (KEEPALIVES + 1) * KEEPALIVE seconds after the last word."""
 
 
-class Unauthenticated(HostUnreachable):
-    """The host answers, but one of the two does not accept the other. A person has to settle it."""
-
-
 class Link:
     """The way to one host."""
 
     def __init__(
         self,
-        alias: str,
+        way: Way | str,
         *,
         config: Sequence[str] = (),
         keepalive: float = KEEPALIVE,
         probe_within: float = PROBE_WITHIN,
     ) -> None:
-        """`config`: ssh_config files instead of the person's own."""
-        self.alias = alias
+        """`way`: the host, or just its name. `config`: ssh_config files instead of the person's own."""
+        self.way = Way(way) if isinstance(way, str) else way
+        self.alias = self.way.alias
         self.known = Known()
         self.config = tuple(config)
         self._keepalive = keepalive
@@ -180,9 +177,10 @@ class Link:
     async def _connect(self) -> asyncssh.SSHClientConnection:
         offered: list[_Offered] = []
         given: dict[str, Any] = {"config": list(self.config)} if self.config else {}
+        own = self._own_words()
         trusted: Any = ()
         try:
-            wanted = asyncssh.SSHClientConnectionOptions(host=self.alias, **given)
+            wanted = asyncssh.SSHClientConnectionOptions(host=self.alias, **own, **given)
             trusted = wanted.known_hosts
             _must_check(self.alias, wanted)
             for jump in wanted.tunnel.split(",") if isinstance(wanted.tunnel, str) else ():
@@ -199,6 +197,7 @@ class Link:
                 login_timeout=self._within,
                 agent_forwarding=False,
                 compression_algs=["zlib@openssh.com", "none"],  # what a sweep answers is mostly what it answered before
+                **own,
                 **given,
             )
         except asyncssh.HostKeyNotVerifiable as error:
@@ -223,6 +222,23 @@ class Link:
                 raise Unauthenticated(f"{error.filename} does not exist, and its ssh_config names it") from error
             raise HostUnreachable(_words(error)) from error
         return connection
+
+    def _own_words(self) -> dict[str, Any]:
+        """What the manifest says of the way, which counts more than ssh_config."""
+        way = self.way
+        said = {"username": way.user, "port": way.port, "client_keys": [way.key] if way.key else None}
+        return {name: value for name, value in said.items() if value is not None}
+
+    async def forward(self, there: str, here: str) -> None:
+        """Let whoever connects to that socket there reach this one here, as long as the connection lasts."""
+        connection = await self.use()
+        try:
+            async with asyncio.timeout(self._within):
+                await connection.forward_remote_path(there, here)
+        except TimeoutError:
+            raise HostUnreachable(f"{self.alias}: no answer within {self._within:g} s") from None
+        except (asyncssh.Error, OSError) as error:
+            raise HostUnreachable(f"{self.alias}: {_words(error)}") from error
 
     # -- commands and channels -----------------------------------------------------------------------------------
 

@@ -7,16 +7,19 @@
 #     ssh_host.sh hunt GRACE LAUNCH …       end all that belongs to these launches
 #     ssh_host.sh strays FOLDER             processes of launches below FOLDER/agents: `PID:START GENERATION`
 #     ssh_host.sh list FOLDER | read FILE [BYTES] | remove PATH …
+#     ssh_host.sh take FOLDER               events in a folder of the spool: a line `UPTIME MORE`, then a tar of them
+#     ssh_host.sh forget FOLDER NAME …      remove these from it
 #     ssh_host.sh run FOLDER NAME SECONDS CWD PROGRAM [ARGUMENT …]   a tar with `env` and `stdin` on stdin
 #
 # FOLDER is fleet's own on this host, NAME a new one for this call, LAUNCH the folder of a launch (launcher.sh).
 # A request: `NUMBER facts LAUNCH`, `NUMBER note LAUNCH PID`, `NUMBER purged LAUNCH`, `NUMBER ping`, `want LINES`.
-# An answer: `=NUMBER WORDS`. News: `changed PATH`, `ended PID START`, `unwanted` (a list that could not be kept).
+# An answer: `=NUMBER WORDS`; `!` for facts that the file system did not tell. News: `changed PATH`, `ended PID START`, `unwanted` (a list that could not be kept).
 # A process is told by pid and start time (field 22 of /proc/PID/stat), as everywhere in fleet.
 
 LC_ALL=C
 export LC_ALL
 umask 077
+{ read -r boot </proc/sys/kernel/random/boot_id; } 2>/dev/null || boot=unknown
 SOON=0.2 # seconds between two looks of the loop that tells news, while there are any …
 LATER=0.5 # … and after QUIET turns without
 QUIET=50
@@ -40,6 +43,15 @@ noted() { # FILE: `PID START` in $pid and $began
     [ -n "$began" ]
 }
 
+untold() { # FILE: whether the file system did not say what is in it, which is not the same as its not being there
+    case $(cat "$1" 2>&1 >/dev/null) in '' | *'No such file'* | *'Not a directory'*) return 1 ;; esac
+}
+
+this_boot() { # LAUNCH: whether it was made since this machine was started; of an older one nothing lives
+    { read -r was <"$1/boot"; } 2>/dev/null || return 0
+    [ "$was" = "$boot" ]
+}
+
 hundredths() { # since boot, in $now
     read -r now idle </proc/uptime
     now=${now%.*}${now#*.}
@@ -52,14 +64,22 @@ facts() { # LAUNCH: launcher program server exit alive server-alive claim screen
     for name in launcher program server; do
         if noted "$1/$name"; then
             said="$said $pid:$began"
-            [ "$name" != launcher ] || ! lives "$pid" "$began" || alive=1
-            [ "$name" != server ] || ! lives "$pid" "$began" || there=1
+            lives "$pid" "$began" && this_boot "$1" || continue
+            [ "$name" != launcher ] || alive=1
+            [ "$name" != server ] || there=1
+        elif untold "$1/$name"; then
+            said=' !'
+            return
         else
             said="$said -"
         fi
     done
     status=-
     { read -r status <"$1/exit"; } 2>/dev/null # read after the launcher was looked at: it is its last word
+    if [ "${status:--}$alive" = -0 ] && untold "$1/exit"; then
+        said=' !'
+        return
+    fi
     said="$said ${status:--} $alive $there"
     for name in claim screen purged; do
         [ -e "$1/$name" ] && said="$said 1" || said="$said 0"
@@ -170,7 +190,7 @@ launch() { # FOLDER NAME LAUNCH CWD PROGRAM
         echo claimed
         return
     fi
-    unpack "$1" "$2" || return 1
+    unpack "$1" "$2" && echo "$boot" >"$3/boot" || return 1
     if [ ! -d "$4" ]; then
         [ -e "$4" ] && echo "refused cwd is not a folder" || echo "refused cwd does not exist"
         return
@@ -207,6 +227,31 @@ launch() { # FOLDER NAME LAUNCH CWD PROGRAM
     fi
 }
 
+take() { # FOLDER
+    read -r up idle </proc/uptime
+    cd "$1" 2>/dev/null || { echo "$up 0"; return; }
+    set -f
+    set -- $(ls -lntr | awk '
+        /^-/ && $NF ~ /^[A-Za-z0-9_][A-Za-z0-9._-]*,[0-9]+,[0-9.]+,[0-9]+(,[A-Za-z0-9_-]+)?$/ {
+            there++
+            if (count && (count >= 500 || size + $5 > 8000000)) next
+            count++
+            size += $5
+            names = names " " $NF
+        }
+        END { print there - count names }')
+    more=$1
+    shift
+    echo "$up $more"
+    [ $# = 0 ] || exec tar -cf - -- "$@"
+}
+
+forget() { # FOLDER NAME …
+    cd "$1" 2>/dev/null || return 0
+    shift
+    rm -f -- "$@"
+}
+
 run() { # FOLDER NAME SECONDS CWD PROGRAM [ARGUMENT …]
     into=$1/$2
     mkdir -p "$1" && (cd / && tar -xopf -) || exit 74
@@ -235,7 +280,7 @@ search() { # all living processes of the launches in $launches, as `PID:START`, 
     for folder in $launches; do
         marks="$marks -e FLEET_GENERATION=${folder##*/}"
         for name in launcher program; do
-            ! noted "$folder/$name" || roots="$roots$pid $began
+            ! noted "$folder/$name" || ! this_boot "$folder" || roots="$roots$pid $began
 "
         done
         [ ! -f "$folder/seen" ] || roots="$roots$(cat "$folder/seen")
@@ -372,7 +417,7 @@ strays() { # FOLDER
 verb=$1
 shift
 case $verb in
-serve | hunt | launch | run | strays) "$verb" "$@" ;;
+serve | hunt | launch | run | strays | take | forget) "$verb" "$@" ;;
 remove) rm -rf "$@" ;;
 put)
     if [ -n "${3-}" ] && [ ! -d "$3" ]; then cat >/dev/null; else unpack "$1" "$2"; fi

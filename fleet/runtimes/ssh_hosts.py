@@ -9,6 +9,7 @@ key that is new or has changed, a key of ours that is not accepted). None of thi
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -20,6 +21,33 @@ PATIENT_AFTER = 15 * 60.0
 """… until it has been away for so long …"""
 PATIENT = 60.0
 """… and from then on; and where a person has to act first, always."""
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How a host is reached: its name, as ssh_config has it, and what a manifest says beside that."""
+
+    alias: str
+    user: str | None = None
+    port: int | None = None
+    key: str | None = None
+
+    def __str__(self) -> str:
+        """In one line, for the ledger: `parse` reads it."""
+        more = {"user": self.user, "port": self.port, "key": self.key}
+        return shlex.join([self.alias, *(f"{name}={value}" for name, value in more.items() if value is not None)])
+
+    @classmethod
+    def parse(cls, line: str) -> Way:
+        alias, *more = shlex.split(line)
+        said = {name: value for name, _, value in (word.partition("=") for word in more)}
+        port = said.get("port")
+        return cls(alias, said.get("user"), int(port) if port else None, said.get("key"))
+
+    @property
+    def name(self) -> str:
+        """For a person."""
+        return f"{self.user}@{self.alias}" if self.user else self.alias
 
 
 class HostState(StrEnum):

@@ -37,7 +37,7 @@ from fleet.runtimes.ssh import Link
 from fleet.runtimes.ssh_shell import Facts, HostShell
 from fleet.runtimes.ssh_tmux import SshTmux, sh
 from fleet.settings import Places, Settings
-from fleet.terms import File, Handle, LaunchPlan, Look, Process, Ran, Screen
+from fleet.terms import File, Handle, LaunchPlan, Look, Process, Ran, Screen, Spooled
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +50,9 @@ COMMAND_WITHIN = 60.0
 """Seconds a command of ours (files put, a tree ended) may take beyond what it has to wait for."""
 KEPT_LAUNCHES = 5
 """Folders of ended launches that are kept per agent."""
+_OF_THE_SESSION = re.compile(r"SSH_(CLIENT|CONNECTION|TTY|ORIGINAL_COMMAND)|_|SHLVL|PWD|OLDPWD")
+"""What a session's environment has that is that session's alone."""
+Spools = list[Spooled]  # a method is called `list`
 _FOLDER = re.compile(r"/[A-Za-z0-9._/@+~-]+")
 
 
@@ -66,12 +69,20 @@ class SshRuntime:
         settings: Settings,
         clock: Clock,
         secrets_: Callable[[str], Collection[str]] = lambda _: (),
+        fleet: str = "",
     ) -> None:
-        """`folder`: fleet's own there, absolute. `secrets_` tells what an agent was given as such."""
+        """`folder`: fleet's own there, absolute. `secrets_` tells what an agent was given as such. `fleet` is this
+        fleet's own mark, by which the folder was named (`folder_for`)."""
         if not _FOLDER.fullmatch(folder):
             raise LaunchError(f"{folder!r} cannot be fleet's folder on {link.alias}: only letters, digits and ._/@+~-")
         self.link = link
-        self._folder = folder
+        self.far = self
+        self.machine = link.way.name
+        self.folder = self._folder = folder
+        self.ahead = 0.0
+        self.hub: str | None = None
+        self._fleet = fleet
+        self._environments: dict[bool, Mapping[str, str]] = {}
         self._places = places
         self._settings = settings
         self._clock = clock
@@ -96,18 +107,41 @@ class SshRuntime:
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
 
+    async def prepare(self) -> None:
+        """Make the host ready over a connection that is there already."""
+        await self._prepare(self.link)
+
     async def _prepare(self, link: Link) -> None:
         """Put our scripts there, once for each version of them: the first round trip of every connection.
 
         What a cut connection left is taken away, and with it the sh that still tells news into nowhere ends.
         """
+        run, hub = f"{self._folder}/run", f"hub-{secrets.token_hex(4)}.sock"
         new = f"{self._scripts}.{secrets.token_hex(4)}"
         script = (
-            f"umask 077; rm -rf {self._folder}/want.* {self._folder}/in.*;"
+            f'umask 077; echo "$(uname -n) $(date +%s.%N)"; mkdir -p {run} && cd {run} || exit 1;'
+            f" rm -rf ../want.* ../in.* hub-*.sock; ln -s {hub} .{hub} && mv -f .{hub} hub.sock;"
             f" if [ -d {self._scripts} ]; then cat >/dev/null; exit 0; fi;"
             f" mkdir -p {new} && cd {new} && tar -xopf - && mv {new} {self._scripts}"
         )
-        _must(await link.command(sh(script), self._packed), f"fleet's folder on {link.alias}")
+        began = self._clock.now()
+        ran = await link.command(sh(script), self._packed)
+        _must(ran, f"fleet's folder on {link.alias}")
+        node, _, told = ran.stdout.decode(errors="replace").partition("\n")[0].partition(" ")
+        if self._fleet and self._folder.rpartition("/")[2] != _mark(self._fleet, node):
+            raise HostUnreachable(f"{node} answers under this name now, and its agents are on another machine")
+        self.ahead = ahead(told, began, self._clock.now())
+        self._environments.clear()
+        await self._carry_hub(link, f"{run}/{hub}")
+
+    async def _carry_hub(self, link: Link, socket: str) -> None:
+        """The hub's socket there, by a name that stays the same. A host that carries none has its agents still."""
+        try:
+            await link.forward(socket, str(self._places.run / "hub.sock"))
+            self.hub = f"{self._folder}/run/hub.sock"
+        except HostUnreachable as error:
+            self.hub = None
+            log.warning("%s carries no socket of the hub's (AllowStreamLocalForwarding): %s", link.alias, error)
 
     def _words(self, verb: str, *words: str) -> str:
         return shlex.join(["exec", "/bin/sh", f"{self._scripts}/ssh_host.sh", verb, *words])
@@ -125,8 +159,9 @@ class SshRuntime:
         if multiplexer != "tmux":
             raise CannotYet(f"{multiplexer} on another machine: use tmux there")
         return Handle(
-            agent, generation, self.name, multiplexer, self._socket_for(agent), agent, self._launch(agent, generation)
-        )
+            agent, generation, self.name, multiplexer, self._socket_for(agent), agent, self._launch(agent, generation),
+            str(self.link.way),
+        )  # fmt: skip
 
     def _launch(self, agent: str, generation: str) -> str:
         return f"{self._folder}/agents/{agent}/launch/{generation}"
@@ -402,7 +437,10 @@ class SshRuntime:
     def attach_argv(self, handle: Handle) -> list[str]:
         there = shlex.join(tmux.attach_argv(handle.socket, handle.session))
         config = [word for path in self.link.config for word in ("-F", path)]
-        return ["ssh", *config, "-t", self.link.alias, "--", there]
+        way = self.link.way
+        said = {"-l": way.user, "-p": way.port, "-i": way.key}
+        more = [word for flag, value in said.items() if value is not None for word in (flag, str(value))]
+        return ["ssh", *config, *more, "-t", way.alias, "--", there]
 
     # -- ending --------------------------------------------------------------------------------------------------
 
@@ -614,6 +652,35 @@ class SshRuntime:
         _must(ran, folder)
         return sorted(os.fsdecode(ran.stdout).splitlines())
 
+    async def environment(self, login_shell: bool) -> Mapping[str, str]:
+        if login_shell not in self._environments:
+            mark = f"fleet-{secrets.token_hex(8)}"  # a profile may print what it likes before it
+            show = f"echo {mark}; exec cat /proc/self/environ"
+            words = f'exec "${{SHELL:-/bin/sh}}" -l -c {shlex.quote(show)}' if login_shell else show
+            ran = await self.link.command(sh(words), timeout=COMMAND_WITHIN)
+            _, found, said = ran.stdout.partition(f"{mark}\n".encode())
+            if not found:
+                raise LaunchError(f"the shell on {self.link.alias} tells no environment: {_said(ran)}")
+            pairs = (entry.partition("=") for entry in os.fsdecode(said).split("\0"))
+            self._environments[login_shell] = {n: v for n, eq, v in pairs if eq and not _OF_THE_SESSION.fullmatch(n)}
+        return self._environments[login_shell]
+
+    async def spooled(self, folder: str) -> tuple[Spools, bool]:
+        ran = await self._do_there("take", folder)
+        _must(ran, folder)
+        head, _, packed = ran.stdout.partition(b"\n")
+        up, more = head.split()
+        now = self._clock.now()
+        found = []
+        for name, content, mtime in _untar(packed):
+            clock = float(name.split(",")[2])  # its machine's uptime; of one that was restarted since, it says nothing
+            at = now - (float(up) - clock) if clock <= float(up) else mtime - self.ahead
+            found.append(Spooled(name, min(at, now), content))
+        return found, int(more) > 0
+
+    async def forget(self, folder: str, names: Sequence[str]) -> None:
+        _must(await self._do_there("forget", folder, *names), folder)
+
     def watch_folder(self, folder: str, on_change: Callable[[str], None]) -> Callable[[], None]:
         return self._shell.watch_folder(folder, on_change)
 
@@ -677,6 +744,37 @@ def _tar(members: Sequence[tuple[str, bytes, int]]) -> bytes:
             info.size, info.mode = len(content), mode
             tar.addfile(info, io.BytesIO(content))
     return packed.getvalue()
+
+
+def _untar(packed: bytes) -> list[tuple[str, bytes, float]]:
+    """Name, content and time of the files of a stream."""
+    if not packed:
+        return []
+    with tarfile.open(fileobj=io.BytesIO(packed)) as tar:
+        opened = [(member, tar.extractfile(member)) for member in tar]
+        return [(member.name, file.read(), member.mtime) for member, file in opened if file is not None]
+
+
+def ahead(told: str, began: float, ended: float) -> float:
+    """Seconds by which a clock is ahead of ours that said this between the two: none where that cannot be told."""
+    whole, _, part = told.partition(".")
+    if not whole.isdigit():
+        return 0.0
+    grain = 0.0 if part.isdigit() else 0.5  # a `date` without nanoseconds
+    found = float(f"{whole}.{part}" if part.isdigit() else whole) + grain - (began + ended) / 2
+    return found if abs(found) > (ended - began) / 2 + grain else 0.0
+
+
+async def folder_for(link: Link, fleet: str) -> str:
+    """Fleet's own folder on a host. Each fleet has its own there, and each machine: several may share a home."""
+    ran = await link.command(sh('printf "%s\\n%s\\n" "$(uname -n)" "${XDG_STATE_HOME:-$HOME/.local/state}"'))
+    _must(ran, f"the home on {link.alias}")
+    node, state = os.fsdecode(ran.stdout).splitlines()[:2]
+    return f"{state.rstrip('/')}/fleet-hosts/{_mark(fleet, node)}"
+
+
+def _mark(fleet: str, node: str) -> str:
+    return hashlib.sha256(f"{fleet}\0{node}".encode()).hexdigest()[:12]
 
 
 def _said(ran: Ran) -> str:

@@ -94,7 +94,11 @@ class HostShell:
         link.on_state(self._link_told)
 
     async def facts(self, folder: str) -> Facts:
-        return read_facts(await self.ask(f"facts {folder}"))
+        """Raise `HostUnreachable` where the file system there does not tell: that speaks of no agent."""
+        words = await self.ask(f"facts {folder}")
+        if words == ["!"]:
+            raise HostUnreachable(f"{self._link.alias}: {folder} cannot be read there")
+        return read_facts(words)
 
     async def ask(self, request: str) -> list[str]:
         """One request; the words of its answer."""

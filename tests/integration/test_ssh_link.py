@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from fleet import processes
-from fleet.errors import HostUnreachable, TimedOut
+from fleet.errors import HostUnreachable, TimedOut, Unauthenticated
 from fleet.runtimes import files
-from fleet.runtimes.ssh import Link, Unauthenticated
+from fleet.runtimes.ssh import Link
 from fleet.runtimes.ssh_hosts import HostState
 from fleet.terms import File
 from tests.contract.hosts import Kit, until
@@ -188,7 +188,7 @@ async def test_a_host_that_rebooted_has_lost_its_agents_and_that_is_told_once(ki
     facts, servers = host.facts(handle), host.servers()
     host.sshd.stop()
     await until(lambda: host.ssh.link.known.state is HostState.UNREACHABLE, "the end of the connection")
-    for process in (*servers, facts.launcher, facts.program):
+    for process in (facts.launcher, facts.program, *servers):  # who sees its terminal go notes an exit
         assert process is not None
         processes.send(process, signal.SIGKILL)
     host.sshd.start()
