@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from fleet.errors import NetworkFilesystem, SchemaTooNew, StorageError, StorageFull
 
@@ -124,13 +124,27 @@ class Database:
         commits, and may be run a second time where its transaction was lost through another's fault.
         A caller that is cancelled leaves its write to happen.
         """
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[T] = loop.create_future()
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+
+        def done(value: T | None, error: BaseException | None) -> None:
+            if future.done():
+                return
+            if error is None:
+                future.set_result(cast(T, value))
+            elif isinstance(error, StopIteration):  # a future cannot carry one
+                future.set_exception(RuntimeError("the write raised StopIteration"))
+            else:
+                future.set_exception(error)
+
+        self.submit(fn, done)
+        return await future
+
+    def submit(self, fn: Fn[T], done: Callable[[T | None, BaseException | None], None]) -> None:
+        """The same without waiting: `done(value, error)` is called on the running loop, once, and does not raise."""
         with self._close_lock:
             if self._closing:
                 raise StorageError(f"{self.path} is closed.")
-            self._jobs.put(_Job(fn, loop, future))
-        return await future
+            self._jobs.put(_Job(fn, asyncio.get_running_loop(), done))
 
     async def read(self, fn: Fn[T]) -> T:
         """Run `fn` on a read-only connection in a thread; all it reads is of one moment. Keep it short: it holds
@@ -174,7 +188,7 @@ class _Job:
 
     fn: Fn[Any]
     loop: asyncio.AbstractEventLoop
-    future: asyncio.Future[Any]
+    done: Callable[[Any, BaseException | None], None]
     result: Any = None
     error: BaseException | None = None
 
@@ -200,7 +214,10 @@ def _write_all(connection: sqlite3.Connection, jobs: queue.SimpleQueue[_Job | No
             group, last = _waiting(first, jobs)
             written += len(group)
             try:
-                _together(connection, group)
+                if len(group) == 1:  # a savepoint would keep a copy of every page that it changes
+                    _alone(connection, group[0])
+                else:
+                    _together(connection, group)
             except (_Lost, sqlite3.Error):
                 for job in group:
                     _alone(connection, job)
@@ -275,18 +292,11 @@ def _answer(group: list[_Job]) -> None:
 
 def _settle(answered: Iterable[_Job]) -> None:
     for job in answered:
-        if job.future.done():
-            continue
-        if job.error is None:
-            job.future.set_result(job.result)
-        elif isinstance(job.error, sqlite3.Error):
-            translated = _translate(job.error, None)
-            translated.__cause__ = job.error
-            job.future.set_exception(translated)
-        elif isinstance(job.error, StopIteration):  # a future cannot carry one
-            job.future.set_exception(RuntimeError("the write raised StopIteration"))
-        else:
-            job.future.set_exception(job.error)
+        error = job.error
+        if isinstance(error, sqlite3.Error):
+            error = _translate(error, None)
+            error.__cause__ = job.error
+        job.done(job.result, error)
 
 
 # -- connections ---------------------------------------------------------------------------------------------------
@@ -318,6 +328,7 @@ def _prepare_for_writing(connection: sqlite3.Connection, path: Path) -> None:
         )
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA foreign_keys = ON")
+    connection.execute("PRAGMA temp_store = MEMORY")
     connection.execute("PRAGMA journal_size_limit = 67108864")
     connection.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES}")
 

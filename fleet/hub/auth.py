@@ -185,6 +185,7 @@ TOKENS = Projection(
         ),
     ),
     _project,
+    kinds=frozenset({TOKEN, REVOKED, INVITE, REDEEMED, INVITE_DELETED}),
 )
 
 

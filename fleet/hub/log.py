@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import hashlib
 import json
 import logging
@@ -47,6 +46,7 @@ from fleet.hub.message import Position
 _log = logging.getLogger(__name__)
 
 KEPT = frozenset({"!audit", "!cost"})
+_KEPT = tuple(KEPT)
 """Streams that retention never touches, in every workspace."""
 
 PAGE = 500
@@ -106,9 +106,9 @@ class New(NamedTuple):
         return cls(stream, kind, sender, as_json(data).encode(), key, data)
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Event:
-    """What is in the log."""
+    """What is in the log. Nobody changes it. (To be frozen would cost each message more than its making.)"""
 
     seq: int
     at: float
@@ -117,11 +117,15 @@ class Event:
     sender: str
     body: bytes
     key: str | None = None
+    _data: Any = field(default=None, repr=False, compare=False)
+    """The body's JSON, once somebody has asked for it."""
 
-    @functools.cached_property
+    @property
     def data(self) -> Any:
         """The body's JSON, read once."""
-        return json.loads(self.body)
+        if self._data is None:
+            self._data = json.loads(self.body)
+        return self._data
 
 
 class Stored(NamedTuple):
@@ -143,6 +147,8 @@ class Lease(NamedTuple):
 
 
 OnEvents = Callable[[Sequence[Event]], None]
+Told = Callable[["list[Stored] | Exception"], None]
+"""Hears how an append went: where its events are, or what went wrong."""
 
 
 class Authority(Protocol):
@@ -185,6 +191,8 @@ class Projection:
     """A condition on the column `seq`: events that retention leaves where they are, because somebody waits for them."""
     forget: Project | None = None
     """Retention is about to take these events."""
+    kinds: frozenset[str] | None = None
+    """The kinds of events that mean something to it; `None`: it is handed all."""
 
 
 LOG_MIGRATIONS = Migrations(
@@ -255,7 +263,11 @@ class SqliteLog:
         self._clock = clock
         self._lock = threading.Lock()
         self._pending: list[_Waiting] = []
-        self._settling: set[asyncio.Task[None]] = set()
+        self._settling = 0
+        """Writes of events that are under way."""
+        self._settled = asyncio.Event()
+        """None is."""
+        self._settled.set()
         self._on_events: OnEvents | None = None
         self._told = 0
         self._catching_up: asyncio.Task[None] | None = None
@@ -328,20 +340,37 @@ class SqliteLog:
 
     async def append(self, batch: Sequence[New]) -> list[Stored]:
         """See `Authority`. A caller that is cancelled leaves its events to be stored."""
+        future: asyncio.Future[list[Stored]] = asyncio.get_running_loop().create_future()
+
+        def told(went: list[Stored] | Exception) -> None:
+            if future.done():
+                return
+            if isinstance(went, Exception):
+                future.set_exception(went)
+            else:
+                future.set_result(went)
+
+        self.submit(batch, told)
+        return await future
+
+    def submit(self, batch: Sequence[New], told: Told) -> None:
+        """The same without waiting: `told` is called once, on the loop, and does not raise. Those of one commit are
+        told one after the other, after the tail has been."""
+        _check(batch)
+        if not batch:
+            told([])
+            return
         if self._closed:
-            raise NotStored("The hub's log is closed.")
-        waiting = _Waiting(tuple(batch), asyncio.get_running_loop().create_future())
-        _check(waiting.batch)
-        if not waiting.batch:
-            return []
-        if self._reserve.spent and not self._writable(waiting.batch):
-            raise NotStored("The disk is full: the hub only reads until there is space again.", hint="Free some space.")
+            told(NotStored("The hub's log is closed."))
+            return
+        if self._reserve.spent and not self._writable(batch):
+            told(NotStored("The disk is full: the hub only reads until there is space again.", hint="Free some space."))
+            return
         with self._lock:
-            self._pending.append(waiting)
+            self._pending.append(_Waiting(batch, told))
             first = len(self._pending) == 1
         if first:
-            self._settle_soon(_Group())
-        return await waiting.future
+            self._settle([])
 
     def _writable(self, batch: Sequence[New]) -> bool:
         """Whether a log that ran out of space takes this: there is space again, or it is of kept streams."""
@@ -409,7 +438,7 @@ class SqliteLog:
         """Store and tell what waits, then let go of the file."""
         self._closed = True
         while self._settling:
-            await asyncio.gather(*self._settling)
+            await self._settled.wait()
         if self._catching_up:
             await self._catching_up
         await self.database.close()
@@ -417,48 +446,55 @@ class SqliteLog:
 
     # -- one commit's worth ----------------------------------------------------------------------------------------
 
-    def _settle_soon(self, group: _Group) -> None:
-        task = asyncio.get_running_loop().create_task(self._settle(group))
-        self._settling.add(task)
-        task.add_done_callback(self._settling.discard)
-
-    async def _settle(self, group: _Group) -> None:
-        """Store what waits by the time the writer comes to it, show it, and answer those who wait."""
+    def _settle(self, taken: list[_Waiting]) -> None:
+        """Store these, or, where there are none, what waits by the time the writer comes to it; show it, and tell
+        those who wait."""
 
         def store(connection: sqlite3.Connection) -> _Outcome:
-            if not group.taken:  # else its transaction was lost through another's fault
-                group.taken = self._take()
-            return _store(connection, group.taken, self._clock.now(), self.projections)
+            if not taken:  # else its transaction was lost through another's fault
+                taken.extend(self._take())
+            return _store(connection, taken, self._clock.now(), self.projections)
+
+        def done(outcome: _Outcome | None, error: BaseException | None) -> None:
+            if outcome is None:
+                self._settle_failed(taken or self._take(), error)
+            else:
+                self._committed(outcome.events)
+                for waiting, stored in zip(taken, outcome.stored, strict=True):
+                    _tell(waiting, stored)
+            self._settling -= 1
+            if not self._settling:
+                self._settled.set()
 
         try:
-            outcome = await self.database.write(store)
-        except Exception as error:  # noqa: BLE001  it goes to whoever asked
-            await self._settle_failed(group.taken or self._take(), error)
+            self.database.submit(store, done)
+        except StorageError as error:
+            for one in taken or self._take():
+                _tell(one, error)
             return
-        self._committed(outcome.events)
-        for waiting, stored in zip(group.taken, outcome.stored, strict=True):
-            if not waiting.future.done():
-                waiting.future.set_result(stored)
+        self._settling += 1
+        self._settled.clear()
 
     def _take(self) -> list[_Waiting]:
         with self._lock:
             taken, self._pending = self._pending, []
         return taken
 
-    async def _settle_failed(self, waiting: list[_Waiting], error: Exception) -> None:
+    def _settle_failed(self, waiting: Sequence[_Waiting], error: BaseException | None) -> None:
         if isinstance(error, StorageFull):
             self._reserve.spend()
         elif len(waiting) > 1:  # it may be one of them: each on its own
             for one in waiting:
-                await self._settle(_Group([one]))
+                self._settle([one])
             return
         if isinstance(error, StorageError):
             refused = NotStored(f"The hub could not store it. {error}", hint=error.hint)
             refused.__cause__ = error
             error = refused
+        elif not isinstance(error, Exception):
+            error = NotStored(f"The hub could not store it. {error!r}")
         for one in waiting:
-            if not one.future.done():
-                one.future.set_exception(error)
+            _tell(one, error)
 
     # -- the tail --------------------------------------------------------------------------------------------------
 
@@ -530,19 +566,18 @@ def wal_reset_bug(version: tuple[int, ...] = sqlite3.sqlite_version_info) -> str
 # -- storing -------------------------------------------------------------------------------------------------------
 
 
-@dataclass(slots=True)
-class _Waiting:
+class _Waiting(NamedTuple):
     """An append that waits."""
 
-    batch: tuple[New, ...]
-    future: asyncio.Future[list[Stored]]
+    batch: Sequence[New]
+    told: Told
 
 
-@dataclass(slots=True)
-class _Group:
-    """The appends of one write."""
-
-    taken: list[_Waiting] = field(default_factory=list)
+def _tell(waiting: _Waiting, went: list[Stored] | Exception) -> None:
+    try:
+        waiting.told(went)
+    except Exception:  # noqa: BLE001  one asker's fault is not another's
+        _log.exception("who waited for an append failed to hear of it")
 
 
 class _Outcome(NamedTuple):
@@ -570,50 +605,83 @@ def _store(
     state = connection.execute("SELECT head, at, hash, kept_hash, bytes FROM log_state").fetchone()
     seq, last_at, chain, kept_chain, size = state
     at = max(last_at, now)
+    known = _known(connection, group, seq)
     stored: list[list[Stored]] = []
     events: list[Event] = []
-    rows: list[tuple[object, ...]] = []
+    rows: list[object] = []
     for waiting in group:
-        first = waiting.batch[0]
-        if first.key is not None and (known := _known(connection, first.sender, first.key, seq + 1)):
-            stored.append([Stored(known + number, True) for number in range(len(waiting.batch))])
-            continue
+        if known is not None and (key := waiting.batch[0].key) is not None:
+            which = (waiting.batch[0].sender, key)
+            if which in known:
+                stored.append([Stored(known[which] + number, True) for number in range(len(waiting.batch))])
+                continue
+            known[which] = seq + 1
+            connection.execute("INSERT INTO log_keys VALUES (?, ?, ?)", (*which, seq + 1))
         places = []
-        for new in waiting.batch:
+        for stream, kind, sender, body, key, data in waiting.batch:
             seq += 1
-            event = Event(seq, at, new.stream, new.kind, new.sender, new.body, new.key)
-            if new.data is not None:
-                event.__dict__["data"] = new.data  # where the property keeps it
+            event = Event(seq, at, stream, kind, sender, body, key, data)
             chain = chained(chain, event)
             kept = None
-            if is_kept(new.stream):
+            if stream.endswith(_KEPT) and is_kept(stream):
                 kept = kept_chain = kept_chained(kept_chain, chain)
             else:
-                size += ROW + len(new.body)
-            rows.append((seq, at, new.stream, new.kind, new.sender, new.key, new.body, chain, kept))
+                size += ROW + len(body)
+            rows += (seq, at, stream, kind, sender, key, body, chain, kept)
             events.append(event)
             places.append(Stored(seq, False))
         stored.append(places)
     if events:
-        connection.executemany("INSERT INTO log VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+        insert(connection, "INSERT INTO log VALUES", "(?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
         connection.execute(
             "UPDATE log_state SET head = ?, at = ?, hash = ?, kept_hash = ?, bytes = ?",
             (seq, at, chain, kept_chain, size),
         )
+        kinds = {event.kind for event in events}
         for projection in projections:
-            projection.project(connection, events)
+            if projection.kinds is None or not kinds.isdisjoint(projection.kinds):
+                projection.project(connection, events)
     return _Outcome(stored, events)
 
 
-def _known(connection: sqlite3.Connection, sender: str, key: str, seq: int) -> int | None:
-    """Where the sender's key was used before; else it is noted for `seq`."""
-    noted = connection.execute(
-        "INSERT INTO log_keys VALUES (?, ?, ?) ON CONFLICT DO NOTHING", (sender, key, seq)
-    ).rowcount
-    if noted:
+AT_ONCE = 64
+"""Rows that one statement stores."""
+
+
+def insert(connection: sqlite3.Connection, into: str, row: str, values: list[object], after: str = "") -> int:
+    """Store rows whose values follow one another, in few statements: what each costs beside its rows (the interpreter's
+    lock is given away and fought for again) is otherwise most of the cost. How many were stored."""
+    width = row.count("?")
+    stored, done, count = 0, 0, len(values) // width
+    some = AT_ONCE
+    while done < count:
+        while some > count - done:
+            some //= 2  # few different statements, so that they stay prepared
+        chunk = values[done * width : (done + some) * width] if some < count else values
+        stored += connection.execute(f"{into} {', '.join([row] * some)}{after}", chunk).rowcount
+        done += some
+    return stored
+
+
+def _known(connection: sqlite3.Connection, group: Sequence[_Waiting], head: int) -> dict[tuple[str, str], int] | None:
+    """Where the keys of these were used before. `None`: none was, and all are noted for where their events will be."""
+    place, keyed = head + 1, list[object]()
+    for waiting in group:
+        first = waiting.batch[0]
+        if first.key is not None:
+            keyed += (first.sender, first.key, place)
+        place += len(waiting.batch)
+    noted = insert(connection, "INSERT INTO log_keys VALUES", "(?, ?, ?)", keyed, " ON CONFLICT DO NOTHING")
+    if noted == len(keyed) // 3:
         return None
-    row = connection.execute("SELECT seq FROM log_keys WHERE sender = ? AND key = ?", (sender, key)).fetchone()
-    return int(row[0])
+    known: dict[tuple[str, str], int] = {}
+    for which in {(str(sender), str(key)) for sender, key in zip(keyed[::3], keyed[1::3], strict=True)}:
+        [seq] = connection.execute("SELECT seq FROM log_keys WHERE sender = ? AND key = ?", which).fetchone()
+        if seq <= head:
+            known[which] = seq
+        else:  # just noted, and for another place than it will have
+            connection.execute("DELETE FROM log_keys WHERE sender = ? AND key = ?", which)
+    return known
 
 
 def chained(before: bytes, event: Event) -> bytes:

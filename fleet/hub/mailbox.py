@@ -25,7 +25,7 @@ from weakref import WeakValueDictionary
 from fleet.clock import Clock
 from fleet.db import Migrations
 from fleet.hub import message as words
-from fleet.hub.log import EVENT, Event, New, Projection, SqliteLog, as_json
+from fleet.hub.log import EVENT, Event, New, Projection, SqliteLog, as_json, insert
 from fleet.hub.message import WAITING, Message, Recipient, State, Way, step
 from fleet.hub.projection import COPY, HISTORY, MESSAGE, as_it_stands, fields
 
@@ -105,33 +105,25 @@ def channel(workspace: str, name: str) -> str:
 
 
 def _project(connection: sqlite3.Connection, events: Sequence[Event]) -> None:
-    new: list[tuple[object, ...]] = []
+    new: list[object] = []
     for event in events:
         if event.kind == MESSAGE:
             data = fields(event)
             for stored in data.get("recipients", ()):
                 state = stored["state"]
-                new.append(
-                    (
-                        f"{data['workspace']}/@{stored['name']}",
-                        event.seq,
-                        data["id"],
-                        state,
-                        state in OPEN,
-                        data.get("expires_at"),
-                        as_json(stored),
-                    )
-                )
+                new += (
+                    f"{data['workspace']}/@{stored['name']}", event.seq, data["id"], state, state in OPEN,
+                    data.get("expires_at"), as_json(stored),
+                )  # fmt: skip
         elif event.kind in _WRITES:
             _add(connection, new)
             _WRITES[event.kind](connection, event)
     _add(connection, new)
 
 
-def _add(connection: sqlite3.Connection, new: list[tuple[object, ...]]) -> None:
-    """Store new receipts, all at once: what each statement costs beside its rows is most of the cost."""
+def _add(connection: sqlite3.Connection, new: list[object]) -> None:
     if new:
-        connection.executemany("INSERT OR IGNORE INTO receipts VALUES (?, ?, ?, ?, ?, ?, ?)", new)
+        insert(connection, "INSERT OR IGNORE INTO receipts VALUES", "(?, ?, ?, ?, ?, ?, ?)", new)
         new.clear()
 
 
@@ -240,6 +232,7 @@ MAILBOX = Projection(
     held="log.kind = 'message' AND EXISTS (SELECT 1 FROM receipts WHERE receipts.open = 1 AND receipts.message ="
     " CASE WHEN json_valid(CAST(log.body AS TEXT)) THEN json_extract(CAST(log.body AS TEXT), '$.id') END)",
     forget=_forget,
+    kinds=frozenset({MESSAGE, *_WRITES}),
 )
 
 PROJECTIONS = (MAILBOX, HISTORY)

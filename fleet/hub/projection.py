@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 from fleet.clock import Clock
 from fleet.db import Migrations
 from fleet.errors import FleetError, StorageError
-from fleet.hub.log import EVENT, PAGE, Event, Projection, SqliteLog, is_kept
+from fleet.hub.log import EVENT, PAGE, Event, Projection, SqliteLog, insert, is_kept
 from fleet.hub.message import SEQ_MAX, Position
 
 MESSAGE = "message"
@@ -91,12 +91,12 @@ class Shown:
 
 
 def _project(connection: sqlite3.Connection, events: Sequence[Event]) -> None:
-    new: list[tuple[str, int, str]] = []
+    new: list[object] = []
     for event in events:
         if event.kind == MESSAGE:
             data = fields(event)
             if isinstance(data.get("id"), str):
-                new.append((data["id"], event.seq, data.get("thread") or ""))
+                new += (data["id"], event.seq, data.get("thread") or "")
         elif event.kind in CHANGES:
             _add(connection, new)
             connection.execute(
@@ -106,9 +106,9 @@ def _project(connection: sqlite3.Connection, events: Sequence[Event]) -> None:
     _add(connection, new)
 
 
-def _add(connection: sqlite3.Connection, new: list[tuple[str, int, str]]) -> None:
+def _add(connection: sqlite3.Connection, new: list[object]) -> None:
     if new:
-        connection.executemany("INSERT OR IGNORE INTO messages VALUES (?, ?, ?)", new)
+        insert(connection, "INSERT OR IGNORE INTO messages VALUES", "(?, ?, ?)", new)
         new.clear()
 
 
@@ -154,6 +154,7 @@ HISTORY = Projection(
     _project,
     held="EXISTS (SELECT 1 FROM changes JOIN log_held ON log_held.seq = changes.target WHERE changes.seq = log.seq)",
     forget=_forget,
+    kinds=frozenset({MESSAGE, *CHANGES}),
 )
 """After the projections whose held messages it has the changes of."""
 

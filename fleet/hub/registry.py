@@ -232,6 +232,7 @@ REGISTRY = Projection(
         ),
     ),
     _project,
+    kinds=_KINDS,
 )
 
 

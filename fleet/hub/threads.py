@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fleet.db import Migrations
-from fleet.hub.log import EVENT, Event, Projection
+from fleet.hub.log import EVENT, Event, Projection, insert
 from fleet.hub.mailbox import COUNTED, box
 from fleet.hub.message import Ask, Outcome, Recipient, Thread, ThreadState
 from fleet.hub.projection import MESSAGE, fields
@@ -32,16 +32,14 @@ LOOKED_AT = 1000
 
 
 def _project(connection: sqlite3.Connection, events: Sequence[Event]) -> None:
-    said: list[tuple[object, ...]] = []
+    said: list[object] = []
     for event in events:
         if event.kind == MESSAGE:
             data = fields(event)
             if isinstance(data.get("id"), str):
-                said.append(
-                    (
-                        data.get("thread") or "", data.get("workspace") or "", event.seq, data.get("sender") or "",
-                        event.at, event.at, 1 if data.get(COUNTED) else 0,
-                    )
+                said += (
+                    data.get("thread") or "", data.get("workspace") or "", event.seq, data.get("sender") or "",
+                    event.at, event.at, 1 if data.get(COUNTED) else 0,
                 )  # fmt: skip
             for attachment in data.get("attachments", ()):
                 connection.execute("INSERT OR IGNORE INTO attached VALUES (?, ?)", (attachment["sha256"], event.seq))
@@ -51,12 +49,14 @@ def _project(connection: sqlite3.Connection, events: Sequence[Event]) -> None:
     _say(connection, said)
 
 
-def _say(connection: sqlite3.Connection, said: list[tuple[object, ...]]) -> None:
+def _say(connection: sqlite3.Connection, said: list[object]) -> None:
     if said:
-        connection.executemany(
-            "INSERT INTO threads VALUES (?, ?, ?, ?, ?, 'active', ?, NULL, 1, ?)"
-            " ON CONFLICT (id) DO UPDATE SET messages = messages + 1, turns = turns + excluded.turns",
+        insert(
+            connection,
+            "INSERT INTO threads VALUES",
+            "(?, ?, ?, ?, ?, 'active', ?, NULL, 1, ?)",
             said,
+            " ON CONFLICT (id) DO UPDATE SET messages = messages + 1, turns = turns + excluded.turns",
         )
         said.clear()
 
@@ -151,6 +151,7 @@ THREADS = Projection(
     ),
     _project,
     forget=_forget,
+    kinds=frozenset({MESSAGE, *_WRITES}),
 )
 
 
