@@ -61,6 +61,47 @@ async def test_a_claude_code_has_started_once_its_hook_speaks(world: World, daem
     assert phase(daemon) is Phase.RUNNING
 
 
+@pytest.mark.parametrize("speaks", ["composer", "hook"])
+async def test_a_program_that_is_ready_before_its_launch_is_written_down_has_started_once_that_is(
+    world: World, daemon: Daemon, speaks: str
+) -> None:
+    launch = world.host.launch
+
+    async def with_a_slow_disk_after_it(*told: Any) -> None:
+        await launch(*told)
+        world.disk.slow = asyncio.Event()
+
+    world.host.launch = with_a_slow_disk_after_it  # type: ignore[method-assign]
+    await daemon.start(world.claude_code(hooks={"post_start": [["do-post_start"]]}))
+    if speaks == "hook":
+        await daemon.hook("SessionStart", payload={"source": "startup"})
+    else:
+        draw(world.host.pane("web"), "idle-manual")
+    await world.clock.turn(10)
+    assert phase(daemon) is Phase.STARTING
+    assert world.disk.slow is not None
+    world.disk.slow.set()
+    await world.clock.turn(0.1)
+    assert phase(daemon) is Phase.RUNNING
+    assert [argv for argv in world.host.ran if argv[0] == "do-post_start"] == [("do-post_start",)]
+
+
+async def test_hooks_after_the_start_run_once_though_the_start_is_slow_to_be_written_down(
+    world: World, daemon: Daemon
+) -> None:
+    await daemon.start(world.claude_code(hooks={"post_start": [["do-post_start"]]}))
+    world.disk.slow = asyncio.Event()
+    draw(world.host.pane("web"), "idle-manual")
+    await world.clock.turn(2)
+    draw(world.host.pane("web"), "running-streaming")
+    await world.clock.turn(2)
+    assert phase(daemon) is Phase.STARTING
+    world.disk.slow.set()
+    await world.clock.turn(0.1)
+    assert phase(daemon) is Phase.RUNNING
+    assert [argv for argv in world.host.ran if argv[0] == "do-post_start"] == [("do-post_start",)]
+
+
 async def test_handle_conversation_and_phase_are_on_the_disk_before_the_host_is_asked(
     world: World, daemon: Daemon
 ) -> None:
