@@ -8,6 +8,7 @@ What is in a launch's box (harnesses/mail.sh):
     d.KEY  b.KEY       waits to be rung for, or to be told at the end of a tool call
     taken/KEY,PID      was taken by that process, for the program
     bell               is written to ring
+    heard              what was written to the bell that was heard last
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import logging
 import re
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Protocol
 
@@ -30,7 +31,6 @@ from fleet.hub.message import Message, Way
 from fleet.hub.reach import TurnEnd, Typing
 from fleet.keys import BEFORE_ENTER, harmless, typed
 from fleet.runner import Runner
-from fleet.runtimes.base import Runtime
 from fleet.terms import Activity, File, Handle, HookEvent, Phase, Screen, Verdict
 
 log = logging.getLogger(__name__)
@@ -40,6 +40,9 @@ LIVES = (Phase.STARTING, Phase.RUNNING, Phase.STOPPING, Phase.UNVERIFIABLE)
 DRAWN_WITHIN = 5.0
 """Seconds until what was typed must stand in the composer: a busy program draws late."""
 LOOK_EVERY = 0.1
+LOOKS = 200
+BACK = 100
+"""Keys between two of these looks, that take out what was typed."""
 AHEAD = 500
 """Characters that are typed at most before the program is seen to have read them."""
 READ_WITHIN = 2.0
@@ -91,6 +94,8 @@ class Notes:
     """The launch's earlier hooks have been asked for its conversations."""
     found: dict[str, set[Sign]] = field(default_factory=dict)
     """By message that was looked for, what the transcripts have shown."""
+    deaf: bool = False
+    """No bell is heard in its session."""
     taken: dict[str, float] = field(default_factory=dict)
     """By key, when it was first seen to be taken."""
     done: list[str] = field(default_factory=list)
@@ -103,14 +108,13 @@ class Agents:
     def __init__(
         self,
         runners: Mapping[str, Runner],
-        runtime: Runtime,
         clock: Clock,
         rules_of: Callable[[str], RuleSet | None],
         hooks_of: Callable[[str], Awaitable[Sequence[HookEvent]]],
         turns: Turns | None = None,
     ) -> None:
         """`rules_of`: a harness's screen rules; `hooks_of`: the events that a launch's hooks have told so far."""
-        self._runners, self._runtime, self._clock = runners, runtime, clock
+        self._runners, self._clock = runners, clock
         self._rules_of, self._hooks_of, self._turns = rules_of, hooks_of, turns
         self._notes: dict[str, Notes] = {}
         self._callbacks: list[Callable[[str], None]] = []
@@ -161,7 +165,7 @@ class Agents:
         harness = runner.harness
         mail = harness.mail_ways(runner.record.version)
         return Ways(
-            doorbell=mail.doorbell,
+            doorbell=mail.doorbell and not self._notes_of(runner).deaf,
             boundary=mail.boundary,
             talk=harness.has_sessions,
             composer=harness.has_sessions,
@@ -181,7 +185,8 @@ class Agents:
         moved_at, state = runner.facts.moved_at, runner.state
         if not state.draft or moved_at is None or state.activity is not Activity.READY:
             return notes.key_at
-        if notes.ours is not None and self._holds(runner, runner.facts.screen, notes.ours):
+        ours = (self._holds, self._begins)
+        if notes.ours is not None and any(stands(runner, runner.facts.screen, notes.ours) for stands in ours):
             return notes.key_at
         return max(moved_at, notes.key_at or 0.0)
 
@@ -193,12 +198,14 @@ class Agents:
             return
         content = json.dumps(text) if way is Way.BOUNDARY else text
         letter = "b" if way is Way.BOUNDARY else "d"
-        await self._runtime.put([File(f"{handle.folder}/{BOX}/{letter}.{key}", content.encode())])
+        await self._runners[name].runtime.put([File(f"{handle.folder}/{BOX}/{letter}.{key}", content.encode())])
 
     async def ring(self, name: str) -> None:
         handle = self._runners[name].handle
         if handle is not None:
-            await self._runtime.put([File(f"{handle.folder}/{BOX}/bell", f"{self._clock.now()}\n".encode())])
+            await self._runners[name].runtime.put(
+                [File(f"{handle.folder}/{BOX}/bell", f"{self._clock.now()}\n".encode())]
+            )
 
     async def withdraw(self, name: str, key: str) -> bool:
         found = await self._find(self._runners[name], key)
@@ -206,8 +213,13 @@ class Agents:
             return found is None
         aside = f"{found.box}/.{key}"
         line = 'mv "$1" "$2" 2>/dev/null && rm -f "$2"'
-        ran = await self._runtime.run(["sh", "-c", line, "sh", found.path, aside], env={}, cwd="/", timeout=10)
+        ran = await self._runners[name].runtime.run(
+            ["sh", "-c", line, "sh", found.path, aside], env={}, cwd="/", timeout=10
+        )
         return ran.status == 0
+
+    def unheard(self, name: str) -> None:
+        self._notes_of(self._runners[name]).deaf = True
 
     async def clear(self, name: str, key: str) -> None:
         runner = self._runners[name]
@@ -221,21 +233,21 @@ class Agents:
             notes.done.append(found.path)
         if len(notes.done) >= CLEAR_AT:
             done, notes.done = notes.done, []
-            await self._runtime.run(["rm", "-f", "--", *done], env={}, cwd="/", timeout=10)
+            await self._runners[name].runtime.run(["rm", "-f", "--", *done], env={}, cwd="/", timeout=10)
 
     async def _find(self, runner: Runner, key: str) -> Found | None:
         """Where a text lies: in the present launch's box, or in that of an earlier one."""
         if runner.handle is None:
             return None
         present = PurePosixPath(runner.handle.folder)
-        earlier = [name for name in await self._runtime.list(str(present.parent)) if name != present.name]
+        earlier = [name for name in await runner.runtime.list(str(present.parent)) if name != present.name]
         for generation in (present.name, *reversed(earlier)):
             box = f"{present.parent}/{generation}/{BOX}"
-            names = await self._runtime.list(box)
+            names = await runner.runtime.list(box)
             lying = next((n for n in names if n in (f"d.{key}", f"b.{key}")), None)
             if lying is not None:
                 return Found(generation, box, f"{box}/{lying}", None)
-            for taken in await self._runtime.list(f"{box}/taken"):
+            for taken in await runner.runtime.list(f"{box}/taken"):
                 name, _, pid = taken.rpartition(",")
                 if name == key:
                     return Found(generation, box, f"{box}/taken/{taken}", pid)
@@ -253,7 +265,7 @@ class Agents:
         for press in typed(text, runner.harness.newline_key()):
             if _asks(runner):  # whatever was typed into it is lost, and the next key could answer it
                 return Typing.HELD
-            await self._runtime.type(handle, press.keys, literal=press.literal)
+            await self._runners[name].runtime.type(handle, press.keys, literal=press.literal)
             await self._clock.sleep(press.pause)
             so_far += "".join(press.keys) if press.literal else "\n"
             if len(so_far) - seen >= AHEAD and runner.harness.has_sessions:
@@ -267,29 +279,54 @@ class Agents:
         await self._enter(handle, notes)
         return Typing.SUBMITTED
 
-    async def enter(self, name: str, text: str) -> None:
+    async def enter(self, name: str, text: str) -> Typing:
         runner = self._runners[name]
         handle, notes = runner.handle, self._notes_of(runner)
         ours = text or notes.ours
         if handle is None or not ours:
-            return
-        screen = (await self._runtime.look(handle)).screen
-        if screen is not None and not _asks(runner) and self._holds(runner, screen, ours):
+            return Typing.HELD
+        screen = (await self._runners[name].runtime.look(handle)).screen
+        if screen is None or _asks(runner):
+            return Typing.HELD
+        if self._holds(runner, screen, ours):
             await self._enter(handle, notes)
+            return Typing.SUBMITTED
+        return await self._take_out(runner, handle, ours)
+
+    async def _take_out(self, runner: Runner, handle: Handle, text: str) -> Typing:
+        """Take the beginning of a text out of the composer, key by key: in a dialog, such a key does nothing."""
+        for _ in range(LOOKS):
+            screen = (await runner.runtime.look(handle)).screen
+            verdict = self._verdict(runner, screen) if screen else None
+            if verdict is None or verdict.activity is Activity.NEEDS_INPUT or _asks(runner):
+                return Typing.HELD
+            if verdict.composer and verdict.draft is False:
+                return Typing.NOTHING
+            if not self._begins(runner, screen, text):
+                return Typing.HELD
+            await runner.runtime.type(handle, ["BSpace"] * BACK, literal=False)
+            await self._clock.sleep(LOOK_EVERY)
+        return Typing.HELD
 
     async def _enter(self, handle: Handle, notes: Notes) -> None:
-        await self._runtime.type(handle, ["Enter"], literal=False)
+        await self._runners[handle.agent].runtime.type(handle, ["Enter"], literal=False)
         notes.submitted_at = self._clock.now()
 
     async def _takes_text(self, runner: Runner, handle: Handle) -> bool:
         """Whether, looked at now, nothing stands in the way of typing."""
-        screen = (await self._runtime.look(handle)).screen
-        if screen is None or _asks(runner):
+        screen = (await runner.runtime.look(handle)).screen
+        if screen is None or _asks(runner) or await self._is_stopped(runner):
             return False
         if not runner.harness.has_sessions:
             return True
         verdict = self._verdict(runner, screen)
         return verdict.activity is Activity.READY and verdict.composer is True and verdict.draft is False
+
+    async def _is_stopped(self, runner: Runner) -> bool:
+        """Whether the program is stopped (SIGSTOP, a debugger): it would get all that was typed when it goes on."""
+        program = runner.facts.program
+        stat = await runner.runtime.read(f"/proc/{program.pid}/stat") if program is not None else None
+        return stat is not None and stat.rpartition(b")")[2].split()[:1] in ([b"T"], [b"t"])
 
     async def _stands(self, runner: Runner, handle: Handle, text: str) -> Typing:
         """Whether all of it stands in the composer and nothing is asked (`SUBMITTED`: it may be). A busy program draws
@@ -298,7 +335,7 @@ class Agents:
             return Typing.HELD if _asks(runner) else Typing.SUBMITTED
         until = self._clock.now() + DRAWN_WITHIN
         while True:
-            screen = (await self._runtime.look(handle)).screen
+            screen = (await runner.runtime.look(handle)).screen
             verdict = self._verdict(runner, screen) if screen else None
             if screen is None or verdict is None or verdict.activity is Activity.NEEDS_INPUT or _asks(runner):
                 return Typing.HELD
@@ -312,7 +349,7 @@ class Agents:
         """Give a busy program the time to read what was typed: what comes too fast is taken for a paste."""
         until = self._clock.now() + READ_WITHIN
         while self._clock.now() < until and not _asks(runner):
-            screen = (await self._runtime.look(handle)).screen
+            screen = (await runner.runtime.look(handle)).screen
             if screen is None or self._holds(runner, screen, so_far):
                 return
             await self._clock.sleep(0.02)
@@ -331,6 +368,14 @@ class Agents:
         view = View.of(screen, rules, version_of(runner.record.version))
         return bool(view.draft) and shows(view.regions.get("composer", ""), harmless(text))
 
+    def _begins(self, runner: Runner, screen: Screen | None, text: str) -> bool:
+        """Whether what stands in the composer is the beginning of the text: it was not typed to its end."""
+        rules = self._rules_of(runner.spec.harness)
+        if screen is None or rules is None:
+            return False
+        view = View.of(screen, rules, version_of(runner.record.version))
+        return bool(view.draft) and begins(view.regions.get("composer", ""), harmless(text))
+
     # -- what came of it -------------------------------------------------------------------------------------------
 
     async def seen(
@@ -341,10 +386,11 @@ class Agents:
         found = None if handed.way is Way.TYPED else await self._find(runner, key)
         alive = self._is_alive(runner, handed, found)  # before its conversation is read: what is not there then is not
         read = await self._read(runner, notes, messages, since)
-        taken_at, taker = None, False
+        taken_at, taker, heard_at = None, False, None
         if found is not None and found.taker is not None:
             taken_at = notes.taken.setdefault(key, self._clock.now())
-            taker = await self._is_taker(found.taker)
+            taker = await self._is_taker(runner, found.taker)
+            heard_at = await self._heard_at(runner, found.box)
         return [
             Seen(
                 signs=frozenset(self._signs(runner, notes, message, handed, since)),
@@ -353,6 +399,7 @@ class Agents:
                 in_box=found is not None and found.taker is None,
                 taken_at=taken_at,
                 taker_alive=taker,
+                heard_at=heard_at,
             )
             for message in messages
         ]
@@ -367,9 +414,17 @@ class Agents:
             return life.launched_at is None or life.launched_at <= handed.at
         return found is not None and found.generation == handle.generation
 
-    async def _is_taker(self, pid: str) -> bool:
+    async def _heard_at(self, runner: Runner, box: str) -> float | None:
+        """When that bell was rung which was heard last: the mail hook notes it."""
+        noted = await runner.runtime.read(f"{box}/heard")
+        try:
+            return None if noted is None else float(noted)
+        except ValueError:
+            return None
+
+    async def _is_taker(self, runner: Runner, pid: str) -> bool:
         """Whether that process is still the mail hook."""
-        line = await self._runtime.read(f"/proc/{pid}/cmdline") if pid.isdigit() else None
+        line = await runner.runtime.read(f"/proc/{pid}/cmdline") if pid.isdigit() else None
         return line is not None and b"mail.sh" in line
 
     def _signs(
@@ -400,13 +455,13 @@ class Agents:
         """What was said in a conversation since then, and perhaps some of before; none without a file."""
         length = TAIL
         while True:
-            tail = await self._runtime.read(path, tail=length)
+            tail = await runner.runtime.read(path, tail=length)
             if tail is None:
                 return ()
-            heard = runner.harness.read_said(tail)
-            whole = heard.begins is not None and heard.begins < since - CLOCKS_APART
+            heard, ahead = runner.harness.read_said(tail), runner.ahead
+            whole = heard.begins is not None and heard.begins - ahead < since - CLOCKS_APART
             if whole or len(tail) < length or length >= TAIL_MOST:
-                return heard.said
+                return [replace(said, at=said.at - ahead) for said in heard.said] if ahead else heard.said
             length *= 8
 
     async def _transcripts(self, runner: Runner, notes: Notes) -> list[str]:
@@ -436,7 +491,7 @@ class Agents:
         runner = self._runners.get(name)
         if runner is not None and runner.spec.mode != "headless":
             if runner.handle and runner.state.activity is Activity.WORKING and not _asks(runner):
-                await self._runtime.type(runner.handle, ["Escape"], literal=False)
+                await runner.runtime.type(runner.handle, ["Escape"], literal=False)
         elif self._turns is not None:
             await self._turns.stop_turn(name, thread)
 
@@ -455,7 +510,7 @@ class Found:
 def _note_hook(notes: Notes, event: HookEvent) -> None:
     _note_transcript(notes, event)
     if event.name == "SessionStart":
-        notes.session_at = event.at
+        notes.session_at, notes.deaf = event.at, False
     elif event.name == "UserPromptSubmit":
         notes.submitted_at = event.at
         text = event.payload.get("prompt")
@@ -484,13 +539,23 @@ def _is_introduced(runner: Runner) -> bool:
 def shows(composer: str, text: str) -> bool:
     """Whether a composer that shows this holds the text: all of it, or of a long one the end. White space is drawn as
     it fits; a part that came too fast is drawn as a note of its length."""
+    shown, pattern = _pattern(composer)
+    whole = shown > 0 and re.fullmatch(pattern, _bare(text)) is not None
+    return whole or (shown > LONG and re.fullmatch(f".*{pattern}", _bare(text)) is not None)
+
+
+def begins(composer: str, text: str) -> bool:
+    """Whether a composer that shows this holds a beginning of the text, or all of it, and nothing else."""
+    shown, pattern = _pattern(composer)
+    start = shown > 0 and re.match(pattern, _bare(text)) is not None
+    return start or (shown > LONG and re.search(pattern, _bare(text)) is not None)
+
+
+def _pattern(composer: str) -> tuple[int, str]:
+    """How much of a text a composer shows, and what that text is like."""
     parts = [_bare(part) for part in _PASTED.split(composer)]
-    shown, ours = "".join(parts), _bare(text)
-    if not shown and len(parts) == 1:
-        return False
-    pattern = ".*".join(re.escape(part) for part in parts)
-    whole = re.fullmatch(pattern, ours) is not None
-    return whole or (len(shown) > LONG and re.fullmatch(f".*{pattern}", ours) is not None)
+    shown = sum(map(len, parts)) + len(parts) - 1
+    return shown, ".*".join(re.escape(part) for part in parts)
 
 
 def _bare(text: str) -> str:

@@ -571,13 +571,16 @@ class ScriptedAgents:
     async def withdraw(self, name: str, key: str) -> bool:
         return True
 
+    def unheard(self, name: str) -> None:
+        raise _headless(name)
+
     async def clear(self, name: str, key: str) -> None:
         """Nothing is kept of a turn."""
 
     async def type(self, name: str, text: str, may_submit: Callable[[Agent], bool]) -> Typing:
         return Typing.NOTHING
 
-    async def enter(self, name: str, text: str) -> None:
+    async def enter(self, name: str, text: str) -> Typing:
         raise _headless(name)
 
     async def seen(

@@ -10,7 +10,7 @@ import asyncio
 import hashlib
 import itertools
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,11 @@ class Program:
     key_at: float | None = None
     deaf: bool = False
     """It does not hear the bell."""
+    frozen: bool = False
+    """It goes on later, with what was taken for it then."""
+    held: list[str] = field(default_factory=list)
+    """What was taken for it when it was frozen."""
+    heard_at: float | None = None
     forgets: int = 0
     """So many times it dies on what it has taken before it notes it: the hook, not the program."""
     keeps: bool = True
@@ -70,8 +75,9 @@ class Program:
 
     def ring(self) -> None:
         self.rings += 1
-        if self.phase is not Phase.RUNNING or self.deaf:
+        if self.phase is not Phase.RUNNING or self.deaf or self.frozen:
             return
+        self.heard_at = self.clock.now()
         for (launch, key), (way, text) in sorted(self.boxes.items()):
             if launch == self.launch and way is Way.DOORBELL:
                 self._take(key)
@@ -81,6 +87,19 @@ class Program:
                 self.queue.append(text)
         if self.activity is Activity.READY:
             self.take_up()
+
+    def freeze(self) -> None:
+        """Its hook has just taken what lies in the box, and the program does nothing for a while."""
+        self.frozen = True
+        for launch, key in sorted(self.boxes):
+            if launch == self.launch:
+                self.held.append(self.boxes[launch, key][1])
+                self._take(key)
+
+    def go_on(self) -> None:
+        self.frozen = False
+        self.queue, self.held = [*self.queue, *self.held], []
+        self.take_up()
 
     def _take(self, key: str) -> None:
         del self.boxes[self.launch, key]
@@ -210,6 +229,10 @@ class Reached:
         taken_out: bool = await self._hub.steps.take("withdraw", withdraw())
         return taken_out
 
+    def unheard(self, name: str) -> None:
+        it = self._hub.programs[name]
+        it.ways = replace(it.ways, doorbell=False)
+
     async def clear(self, name: str, key: str) -> None:
         async def clear() -> None:
             it = self._hub.programs[name]
@@ -243,13 +266,19 @@ class Reached:
             it.conversation.append((it.clock.now(), it.composer))
             it.composer, it.activity = "", Activity.WORKING
 
-    async def enter(self, name: str, text: str) -> None:
-        async def enter() -> None:
+    async def enter(self, name: str, text: str) -> Typing:
+        async def enter() -> Typing:
             it = self._hub.programs[name]
             if it.composer == text:
                 self._submit(it)
+                return Typing.SUBMITTED
+            if not it.composer or not text.startswith(it.composer):
+                return Typing.HELD
+            it.composer = ""
+            return Typing.NOTHING
 
-        await self._hub.steps.take("enter", enter())
+        outcome: Typing = await self._hub.steps.take("enter", enter())
+        return outcome
 
     async def seen(
         self, name: str, key: str, handed: HandedOver, messages: Sequence[Message], since: float
@@ -267,6 +296,7 @@ class Reached:
                 read=True,
                 in_box=where in it.boxes,
                 taken_at=it.taken.get(where) if where else None,
+                heard_at=it.heard_at,
             )
             for message in messages
         ]

@@ -7,7 +7,8 @@
 #
 # Fleet renames a text into the box (`d.KEY` to ring for, `b.KEY` to tell, as a JSON string) and then writes to `bell`.
 # It is taken by a rename into `taken`, so it has one taker, whose process stands in its new name: `KEY,PID`. Nothing
-# here deletes it: fleet does, once its words are seen in the conversation.
+# here deletes it: fleet does, once its words are seen in the conversation. What was rung last stands in `heard`: a
+# program that goes on after it was frozen has noted what was taken before it hears the next bell.
 #
 # Served is only the program that owns the box: an attended session (a nested `claude -p` has the same environment),
 # and the first one of the launch while it lives. Everybody else is sent away silently: exit 0.
@@ -37,6 +38,9 @@ watch)
     ;;
 ring)
     cat >/dev/null
+    {
+        read -r rung <bell && echo "$rung" >".heard.$$" && mv -f ".heard.$$" heard
+    } 2>/dev/null
     status=0
     for text in d.*; do
         mv "$text" "taken/${text#d.},$$" 2>/dev/null || continue

@@ -429,12 +429,17 @@ class Route:
         left = [(id, step) for id, step in by_id.items() if isinstance(step, Withdraw)]
         if left and await self._reach.withdraw(self.name, group.key):
             facts += [(id, Undone(step.reason)) for id, step in left]
+            if any(step.reason == delivery.NOT_HEARD for _, step in left):
+                log.warning("mail of %s: its doorbell is not heard; are hooks switched off in its settings?", self.name)
+                self._reach.unheard(self.name)
         if any(isinstance(step, Ring) for step in steps):
             await self._reach.ring(self.name)
-            self._handed[group.key] = replace(handed, acted_at=now)
+            self._handed[group.key] = replace(handed, acted_at=now, rings=handed.rings + 1)
         if any(isinstance(step, PressEnter) for step in steps):
-            await self._reach.enter(self.name, self._typed_again(group))
+            pressed = await self._reach.enter(self.name, self._typed_again(group))
             self._handed[group.key] = replace(handed, acted_at=now, enters=handed.enters + 1)
+            if pressed is Typing.NOTHING:
+                facts += [(id, Undone("not_typed")) for id in by_id]
         if not facts:
             return False
         await self._change(facts)

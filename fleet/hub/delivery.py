@@ -60,8 +60,12 @@ class Rules:
     after_session: float = 0.5
     """A bell rung sooner after the session's start may not be heard."""
     ring_every: float = 2.5
+    unheard: int = 12
+    """Rings that an idle program does not hear, after which its mail goes another way."""
     note_within: float = 10.0
-    """A program that has not noted what was taken for it by then never will."""
+    """A program that has not noted what was taken for it by then, although it hears a bell, never will."""
+    rings: int = 240
+    """Rings without an answer, after which nobody can tell what became of what was taken."""
     digest: int = 50
     """Messages in one digest."""
     digest_bytes: int = 16 * 1024
@@ -488,6 +492,8 @@ class HandedOver:
     """The last ring, or the last Enter."""
     enters: int = 0
     """After the first."""
+    rings: int = 0
+    """After the first."""
     watched: bool = False
     """It is unconfirmed already: nothing more is done for it."""
 
@@ -505,6 +511,8 @@ class Seen:
     """It lies in the box, and nobody has taken it."""
     taken_at: float | None = None
     taker_alive: bool = False
+    heard_at: float | None = None
+    """When the last bell was rung that the program has heard."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -532,6 +540,9 @@ class Await:
     """When to look again, if nothing happens before."""
 
 
+NOT_HEARD = "not_heard"
+"""What was withdrawn since no bell is heard goes another way."""
+
 Step = Ring | PressEnter | Withdraw | Await | Proven | Unproven | Undone
 
 
@@ -554,26 +565,39 @@ def _left_behind(seen: Seen) -> Step:
 
 
 def _bell(handed: HandedOver, seen: Seen, agent: Agent, ways: Ways, now: float, rules: Rules) -> Step:
-    """Ring until it is taken."""
+    """Ring until it is taken. A program that has nothing to do and does not hear has no bell: its hooks are off."""
     if not seen.in_box:
-        return _taken(handed, seen, now, rules)
+        return _taken(handed, seen, ways, now, rules)
     due = max(handed.acted_at + rules.ring_every, (agent.session_at or 0.0) + rules.after_session)
-    return Ring() if now >= due else Await(due)
+    if now < due:
+        return Await(due)
+    idle = agent.activity is Activity.READY and not agent.asks
+    return Withdraw(NOT_HEARD) if idle and handed.rings >= rules.unheard else Ring()
 
 
 def _boundary(handed: HandedOver, seen: Seen, agent: Agent, ways: Ways, now: float, rules: Rules) -> Step:
     """A turn that is over takes nothing any more."""
     if not seen.in_box:
-        return _taken(handed, seen, now, rules)
+        return _taken(handed, seen, ways, now, rules)
     return Await() if _in_turn(agent) or agent.asks else Withdraw("turn_ended")
 
 
-def _taken(handed: HandedOver, seen: Seen, now: float, rules: Rules) -> Step:
-    """Somebody took it for the program: has the program noted it?"""
+def _taken(handed: HandedOver, seen: Seen, ways: Ways, now: float, rules: Rules) -> Step:
+    """Somebody took it for the program: has the program noted it? One that is frozen notes it when it goes on. So it
+    is rung again, and only one that hears the later bell, and has noted nothing before it, never will."""
     if Sign.NOTED in seen.signs or Sign.HOOK in seen.signs or seen.taker_alive:
         return Await()
-    due = (handed.acted_at if seen.taken_at is None else seen.taken_at) + rules.note_within
-    return Undone("not_noted") if now >= due else Await(due)
+    due = (handed.at if seen.taken_at is None else seen.taken_at) + rules.note_within
+    if now < due:
+        return Await(due)
+    if not ways.doorbell and seen.heard_at is None:
+        return Undone("not_noted")
+    again = handed.acted_at + rules.ring_every
+    if now < again:
+        return Await(again)
+    if seen.heard_at is not None and seen.heard_at >= due:
+        return Undone("not_noted")
+    return Unproven() if handed.rings >= rules.rings else Ring()
 
 
 def _typed(handed: HandedOver, seen: Seen, agent: Agent, ways: Ways, now: float, rules: Rules) -> Step:

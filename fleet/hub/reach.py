@@ -70,6 +70,10 @@ class Reach(Protocol):
         """Take it out of the box, whichever launch's it is. False: it had been taken before."""
         ...
 
+    def unheard(self, name: str) -> None:
+        """Its bell is not heard: until its next session nothing is rung for."""
+        ...
+
     async def clear(self, name: str, key: str) -> None:
         """What became of it is written down: the box need not keep it."""
         ...
@@ -78,8 +82,9 @@ class Reach(Protocol):
         """Type it, look again, and press Enter if the agent as it stands then allows it."""
         ...
 
-    async def enter(self, name: str, text: str) -> None:
-        """Press Enter, if the composer holds this text and nothing else."""
+    async def enter(self, name: str, text: str) -> Typing:
+        """Press Enter, if the composer holds this text and nothing else. Where it holds a beginning of it and nothing
+        else, a dialog came in between: that is taken out, and `NOTHING` stands there."""
         ...
 
     async def seen(

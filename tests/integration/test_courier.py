@@ -65,6 +65,45 @@ async def test_the_bell_is_rung_again_until_somebody_takes_the_mail(hub: Hub) ->
     assert web.times(id) == 1
 
 
+async def test_a_program_that_hears_no_bell_is_typed_to_once_it_idles(hub: Hub) -> None:
+    web = await hub.join(deaf=True, draft=True)
+    id = await hub.send()
+    await hub.until(lambda: not web.boxes and web.rings > 0)
+    assert await hub.state(id) == ("queued", "draft"), "the true reason is told"
+    await hub.change(draft=False)
+    await hub.arrives(id)
+    assert ((await hub.stands(id))["way"], web.times(id)) == ("typed", 1)
+    await hub.change(activity=Activity.READY)
+    rings, next_one = web.rings, await hub.send("and this")
+    await hub.arrives(next_one)
+    assert web.rings == rings, "what is known to be deaf is not rung for"
+
+
+async def test_a_busy_program_that_hears_no_bell_is_waited_for(hub: Hub) -> None:
+    web = await hub.join(deaf=True, activity=Activity.WORKING)
+    id = await hub.send()
+    await hub.turn(60, step=1)
+    assert (await hub.state(id))[0] == "injecting"
+    web.deaf = False
+    await hub.until(lambda: not web.boxes)
+    web.turn_ends()
+    await hub.arrives(id)
+    assert ((await hub.stands(id))["way"], web.times(id)) == ("doorbell", 1)
+
+
+async def test_what_a_frozen_program_has_taken_is_there_once_when_it_goes_on(hub: Hub) -> None:
+    web = await hub.join(deaf=True)
+    id = await hub.send()
+    await hub.until(lambda: bool(web.boxes))
+    web.freeze()
+    web.deaf = False
+    await hub.turn(30, step=1)
+    assert (await hub.state(id))[0] == "injecting"
+    web.go_on()
+    await hub.arrives(id)
+    assert (web.times(id), (await hub.stands(id))["attempts"]) == (1, 1)
+
+
 async def test_what_a_hook_took_and_the_program_never_noted_is_given_again(hub: Hub) -> None:
     web = await hub.join(forgets=2)
     id = await hub.send()
@@ -278,6 +317,21 @@ async def test_a_dialog_that_comes_while_typing_gets_no_enter(hub: Hub) -> None:
     await hub.turn(40, step=1)
     assert (await hub.state(id))[0] == "injecting"
     assert web.composer == "do it"
+    await hub.change(dialog=False, activity=Activity.READY)
+    await hub.arrives(id)
+    assert [text for _, text in web.conversation] == ["do it"]
+
+
+async def test_what_a_dialog_cut_short_is_taken_out_again_and_typed_whole_once(hub: Hub) -> None:
+    def comes_between(it: Program) -> None:
+        it.composer, it.dialog, it.activity = "do", True, Activity.NEEDS_INPUT
+        hub.while_typing = None
+
+    web = await hub.join()
+    hub.while_typing = comes_between
+    id = await hub.prompt("do it")
+    await hub.turn(40, step=1)
+    assert ((await hub.state(id))[0], web.composer) == ("injecting", "do"), "nothing is pressed behind a dialog"
     await hub.change(dialog=False, activity=Activity.READY)
     await hub.arrives(id)
     assert [text for _, text in web.conversation] == ["do it"]

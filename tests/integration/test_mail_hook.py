@@ -58,6 +58,14 @@ def test_what_lies_in_the_box_is_handed_over_whole_in_order_and_kept(box: Path) 
 def test_an_empty_box_wakes_nobody(box: Path) -> None:
     done = run(box, "ring")
     assert (done.returncode, done.stderr, done.stdout) == (0, "", "")
+    assert not (box / "heard").exists()
+
+
+def test_the_last_bell_that_was_heard_is_noted(box: Path) -> None:
+    for rung in ("17.5", "19.25"):
+        lay(box, "bell", f"{rung}\n")
+        assert run(box, "ring").returncode == 0
+        assert (box / "heard").read_text() == f"{rung}\n"
 
 
 def test_fifty_hooks_at_once_take_every_text_once(box: Path) -> None:

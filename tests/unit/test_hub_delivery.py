@@ -398,9 +398,24 @@ def test_what_was_taken_is_waited_for() -> None:
     assert then(handed(), Seen(taken_at=NOW + 1, signs=frozenset({Sign.NOTED})), 500) == Await()
 
 
-def test_what_its_taker_died_with_is_offered_again() -> None:
-    assert then(handed(), Seen(taken_at=NOW + 1), 5) == Await(NOW + 11)
-    assert then(handed(), Seen(taken_at=NOW + 1), 11) == Undone("not_noted")
+def test_what_its_taker_died_with_is_offered_again_once_a_later_bell_was_heard() -> None:
+    taken = Seen(taken_at=NOW + 1, heard_at=NOW)
+    assert then(handed(), taken, 5) == Await(NOW + 11)
+    assert then(handed(), taken, 11) == Ring(), "it may be frozen"
+    rung = handed(rings=1, acted_at=NOW + 11)
+    assert then(rung, taken, 12) == Await(NOW + 13.5)
+    assert then(rung, replace(taken, heard_at=NOW + 11), 13.5) == Undone("not_noted")
+    assert then(rung, taken, 13.5) == Ring()
+    assert then(handed(rings=RULES.rings), taken, 900) == Unproven()
+    bell_less = replace(CLAUDE, doorbell=False)
+    assert then(handed(Way.BOUNDARY), Seen(taken_at=NOW + 1), 11, ways=bell_less) == Undone("not_noted")
+
+
+def test_mail_for_an_idle_program_that_hears_no_bell_goes_another_way() -> None:
+    rung = handed(rings=RULES.unheard)
+    assert then(rung, Seen(in_box=True), 99, IDLE) == Withdraw("not_heard")
+    assert then(rung, Seen(in_box=True), 99, BUSY) == Ring()
+    assert then(rung, Seen(in_box=True), 99, DIALOG) == Ring()
 
 
 def test_what_a_dead_program_had_only_noted_is_offered_again() -> None:

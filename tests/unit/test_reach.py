@@ -10,7 +10,7 @@ import pytest
 from fleet.harnesses.claude_code import ClaudeCode
 from fleet.harnesses.screens import Rules
 from fleet.health.classify import View
-from fleet.reach import shows
+from fleet.reach import begins, shows
 from fleet.settings import Places
 from fleet.terms import Screen
 
@@ -46,6 +46,24 @@ def test_a_composer_that_shows_the_text_holds_it(composer: str, text: str) -> No
 )
 def test_a_composer_that_shows_anything_else_does_not(composer: str, text: str) -> None:
     assert not shows(composer, text)
+
+
+@pytest.mark.parametrize(
+    ("composer", "text", "found"),
+    [
+        ("do", "do it", True),
+        ("do it", "do it", True),
+        ("[Pasted text #1 +2 lines]", "one\ntwo\nthree\nand more", True),
+        (LINE * 8, "what is out of sight; " + LINE * 12, True),
+        ("", "do it", False),
+        ("it", "do it", False),
+        ("do it now", "do it", False),
+        ("mine: do", "do it", False),
+        (LINE * 8 + "and mine", LINE * 12, False),
+    ],
+)
+def test_a_beginning_of_a_text_is_known_as_such(composer: str, text: str, found: bool) -> None:
+    assert begins(composer, text) is found
 
 
 def test_a_composer_that_is_scrolled_below_its_name_is_seen(tmp_path: Any) -> None:
