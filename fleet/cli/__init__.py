@@ -6,15 +6,20 @@ read with `--json`, and a table of agents.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 
 from fleet.errors import FleetError
 
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""What stdout says where it is a file that can take no more."""
+
 
 def main() -> int:
     """Run the command line; the exit code."""
     words = sys.argv[1:]
+    _open_what_is_closed()
     _write_any_text()
     try:
         code = _run(words)
@@ -25,11 +30,33 @@ def main() -> int:
 
         return output.error(error, as_json="--json" in words)
     except BrokenPipeError:
-        # Who read our output has heard enough; nothing must be flushed into the closed pipe at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _let_go_of_stdout()  # who read our output has heard enough
         return 141
+    except OSError as error:
+        if error.filename is not None or error.errno not in UNWRITABLE:
+            raise
+        _let_go_of_stdout()
+        print(f"fleet: The answer could not be written: {error.strerror}.", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         return 130
+
+
+def _open_what_is_closed() -> None:
+    """A caller may have closed the standard streams: what is opened next must not be taken for one of them."""
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
+    sys.stdin = sys.stdin or open(0, closefd=False)  # noqa: SIM115
+
+
+def _let_go_of_stdout() -> None:
+    """Nothing must be flushed into a broken stdout at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _write_any_text() -> None:

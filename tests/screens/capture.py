@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import tomllib
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,10 @@ CANNED = {
     "retry": "It printed `✻ 529 Overloaded · retrying in 10s · attempt 5/10` and went on.",
 }  # fmt: skip
 
+
+TOLD: dict[str, str] = tomllib.loads((Path(__file__).parent / "told.toml").read_text())
+"""More of them, in tables, lists, diffs and other languages: `told`."""
+CANNED |= TOLD
 
 ALIKE = {"barelimit": ["limited"], "bareerror": ["error"], "barelogin": ["error"], "bareworking": ["working"]}
 """An answer that is nothing but those words is drawn by the program just as its own would be."""
@@ -876,6 +881,132 @@ async def tool_quotes(s: Session) -> None:
     await s.shot("adv-shellmode-output-idle", {"activity": ["ready"]}, "the person's own shell command printed it")
 
 
+async def told(s: Session) -> None:
+    """Answers that tell of screens, in tables, lists, diffs and other languages."""
+    s.seed()
+    await s.start()
+    await s.status("idle")
+    for name in TOLD:
+        await s.settle()
+        await s.say(f"CANNED {name}")
+        await s.status("idle")
+        await s.settle()
+        await s.shot(f"told-{name}-idle", READY, "the last answer tells of a screen; the program is idle")
+    for name in ("table", "japanese", "menu", "startspin"):
+        await s.settle()
+        await s.say(f"CANNED {name} SLOW 8", 3.0)
+        await s.shot(f"told-{name}-running", WORKING, "the answer tells of a screen and goes on streaming")
+        await s.status("idle")
+        await s.settle()
+        await s.say(f'CANNED {name} TOOL Bash {{"command":"touch x-{name}","description":"make a file"}}')
+        await s.status("waiting")
+        await s.settle()
+        await s.shot(f"told-{name}-perm", PERMISSION, "the answer tells of a screen and a real dialog is open")
+        await s.keys("Escape")
+
+
+async def told_tools(s: Session) -> None:
+    """Dialogs, tools and errors whose own text tells of other screens."""
+    s.seed()
+    (s.cwd / "a.txt").write_text("hello\nworld\n")
+    await s.start("--allowedTools", "Bash(cat:*)", "Bash(sleep:*)", "Read", env={"CLAUDE_CODE_MAX_RETRIES": "1"})
+    await s.status("idle")
+    await s.settle()
+    quoted = "You've hit your 5-hour limit · resets 9pm\\nAPI Error: 401 Please run /login\\n❯ 1. Yes\\n  2. No"
+    for name, call in (
+        ("edit", f'Edit {{"file_path":"{s.cwd}/a.txt","old_string":"hello","new_string":"{quoted}"}}'),
+        ("write", f'Write {{"file_path":"{s.cwd}/b.txt","content":"{quoted}\\nEnter to select"}}'),
+        ("bash", 'Bash {"command":"echo Would you like to proceed? > plan","description":"Ready to code?"}'),
+    ):
+        await s.say("TOOL Read " + json.dumps({"file_path": f"{s.cwd}/a.txt"}))
+        await s.status("idle")
+        await s.settle()
+        await s.say("TOOL " + call)
+        await s.status("waiting")
+        await s.settle()
+        await s.shot(f"told-perm-{name}", PERMISSION, "what is asked for tells of other screens")
+        await s.keys("Escape")
+        await s.settle()
+        await s.shot(f"told-perm-{name}-refused", READY)
+    asked = {
+        "questions": [
+            {
+                "question": "Do you want to proceed with API Error: 401?", "header": "Limit", "multiSelect": False,
+                "options": [
+                    {"label": "Yes, I trust this folder", "description": "You've hit your limit · resets 9pm"},
+                    {"label": "Stop and wait for limit", "description": "✻ Working… (esc to interrupt)"},
+                ],
+            }
+        ]
+    }  # fmt: skip
+    await s.say("TOOL AskUserQuestion " + json.dumps(asked, ensure_ascii=False))
+    await s.status("waiting")
+    await s.settle()
+    await s.shot("told-question", QUESTION, "the question's words are those of other screens")
+    await s.keys("Escape")
+    await s.settle()
+    (s.cwd / "out.txt").write_text("\n".join(CANNED[name] for name in ("table", "japanese", "diff", "waits")) + "\n")
+    await s.say('TOOL Bash {"command":"cat out.txt; sleep 5","description":"show"}', 3.0)
+    await s.shot("told-tool-running", WORKING)
+    await s.status("idle")
+    await s.settle()
+    await s.shot("told-tool-idle", READY)
+    await s.say("! cat out.txt", 2.0)
+    await s.settle()
+    await s.shot("told-shell-output", {"activity": ["ready"]}, "the person's own shell command printed it")
+    for code, text, expect in (
+        (400, "Do you want to proceed? 1. Yes 2. No", ERROR),
+        (500, "You've hit your limit · resets 9pm", ERROR),
+        (529, "続行しますか？ ❯ 1. はい", ERROR),
+    ):
+        await s.mode(error=code, count=99, text=text)
+        await s.say("CANNED table")
+        await s.status("idle")
+        await s.settle(2.5)
+        await s.shot(f"told-error-{code}", expect, "a real error, whose words are those of another screen")
+        await s.mode()
+        await s.say("Repeat FINE-AGAIN")
+        await s.status("idle")
+        await s.settle()
+        await s.shot(f"told-error-{code}-then-fine", READY)
+
+
+async def told_drafts(s: Session) -> None:
+    """Drafts and messages of a person, in several languages."""
+    s.seed()
+    await s.start()
+    await s.status("idle")
+    await s.settle()
+    texts = {
+        "deutsch": "Bitte prüfe, ob „Nutzungslimit erreicht“ stimmt · Esc zum Unterbrechen",
+        "japanese": "続行しますか？ 1. はい 2. いいえ ✻ 作業中…",
+        "arabic": "هل تريد المتابعة؟ 1. نعم 2. لا",
+        "emoji": "⚠️ 🚫 Usage limit reached ✅",
+        "numbered": "1. Yes",
+        "pointer": "❯ 2. No, exit",
+        "rule": "─" * 24,
+        "spaces": "   x",
+    }
+    for name, text in texts.items():
+        await s.type(text, 0.8)
+        await s.shot(f"told-draft-{name}", DRAFT)
+        await s.keys("C-c", pause=0.8)
+        await s.settle(2.2)
+    for name in ("deutsch", "japanese", "emoji"):
+        await s.say("Say fine. " + texts[name])
+        await s.status("idle")
+        await s.settle()
+        await s.shot(f"told-prompt-{name}", READY, "the person's own message")
+        await s.say(f"SLOW 7 {texts[name]}", 2.5)
+        await s.shot(f"told-prompt-{name}-running", WORKING)
+        await s.type(texts[name])
+        await s.shot(f"told-draft-{name}-running", WORKING)
+        await s.status("idle")
+        await s.settle()
+        await s.shot(f"told-draft-{name}-after", DRAFT)
+        await s.keys("C-c", pause=2.2)
+
+
 async def drafts(s: Session) -> None:
     s.seed()
     await s.start()
@@ -1203,7 +1334,8 @@ SCENARIOS: dict[str, Callable[[Session], Awaitable[None]]] = {
     "late_errors": late_errors, "extras": extras, "retries": retries, "unreachable": unreachable, "limits": limits,
     "not_logged_in": not_logged_in, "trust": trust, "api_key": api_key, "bypass": bypass, "onboarding": onboarding,
     "broken": broken, "broken_config": broken_config, "mcp": mcp, "mcp_two": mcp_two, "imports": imports,
-    "quotes": quotes, "tool_quotes": tool_quotes, "drafts": drafts, "menus": menus, "modes": modes, "vim": vim,
+    "quotes": quotes, "tool_quotes": tool_quotes, "told": told, "told_tools": told_tools, "told_drafts": told_drafts,
+    "drafts": drafts, "menus": menus, "modes": modes, "vim": vim,
     "background": background, "compaction": compaction, "statusline": statusline, "classic": classic,
     "fullscreen": fullscreen, "reader": reader, "exits": exits, "kills": kills,
     "shell_exit": in_shell("exited-to-shell", "Repeat HELLO", None),
@@ -1218,26 +1350,27 @@ SCENARIOS: dict[str, Callable[[Session], Awaitable[None]]] = {
 
 def serve_stub(port: int) -> None:
     """The shared stub, which also says `CANNED name` first, at once, before what else is asked of it."""
-    sys.path.insert(0, os.environ.get("STUB_FOLDER", str(TESTS)))
+    sys.path.insert(0, str(TESTS))
     import re
 
     import stub_anthropic as stub
     from aiohttp import web
 
-    planned = stub.plan
+    planned = stub.reply_to
 
-    def plan(body: dict[str, Any]) -> dict[str, Any]:
-        out = dict(planned(body))
-        found = re.search(r"CANNED (\w+)(.*)", out.get("prompt") or "", re.S)
-        if not found or found[1] not in CANNED or out["error"]:
-            return out
-        answers = out["blocks"] if stub.DIRECTIVE.search(found[2]) else []
-        first = {"type": "text", "text": CANNED[found[1]]}
-        if answers and answers[-1].get("text", "").startswith("TOOL-DONE"):
-            return {**out, "blocks": answers}
-        return {**out, "blocks": [first, *answers]}
+    def reply_to(body: dict[str, Any], script: stub.Script) -> stub.Reply:
+        reply = planned(body, script)
+        prompt, results = stub.last_prompt(body.get("messages", []))
+        found = re.search(r"CANNED (\w+)(.*)", prompt, re.S)
+        if not found or found[1] not in CANNED or reply.error:
+            return reply
+        if not stub.DIRECTIVE.search(found[2]):
+            reply.blocks.clear()
+        if not results:
+            reply.blocks.insert(0, {"type": "text", "text": CANNED[found[1]]})
+        return reply
 
-    stub.plan = plan
+    stub.reply_to = reply_to
     findall = re.findall
 
     def pieces(pattern: str, text: str, *rest: Any) -> list[Any]:
@@ -1245,7 +1378,7 @@ def serve_stub(port: int) -> None:
         return [text] if text in CANNED.values() else findall(pattern, text, *rest)
 
     stub.re = type("re", (), {**{n: getattr(re, n) for n in dir(re)}, "findall": staticmethod(pieces)})
-    web.run_app(stub.app(), host="127.0.0.1", port=port, print=None)
+    web.run_app(stub.application(), host="127.0.0.1", port=port, print=None)
 
 
 async def capture(run: Run, names: list[str], sizes: list[str], parallel: int) -> None:

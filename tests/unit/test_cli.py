@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import threading
@@ -51,6 +52,13 @@ DB: dict[str, Any] = {
     "pid": None,
 }
 DB |= {"reason": "CrashLoop", "message": "5 deaths within 900 s"}
+
+AS_A_PROGRAM = (
+    sys.executable,
+    "-c",
+    f"import sys; sys.path.insert(0, {str(Path(app.__file__).parents[2])!r}); "
+    "from fleet.cli import main; sys.exit(main())",
+)
 
 
 # -- reads: the short way ------------------------------------------------------------------------------------------
@@ -238,16 +246,27 @@ def test_a_reader_that_has_heard_enough_is_no_error(daemon: ScriptedDaemon, word
     reader, writer = os.pipe()
     os.close(reader)
     try:
-        ran = subprocess.run(
-            [sys.executable, "-c", "import sys; from fleet.cli import main; sys.exit(main())", *words],
-            stdout=writer,
-            stderr=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": str(Path(app.__file__).parents[2])},
-            check=False,
-        )
+        ran = subprocess.run([*AS_A_PROGRAM, *words], stdout=writer, stderr=subprocess.PIPE, check=False)
     finally:
         os.close(writer)
     assert (ran.returncode, ran.stderr) == (141, b"")
+
+
+@pytest.mark.parametrize("words", [["status"], ["status", "--json"], ["--help"]], ids=" ".join)
+def test_a_full_disk_below_the_answer_is_told_in_a_line(daemon: ScriptedDaemon, words: list[str]) -> None:
+    daemon.will("status", {"agents": [WEB] * 2000})
+    with open("/dev/full", "wb") as full:
+        ran = subprocess.run([*AS_A_PROGRAM, *words], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert ran.returncode == 1
+    assert ran.stderr == "fleet: The answer could not be written: No space left on device.\n"
+
+
+@pytest.mark.parametrize("words", [["status"], ["status", "--json"], ["--help"], ["nosuch"]], ids=" ".join)
+def test_closed_standard_streams_change_nothing_else(daemon: ScriptedDaemon, words: list[str]) -> None:
+    daemon.will("status", {"agents": [WEB]})
+    script = "exec 0<&- 1>&- 2>&-; " + shlex.join([*AS_A_PROGRAM, *words])
+    ran = subprocess.run(["/bin/sh", "-c", script], check=False)
+    assert ran.returncode == (2 if words == ["nosuch"] else 0)
 
 
 # -- what people see -----------------------------------------------------------------------------------------------
