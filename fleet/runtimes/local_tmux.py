@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import shutil
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from fleet import processes
@@ -25,6 +27,12 @@ UMASK = 0o022
 START_TRIES = 10
 
 
+def program(name: str) -> str:
+    """Where a multiplexer's program is: on the daemon's own PATH (a person's own build included), or the system's."""
+    path = f"{os.environ.get('PATH', '')}:{BARE['PATH']}".strip(":")
+    return shutil.which(name, path=path) or name
+
+
 class LocalTmux(tmux.Tmux):
     """One tmux server on this machine."""
 
@@ -34,7 +42,7 @@ class LocalTmux(tmux.Tmux):
         self._socket = socket
         self._note = notes / socket.stem
         self._starting = asyncio.Lock()
-        self._clients: set[_Client] = set()
+        self._clients: set[Client] = set()
 
     def process(self) -> Process | None:
         """The server's process as it was noted, if that lives."""
@@ -97,7 +105,7 @@ class LocalTmux(tmux.Tmux):
 
     async def _try_to_start(self) -> str | None:
         """One attempt; what tmux says where it fails."""
-        argv = tmux.start_argv(str(self._socket), self._settings)
+        argv = [program("tmux"), *tmux.start_argv(str(self._socket), self._settings)[1:]]
         try:
             process = await asyncio.create_subprocess_exec(
                 *argv,
@@ -139,7 +147,8 @@ class LocalTmux(tmux.Tmux):
     async def _open_client(self, on_lost: Callable[[], None]) -> tmux.Control:
         control = tmux.Control(on_lost)
         try:
-            await _Client.open(tmux.client_argv(str(self._socket)), control, self._clients)
+            argv = [program("tmux"), *tmux.client_argv(str(self._socket))[1:]]
+            await Client.open(argv, control, self._clients)
             await control.ready
         except BaseException:
             control.lost("tmux could not be reached")
@@ -147,10 +156,10 @@ class LocalTmux(tmux.Tmux):
         return control
 
 
-class _Client(asyncio.SubprocessProtocol):
+class Client(asyncio.SubprocessProtocol):
     """Our kept client as a child process."""
 
-    def __init__(self, control: tmux.Control, clients: set[_Client]) -> None:
+    def __init__(self, control: tmux.Control, clients: set[Client]) -> None:
         """`clients`: those that have not ended yet; this one keeps itself in it."""
         self._control = control
         self._clients = clients
@@ -159,10 +168,12 @@ class _Client(asyncio.SubprocessProtocol):
         self._gone = asyncio.Event()
 
     @classmethod
-    async def open(cls, argv: Sequence[str], control: tmux.Control, clients: set[_Client]) -> None:
+    async def open(
+        cls, argv: Sequence[str], control: tmux.Control, clients: set[Client], env: Mapping[str, str] = BARE
+    ) -> None:
         loop = asyncio.get_running_loop()
         try:
-            await loop.subprocess_exec(lambda: cls(control, clients), *argv, env=BARE, cwd="/", start_new_session=True)
+            await loop.subprocess_exec(lambda: cls(control, clients), *argv, env=env, cwd="/", start_new_session=True)
         except FileNotFoundError:
             raise _not_installed() from None
 

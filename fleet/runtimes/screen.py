@@ -29,7 +29,7 @@ from fleet.clock import Clock
 from fleet.errors import HostUnreachable, LaunchError
 from fleet.runtimes import files
 from fleet.runtimes.base import Capabilities
-from fleet.runtimes.local_tmux import BARE, UMASK
+from fleet.runtimes.local_tmux import BARE, UMASK, program
 from fleet.runtimes.multiplexers import OnSeen, Seen, ServerGone
 from fleet.settings import Settings
 from fleet.terms import File, Process, Screen
@@ -343,7 +343,7 @@ class Screens:
         stream = asyncio.subprocess.DEVNULL if terminal is None else terminal
         try:
             return await asyncio.create_subprocess_exec(
-                "screen",
+                program("screen"),
                 "-U",
                 *args,
                 env={**BARE, "SCREENDIR": str(self._folder), "TERM": "xterm-256color"},

@@ -19,7 +19,7 @@ import libtmux
 import pytest
 
 from fleet import processes
-from fleet.runtimes.local_tmux import LocalTmux
+from fleet.runtimes.local_tmux import LocalTmux, program
 from fleet.settings import Settings
 from fleet.terms import Handle
 from tests.contract.hosts import Kit, LocalHost, Looks, until
@@ -262,3 +262,14 @@ async def test_a_silent_server_costs_its_client_and_nothing_else(kit: Kit, host:
     await looks.show("you said well")
     assert not before & set(tmux_of(host, handle)._clients)
     assert not looks.deaths
+
+
+def test_a_persons_own_tmux_comes_before_the_systems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = tmp_path / "tmux"
+    own.write_text("#!/bin/sh\n")
+    own.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert program("tmux") == str(own)
+    own.unlink()
+    assert Path(program("tmux")).is_absolute()  # the system's, though it is not on this PATH
+    assert program("no-such-multiplexer") == "no-such-multiplexer"
