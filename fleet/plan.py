@@ -69,6 +69,7 @@ def plan(
     resumes: bool,
     version: str | None,
     size: tuple[int, int],
+    again: tuple[str, ...] | None = None,
 ) -> LaunchPlan:
     """All of it in one value; `env` is complete but for what the harness adds."""
     return LaunchPlan(
@@ -82,6 +83,8 @@ def plan(
         width=size[0],
         height=size[1],
         version=version,
+        again=again,
+        place=spec.slurm,
     )
 
 

@@ -13,11 +13,26 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
+import pytest
+
+from fleet.clock import SystemClock
+from fleet.manifests.model import Slurm
+from fleet.runtimes.base import Runtime
+from fleet.runtimes.lease import Times
+from fleet.runtimes.local import LocalRuntime
+from fleet.runtimes.slurm_cluster import Cluster as Asked
+from fleet.runtimes.slurm_queue import Pace
+from fleet.runtimes.slurm_runs import Run
+from fleet.runtimes.slurm_runtime import SlurmRuntime
+from fleet.settings import Places, Settings
+from fleet.terms import Handle, LaunchPlan
+from tests.contract.hosts import PROGRAMS as SCRIPTS
+from tests.contract.hosts import Kit, until_async
 
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "squeue", "scancel", "scontrol", "sinfo", "tmux")
 WITHIN = 60.0
@@ -63,6 +78,9 @@ def missing() -> str | None:
         packages = "slurmctld slurmd slurm-client tmux"
         return f"no {', '.join(absent)}; `make test` installs it where it may (apt-get install {packages})"
     return None if os.geteuid() == 0 else "slurmd starts jobs only as root"
+
+
+needs_slurm = pytest.mark.skipif(missing() is not None, reason=f"needs a real SLURM: {missing()}")
 
 
 def until(true: Callable[[], object], what: str, within: float = WITHIN) -> None:
@@ -154,3 +172,99 @@ def cluster(folder: Path, nodes: int = 2) -> Iterator[Cluster]:
             process.terminate()
         for process in psutil.wait_procs(daemons, timeout=10)[1]:
             process.kill()
+
+
+# -- agents on it -----------------------------------------------------------------------------------------------------
+
+PACE = Pace(interval=0.5, timeout=3.0, slowest=1.0, fastest=0.1)
+TIMES = Times(every=2, ttl=12, grace=3)
+
+
+class SlurmHost:
+    """A cluster with a fleet home that all its nodes see."""
+
+    multiplexer = "tmux"
+
+    def __init__(self, cluster: Cluster, home: Path, *, pace: Pace = PACE, settings: Settings | None = None) -> None:
+        self.cluster = cluster
+        self.folder = str(home / "work")
+        self.places = Places.of({"FLEET_HOME": str(home / "fleet"), "HOME": str(home)})
+        self.settings = settings or Settings(observe_timeout=5.0, observe_idle_interval=0.5)
+        self._pace = pace
+        bin_ = Path(self.folder) / "bin"
+        bin_.mkdir(parents=True, exist_ok=True)
+        for name, text in SCRIPTS.items():
+            (bin_ / name).write_text(text)
+            (bin_ / name).chmod(0o755)
+        self.open()
+
+    def open(self) -> None:
+        """As a daemon does at its start."""
+        clock = SystemClock()
+        self.local = LocalRuntime(self.places, self.settings, clock)
+        self.asked = Asked(self.local, self.cluster.env | {"HOME": str(Path(self.folder).parent)}, self._pace)
+        self.slurm = SlurmRuntime(self.asked, self.places, self.settings, clock, times=TIMES, read_every=0.1)
+        self.runtime: Runtime = self.slurm
+
+    async def leave(self) -> None:
+        """As a daemon does at its end."""
+        await self.slurm.close()
+        await self.local.close()
+
+    def run_of(self, handle: Handle, number: int = 1) -> Run:
+        folder = Path(handle.folder) / f"run.{number}"
+        return Run(number, {path.name: path.read_text().strip() for path in folder.glob("[a-z]*") if path.is_file()})
+
+    def _kill(self, handle: Handle, name: str) -> None:
+        pid, start = self.run_of(handle).notes[name].split()
+        assert start
+        psutil.Process(int(pid)).kill()
+
+    def kill(self, handle: Handle) -> None:
+        self._kill(handle, "program")
+
+    def kill_launcher(self, handle: Handle) -> None:
+        self._kill(handle, "launcher")
+
+    def lose_multiplexer(self) -> None:
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                if process.name().startswith("tmux: server") and f"/{self._jobs()}" in " ".join(process.cmdline()):
+                    process.kill()
+
+    def _jobs(self) -> str:
+        return f"fleet-{os.getuid()}"
+
+    def _controller(self) -> psutil.Process:
+        return next(process for process in self.cluster.daemons() if process.name().startswith("slurmctld"))
+
+    def cut(self) -> None:
+        self._controller().suspend()
+
+    def heal(self) -> None:
+        self._controller().resume()
+
+    async def close(self) -> None:
+        with suppress(StopIteration):
+            self.heal()
+        agents = self.places.state / "agents"
+        for agent in sorted(path.name for path in agents.glob("*")):
+            await self.runtime.purge(agent, grace=0.1)
+        await self.leave()
+
+
+class SlurmKit(Kit):
+    """What the contract's tests do, where a launch stands in a queue first."""
+
+    async def launch(self, agent: str, program: str = "greeter") -> Handle:
+        handle = await super().launch(agent, program)
+
+        async def runs() -> bool:
+            look = await self.runtime.look(handle)
+            return look.waiting is None and look.program is not None
+
+        await until_async(runs, "the job's start")
+        return handle
+
+    def plan(self, agent: str, *argv: str, cwd: str | None = None) -> LaunchPlan:
+        return replace(super().plan(agent, *argv, cwd=cwd), again=argv, place=Slurm(mem="100M"))

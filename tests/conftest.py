@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cluster import Cluster, cluster
 from tests.homes import Home, Stub, claude_path, end_all, left_behind, stub_server, wait_gone
 
 GROUND = "FLEET_TEST_GROUND"
@@ -106,6 +107,18 @@ def fleet_home(home: Home) -> Iterator[Home]:
     yield home
     if (home.path / "fleet").exists():
         home.fleet("shutdown")
+
+
+# -- a cluster ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def slurm() -> Iterator[Cluster]:
+    """One real SLURM cluster for all tests of this process."""
+    folder = Path(tempfile.mkdtemp(prefix="sl"))
+    with cluster(folder / "c") as made:
+        yield made
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 # -- the real program, and the model it talks to --------------------------------------------------------------------

@@ -16,7 +16,7 @@
 #     successor         the successor's job id
 #     refused           why it could not be submitted
 #     withdrawn         the successor's job id, which this run has cancelled itself
-#     ended             why the run ended: exited, walltime, left, told, stopped, lease, or a sentence
+#     ended             why the run ended: exited, multiplexer, walltime, left, told, stopped, lease, or a sentence
 #
 # The file $wanted names the generation that a person wants up. A run that does not find its own there starts nothing
 # and submits nothing.
@@ -50,8 +50,8 @@ lives() { # "PID START"
     [ -n "$1" ] && [ "$(identity "${1%% *}")" = "$1" ]
 }
 
-pause() { # a second, or less when a signal comes: traps do not wait for a foreground command
-    sleep 1 &
+pause() { # [SECONDS]: one, or less when a signal comes: traps do not wait for a foreground command
+    sleep "${1:-1}" &
     wait "$!"
 }
 
@@ -132,8 +132,8 @@ note job "$SLURM_JOB_ID $restarts $node"
 tries=0
 until [ -s "$here/keeper" ]; do
     tries=$((tries + 1))
-    [ "$tries" -lt 30 ] || give_up 73 "the lease's keeper did not start"
-    pause
+    [ "$tries" -lt 300 ] || give_up 73 "the lease's keeper did not start"
+    pause 0.1
 done
 keeper=$(cat "$here/keeper")
 printf '%s\n' "$number" >"$folder/.run.new" && mv -f "$folder/.run.new" "$folder/run"
@@ -151,9 +151,9 @@ env -i HOME="$HOME" PATH=/usr/local/bin:/usr/bin:/bin timeout "$pre_agent_within
     set -a
     . "$1/env" || exit
     FLEET_GENERATION=$2 FLEET_LAUNCH=$3 FLEET_RUN=$4 TMUX=$5
-    FLEET_JOB=${6#FLEET_JOB=} TERM=screen-256color
+    FLEET_JOB=${6#FLEET_JOB=} TERM=$8
     eval "$7" || exit
-    export -p >"$3/env"' fleet-env "$folder" "$mine" "$run" "$number" "$here/own,0,0" "$job_mark" "$pre_agent" \
+    export -p >"$3/env"' fleet-env "$folder" "$mine" "$run" "$number" "$here/own,0,0" "$job_mark" "$pre_agent" "$term" \
     >&2 &
 attend "$!"
 status=$?
@@ -162,25 +162,22 @@ if [ -n "$ended" ] || ! wanted; then
     give_up 0 "it is not wanted any more"
 fi
 
-bare tmux -u -S "$socket" -f /dev/null \
-    set-option -s exit-empty off ';' \
-    set-option -s default-terminal screen-256color ';' \
-    set-option -g status off ';' \
-    set-option -g default-shell /bin/sh ';' \
-    set-option -g update-environment '' ';' \
-    set-option -wg remain-on-exit on ';' \
-    set-option -wg automatic-rename off ';' \
-    set-option -wg allow-rename off ';' \
-    new-session -d -s "$agent" -x "$width" -y "$height" -- /bin/sh "$folder/$how" "$run" ||
+on_server "${tmux_start[@]}" ||
     give_up 69 "tmux did not start"
+# The mark stands before the program's first word is looked for.
+on_server new-session -d -s "$agent" -x "$width" -y "$height" -c / -- /bin/sh "$folder/$how" "$run" ';' \
+    set-option -t "=$agent:" @fleet "$generation" ';' \
+    select-pane -t "=$agent:" -T '' ';' \
+    resize-window -t "=$agent:" -x "$width" -y "$height" ||
+    give_up 69 "tmux opened no session"
 server=$(identity "$(on_server display-message -p '#{pid}')")
 note pane "tmux
 $socket"
 tries=0
 until [ -s "$run/program" ] || [ -s "$run/exit" ]; do
     tries=$((tries + 1))
-    [ "$tries" -lt 30 ] || break
-    pause
+    [ "$tries" -lt 300 ] || break
+    pause 0.1
 done
 launcher_process=$(cat "$run/launcher" 2>/dev/null)
 printf '%s\n' "$server" "$launcher_process" >"$here/roots"
@@ -229,6 +226,8 @@ while [ -z "$why" ]; do
     fi
     if [ -n "$ended" ]; then
         why=told
+    elif ! lives "$server"; then
+        why=multiplexer
     elif ! lives "$launcher_process"; then
         why=exited
     elif ! lives "$keeper"; then
@@ -252,16 +251,19 @@ done
 clock
 case $why in
     told) [ "$now" -ge $((end - 5)) ] || withdraw ;; # ended before its time: a cancel, and what it submitted goes too
-    exited | stopped) withdraw ;;                    # what follows is for its restart policy, or a person, to say
+    exited | multiplexer | stopped) withdraw ;;      # what follows is for its restart policy, or a person, to say
 esac
-on_server capture-pane -p -t "=$agent:" >"$run/.screen.new" 2>/dev/null && mv -f "$run/.screen.new" "$run/screen"
+if [ "$(on_server display-message -p -t "=$agent:" '#{alternate_on}' 2>/dev/null)" = 1 ]; then
+    on_server capture-pane -p -t "=$agent:" >"$run/.screen.new" # what was up; below it what it says on leaving
+fi
 sh "$lease" end "$job_mark" "$grace" &
 attend "$!"
 tries=0 # the launcher notes the program's end, and then is gone
-until ! lives "$launcher_process" || [ "$tries" -ge 5 ]; do
+until ! lives "$launcher_process" || [ "$tries" -ge 50 ]; do
     tries=$((tries + 1))
-    pause
+    pause 0.1
 done
+on_server capture-pane -p -t "=$agent:" >>"$run/.screen.new" 2>/dev/null && mv -f "$run/.screen.new" "$run/screen"
 sh "$lease" end "$job_mark" 2 "$launcher_process" "$server"
 post_agent_hooks
 note ended "$why"
@@ -269,5 +271,5 @@ kill "${keeper%% *}" 2>/dev/null # lets go of the lease
 while lives "$keeper"; do pause; done
 rm -rf "$here"
 status=$(cat "$run/exit" 2>/dev/null)
-[ "$why" = exited ] && exit "${status:-1}"
+[ "$why" != exited ] || exit "${status:-1}"
 exit 0

@@ -16,8 +16,9 @@ from pathlib import Path
 
 from fleet.errors import LaunchError
 from fleet.manifests.model import Command, Slurm
-from fleet.runtimes import launches
+from fleet.runtimes import launches, tmux
 from fleet.runtimes.lease import Times
+from fleet.settings import Settings
 from fleet.terms import File, LaunchPlan
 
 BODY = Path(__file__).with_name("slurm_job.sh")
@@ -51,6 +52,8 @@ class Job:
     """Where launcher.sh and lease.sh stand over there."""
     home: str
     times: Times = field(default_factory=Times)
+    settings: Settings = field(default_factory=Settings)
+    """What the tmux in the job is to keep."""
     requeue: bool = True
     """Whether SLURM may start it again by itself after a preemption or a lost node."""
 
@@ -193,6 +196,7 @@ def _values(job: Job, slurm: Slurm, plan: LaunchPlan) -> list[str]:
         "grace": job.times.grace,
         "width": plan.width,
         "height": plan.height,
+        "term": tmux.TERM,
         "limit": seconds(slurm.time_limit),
         "before": lead(slurm),
         "auto_resubmit": "1" if slurm.auto_resubmit else "",
@@ -200,8 +204,10 @@ def _values(job: Job, slurm: Slurm, plan: LaunchPlan) -> list[str]:
         "pre_agent": "\n".join(_in_this_shell(hook) for hook in slurm.hooks.pre_agent) or ":",
     }
     lines = [f"{name}={shlex.quote(str(value))}" for name, value in values.items()]
+    start = tmux.start_argv("", job.settings)
     return [
         *lines,
+        f"tmux_start=({shlex.join(start[start.index('start-server') :])})",
         *_hooks("walltime_hooks", slurm.hooks.walltime_signal),
         *_hooks("post_agent_hooks", slurm.hooks.post_agent),
     ]

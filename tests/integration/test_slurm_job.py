@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,25 +13,14 @@ from fleet.manifests.model import Command, Slurm, SlurmHooks
 from fleet.runtimes import files, slurm_queue, slurm_script
 from fleet.runtimes.lease import Times
 from fleet.terms import LaunchPlan
-from tests.cluster import Cluster, cluster, missing, until
+from tests.cluster import Cluster, needs_slurm, until
 
 RUNTIMES = Path(slurm_script.__file__).parent
 AWKWARD = "a b'c\"d$HOME`id`\\e\nf"
 TIMES = Times(every=2, ttl=12, grace=3)
 PROGRAM = 'printf "%s\\0" "$ODD" "$LOADED" "$1" "$FLEET_GENERATION" >"$2.new"; mv "$2.new" "$2"; exec sleep 600'
 
-pytestmark = [
-    pytest.mark.real,
-    pytest.mark.skipif(missing() is not None, reason=f"needs a real SLURM: {missing()}"),
-]
-
-
-@pytest.fixture(scope="module")
-def slurm() -> Iterator[Cluster]:
-    folder = Path(tempfile.mkdtemp(prefix="sl"))
-    with cluster(folder / "c") as made:
-        yield made
-    shutil.rmtree(folder, ignore_errors=True)
+pytestmark = [pytest.mark.real, needs_slurm]
 
 
 class Agent:

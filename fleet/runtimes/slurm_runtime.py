@@ -1,0 +1,839 @@
+"""Agents in SLURM jobs: one job at a time for each, followed by its successor at the walltime.
+
+A launch is a folder that all nodes see, and the jobs that are submitted with its script (slurm_job.sh), one after the
+other: to the supervisor it is one launch that lives as long as one of them waits or runs. What becomes of it is told
+by three: the notes that a run leaves in the folder, the one question for all jobs (slurm_cluster.py), and tmux in the
+job (slurm_tmux.py) for what is seen. handoff.py makes them into facts, which are written down before they are acted
+on, and are gone on with by the next daemon.
+
+What concerns the submit host itself (commands, files) goes through that host's own runtime.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import hashlib
+import logging
+import time
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from fleet.clock import Clock
+from fleet.errors import CannotYet, FleetError, HostUnreachable, LaunchError, TimedOut, Unconfirmed
+from fleet.manifests.model import Slurm
+from fleet.redact import redact
+from fleet.runtimes import handoff as handing
+from fleet.runtimes import slurm_queue, slurm_runs, slurm_script, slurm_tmux, tmux
+from fleet.runtimes.base import Capabilities, Ended, OnHost, OnLook, Runtime
+from fleet.runtimes.handoff import Handoff, Outcome, Successor
+from fleet.runtimes.lease import Times
+from fleet.runtimes.logs import Logs, not_kept
+from fleet.runtimes.multiplexers import Seen, ServerGone
+from fleet.runtimes.slurm_cluster import SUBMIT_WITHIN, Answer, Cluster
+from fleet.runtimes.slurm_queue import Cause, Standing
+from fleet.runtimes.slurm_runs import Run
+from fleet.settings import Places, Settings
+from fleet.terms import File, Handle, LaunchPlan, Look, Ran, Screen
+
+log = logging.getLogger(__name__)
+
+SCRIPTS = {name: Path(__file__).with_name(name) for name in ("launcher.sh", "lease.sh")}
+READ_EVERY = 1.0
+"""Seconds between two looks at a launch's folder for new notes."""
+END_WITHIN = 90.0
+"""Seconds a cancelled job may take to be gone: its grace, and what SLURM waits before it kills."""
+LOOK_WITHIN = 3.0
+"""Seconds a look waits for the queue's answer."""
+KEPT_LAUNCHES = 5
+"""Folders of ended launches that are kept per agent."""
+SUBMIT_AGAIN = 5.0
+"""Seconds between two attempts to submit a successor, more before each one."""
+WANTED_NO_MORE = b"-\n"
+PURGED = "purged"
+END = "an end"
+RM = {"PATH": "/usr/local/bin:/usr/bin:/bin"}
+
+OnWalltime = Callable[[Handle], Awaitable[None]]
+"""Have the agent write down where it is, as far as it can; it has until that returns."""
+
+
+async def nothing_to_write(handle: Handle) -> None:
+    """Of an agent that has no words."""
+
+
+class SlurmRuntime:
+    """Agents in jobs of one cluster."""
+
+    name = "slurm"
+    far = None
+    """The folders that the nodes see, the submit host sees too."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        places: Places,
+        settings: Settings,
+        clock: Clock,
+        secrets: Callable[[str], Collection[str]] = lambda _: (),
+        *,
+        times: Times | None = None,
+        read_every: float = READ_EVERY,
+    ) -> None:
+        """`secrets` tells what an agent was given as such: it goes from what is kept of its pane."""
+        self._cluster = cluster
+        self._host: Runtime = cluster.host
+        self._places, self._settings, self._clock, self._secrets = places, settings, clock, secrets
+        self._times = times or Times()
+        self._read_every = read_every
+        self._chains: dict[str, _Chain] = {}
+        """By generation."""
+        self._watched: dict[str, _Watched] = {}
+        self._logs = Logs(places.agent, int(settings.log_kept_mb * 2**20), secrets)
+        self._on_host: list[OnHost] = []
+        self.on_walltime: OnWalltime = nothing_to_write
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closed = False
+        cluster.on_answer(self._queue_answered)
+        cluster.on_state(self._controller)
+
+    # -- minting -------------------------------------------------------------------------------------------------
+
+    def capabilities(self, multiplexer: str) -> Capabilities:
+        return tmux.CAPABILITIES
+
+    def mint(self, agent: str, generation: str, multiplexer: str) -> Handle:
+        if multiplexer != "tmux":
+            raise CannotYet(f"{multiplexer} in a SLURM job: use tmux there")
+        folder = str(self._root(agent) / generation)
+        return Handle(agent, generation, self.name, multiplexer, "", agent, folder)
+
+    def _root(self, agent: str) -> Path:
+        return self._places.agent(agent) / "launch"
+
+    def _job(self, handle: Handle, home: str, *, requeue: bool = True) -> slurm_script.Job:
+        agent = self._places.agent(handle.agent)
+        scripts = self._scripts()
+        return slurm_script.Job(
+            agent=handle.agent,
+            generation=handle.generation,
+            folder=handle.folder,
+            wanted=str(agent / "wanted"),
+            leases=str(agent / "leases"),
+            launcher=f"{scripts}/launcher.sh",
+            lease=f"{scripts}/lease.sh",
+            home=home,
+            times=self._times,
+            settings=self._settings,
+            requeue=requeue,
+        )
+
+    def _scripts(self) -> str:
+        """Where our scripts stand that every node must see: a folder for each version of them."""
+        content = b"".join(path.read_bytes() for path in SCRIPTS.values())
+        return str(self._places.state / "jobs" / f"sh-{hashlib.sha256(content).hexdigest()[:16]}")
+
+    # -- launching -----------------------------------------------------------------------------------------------
+
+    async def launch(self, plan: LaunchPlan, handle: Handle) -> None:
+        """Submit the job; that it waits is seen by looking."""
+        if await self._known(handle) is not None:
+            return
+        await self._check(plan)
+        section = plan.place if isinstance(plan.place, Slurm) else Slurm()
+        job = self._job(handle, plan.env.get("HOME", str(Path.home())))
+        await self._pre_submit(section, plan)
+        again = None if plan.again is None else replace(plan, argv=plan.again)
+        ours = [File(f"{self._scripts()}/{name}", path.read_bytes(), 0o700) for name, path in SCRIPTS.items()]
+        attempt = File(f"{handle.folder}/submitting", f"{time.time():.0f}\n".encode())
+        await self._host.put([*ours, *slurm_script.files(job, section, plan, again), attempt])
+        self._logs.of(handle.agent).begin(handle.generation, self._clock.now())
+        id_ = await self._cluster.submit(slurm_script.submit_argv(job))
+        await self._note(handle, Handoff(job=id_, resubmits=section.auto_resubmit and again is not None))
+        log.info("agent %s: job %s is submitted", handle.agent, id_)
+
+    async def _note(self, handle: Handle, known: Handoff) -> None:
+        await self._host.put([File(f"{handle.folder}/handoff", slurm_runs.to_json(known))])
+
+    async def _check(self, plan: LaunchPlan) -> None:
+        if not plan.argv or not plan.argv[0]:
+            raise LaunchError("there is no program to run")
+        given = {"an argument": "".join(plan.argv), **{f"the variable {name}": text for name, text in plan.env.items()}}
+        if zero := next((what for what, text in given.items() if "\0" in text), None):
+            raise LaunchError(f"{zero} holds a zero byte, which no program can be given")
+        ran = await self._host.run(["test", "-d", plan.cwd], env={}, cwd="/", timeout=LOOK_WITHIN * 3)
+        if ran.status:
+            hint = "make it where all nodes see it, or name another as workdir"
+            raise LaunchError(f"the folder {plan.cwd} does not exist on the submit host", hint=hint)
+
+    async def _pre_submit(self, section: Slurm, plan: LaunchPlan) -> None:
+        for hook in section.hooks.pre_submit:
+            shown = redact(" ".join(hook.words), self._secrets(plan.agent))
+            try:
+                ran = await self._host.run(hook.words, env=plan.env, cwd=plan.cwd, timeout=hook.timeout)
+            except TimedOut as error:
+                raise LaunchError(f"slurm.hooks.pre_submit `{shown}`: {error}") from error
+            if ran.status:
+                raise LaunchError(f"slurm.hooks.pre_submit `{shown}` ended with {ran.status}")
+
+    # -- what is known of a launch -------------------------------------------------------------------------------
+
+    async def _known(self, handle: Handle) -> _Chain | None:
+        """The launch's jobs; `None` where none was ever submitted.
+
+        Where it is not known whether a submission arrived, it is looked for by name; while one may still be under
+        way, not finding it means nothing.
+        """
+        if (chain := self._chains.get(handle.generation)) is not None:
+            return chain
+        content = await self._host.read(f"{handle.folder}/handoff")
+        if content is None:
+            content = await self._find(handle)
+        if content is None:
+            return None
+        return self._chains.setdefault(handle.generation, _Chain(handle, slurm_runs.from_json(content)))
+
+    async def _find(self, handle: Handle) -> bytes | None:
+        noted = await self._host.read(f"{handle.folder}/submitting")
+        if noted is None or PURGED in await self._host.list(handle.folder):
+            return None
+        answer = await self._answer(time.monotonic())
+        named = answer.named(_name(handle))
+        if named:
+            await self._note(handle, Handoff(job=named[0].id))
+            return await self._host.read(f"{handle.folder}/handoff")
+        if time.time() - float(noted) < SUBMIT_WITHIN + 10:
+            raise HostUnreachable(f"it is not known yet whether the job of {handle.generation} was submitted")
+        return None
+
+    async def _answer(self, newer_than: float, within: float = LOOK_WITHIN) -> Answer:
+        """What the queue says, if it says so soon."""
+        try:
+            async with asyncio.timeout(within):
+                return await self._cluster.newer(newer_than)
+        except TimeoutError:
+            silent = self._cluster.silent or "SLURM's controller has not been heard yet"
+            raise HostUnreachable(silent) from None
+
+    async def _take_in_notes(self, chain: _Chain) -> None:
+        """Read what the newest run has noted since, and go on from there."""
+        async with chain.reading:
+            noted = (await self._host.read(f"{chain.handle.folder}/run") or b"").strip()
+            if not noted.isdigit():
+                return
+            number = int(noted)
+            if chain.run is not None and chain.run.number != number:
+                before = await self._read_run(chain, chain.run)  # its last words come before the next one's first
+                await self._tell_of_run(chain, before)
+            if chain.run is None or chain.run.number != number:
+                earlier, chain.run, chain.run_at = chain.run, Run(number), time.monotonic()
+                run = await self._read_run(chain, chain.run)
+                if earlier is not None and earlier.job == run.job == chain.handoff.job:
+                    await self._start_over(chain, earlier.number)  # requeued, and running again
+            else:
+                run = await self._read_run(chain, chain.run)
+            await self._tell_of_run(chain, run)
+
+    async def _read_run(self, chain: _Chain, run: Run) -> Run:
+        folder = f"{chain.handle.folder}/run.{run.number}"
+        notes = dict(run.notes)
+        for name in await self._host.list(folder):
+            if name in slurm_runs.NOTES and name not in notes:
+                content = await self._host.read(f"{folder}/{name}")
+                if content is not None:
+                    notes[name] = content.decode(errors="replace").strip()
+        if notes != run.notes:
+            run = chain.run = Run(run.number, notes)
+        return run
+
+    async def _tell_of_run(self, chain: _Chain, run: Run) -> None:
+        if run is chain.present:
+            for event in slurm_runs.events(chain.handoff, run):
+                await self._post(chain, event)
+                if isinstance(event, handing.Told):
+                    self._cluster.sooner()
+
+    # -- the hand-off --------------------------------------------------------------------------------------------
+
+    async def _post(self, chain: _Chain, event: handing.Event) -> None:
+        """Something is known: write down what follows, then do it."""
+        async with chain.stepping:
+            known, actions = handing.step(chain.handoff, event)
+            if known != chain.handoff:
+                await self._note(chain.handle, known)
+                if known.successor is not chain.handoff.successor:
+                    chain.successor_at = time.monotonic()
+                chain.handoff = known
+        for action in actions:
+            log.info("agent %s: job %s: %s", chain.handle.agent, known.job, action)
+            await self._perform(chain, action)
+
+    async def _perform(self, chain: _Chain, action: handing.Action) -> None:
+        match action:
+            case handing.AskToWriteDown():
+                self._do(self._write_down(chain))
+            case handing.Submit(attempt=attempt):
+                self._do(self._submit(chain, attempt))
+            case handing.Find():
+                self._cluster.sooner()
+            case handing.Leave():
+                if (run := chain.present) is not None:
+                    await self._host.put([File(f"{chain.handle.folder}/run.{run.number}/leave", b"")])
+            case handing.Cancel(job=job):
+                chain.cancels.append(job if job is not None else f"--name={_name(chain.handle)}")
+            case handing.Follow(job=job):
+                await self._move(chain, job)
+            case handing.Report():
+                pass  # the next look tells of it
+
+    async def _write_down(self, chain: _Chain) -> None:
+        try:
+            await self.on_walltime(chain.handle)
+        except FleetError as error:
+            log.info("agent %s: it could not be asked to write down where it is: %s", chain.handle.agent, error)
+        await self._post(chain, handing.Written())
+
+    async def _submit(self, chain: _Chain, attempt: int) -> None:
+        """Submit the successor, unless the job itself was faster."""
+        run = chain.present
+        if attempt == 1 and run is not None:
+            made = await self._host.run(
+                ["mkdir", f"{chain.handle.folder}/run.{run.number}/handover"], env={}, cwd="/", timeout=10
+            )
+            if made.status:
+                return
+        await self._clock.sleep(SUBMIT_AGAIN * (attempt - 1))
+        script = slurm_script.submit_argv(self._job(chain.handle, ""))
+        try:
+            job = await self._cluster.submit(script)
+        except HostUnreachable:
+            await self._post(chain, handing.Unanswered())
+        except LaunchError as error:
+            log.warning("agent %s: its successor: %s", chain.handle.agent, error)
+            await self._post(chain, handing.Refused())
+        else:
+            await self._post(chain, handing.Submitted(job))
+
+    async def _move(self, chain: _Chain, job: str) -> None:
+        """From now on the launch is the successor's."""
+        known = Handoff(job=job, resubmits=chain.handoff.resubmits)
+        await self._note(chain.handle, known)
+        chain.begin(known)
+
+    async def _start_over(self, chain: _Chain, number: int) -> None:
+        """The job was requeued: it is what it was before its runs up to that number."""
+        known = Handoff(job=chain.handoff.job, resubmits=chain.handoff.resubmits)
+        await self._note(chain.handle, known)
+        job, asked = chain.job, chain.asked
+        chain.begin(known)
+        chain.floor, chain.job, chain.asked = number, job, asked
+
+    async def _finish(self, chain: _Chain) -> None:
+        """What an earlier daemon had decided and not done, and what has to be tried again."""
+        known = chain.handoff
+        if known.outcome is Outcome.FOLLOWED and known.successor_job is not None:
+            await self._move(chain, known.successor_job)
+        while chain.cancels:
+            await self._cluster.cancel(chain.cancels[0])
+            chain.cancels.pop(0)
+        if known.writing is handing.Writing.ASKED and not chain.resumed:
+            self._do(self._write_down(chain))
+        chain.resumed = True
+        if known.successor is Successor.WANTED and time.monotonic() - chain.successor_at > SUBMIT_WITHIN + 20:
+            await self._post(chain, handing.Unanswered())
+
+    # -- the queue's word ----------------------------------------------------------------------------------------
+
+    def _queue_answered(self, answer: Answer) -> None:
+        for watched in list(self._watched.values()):
+            chain = self._chains.get(watched.handle.generation)
+            if chain is not None:
+                self._do(self._queue_told(chain, answer))
+
+    async def _queue_told(self, chain: _Chain, answer: Answer) -> None:
+        """What the queue says of the launch's job and of its successor."""
+        known = chain.handoff
+        if known.outcome is not None or answer.asked_at <= chain.since:
+            return
+        chain.asked = answer.asked_at
+        job = answer.jobs.get(known.job)
+        chain.job = job or chain.job
+        if known.ended is None:
+            if job is None or job.standing is Standing.ENDED:
+                await self._job_over(chain, job)
+            elif job.standing is Standing.WAITING and chain.present is not None and answer.asked_at > chain.run_at:
+                await self._requeued(chain)
+        known = chain.handoff
+        if known.successor is Successor.UNSURE and answer.asked_at > chain.successor_at:
+            others = [other.id for other in answer.named(_name(chain.handle)) if other.id != known.job]
+            await self._post(chain, handing.Submitted(others[-1]) if others else handing.NotFound())
+        elif known.successor is Successor.KNOWN and known.outcome is None and known.successor_job is not None:
+            successor = answer.jobs.get(known.successor_job)
+            if successor is not None and successor.standing is Standing.ENDED:
+                await self._post(chain, handing.SuccessorGone(successor.cause or Cause.EXITED))
+
+    async def _job_over(self, chain: _Chain, job: slurm_queue.Job | None) -> None:
+        """The job has ended; what its run has noted of it goes before what SLURM makes of its script's status."""
+        await self._take_in_notes(chain)
+        if chain.handoff.ended is not None:
+            return
+        if job is None:  # the queue has forgotten it
+            job = await self._cluster.accounted(chain.handoff.job)
+        cause = (job.cause if job is not None else None) or Cause.EXITED
+        await self._post(chain, handing.Ended(cause))
+
+    async def _requeued(self, chain: _Chain) -> None:
+        """It will run again, under the same id; where a successor is under way, that one has the conversation."""
+        assert chain.run is not None
+        if chain.handoff.successor in (Successor.WANTED, Successor.UNSURE, Successor.KNOWN):
+            await self._post(chain, handing.Ended(Cause.REQUEUED))
+        else:
+            await self._start_over(chain, chain.run.number)
+
+    def _controller(self, reason: str | None) -> None:
+        for callback in self._on_host:
+            callback(reason)
+
+    # -- looking -------------------------------------------------------------------------------------------------
+
+    async def look(self, handle: Handle) -> Look:
+        chain = await self._known(handle)
+        if chain is None:
+            return Look(at=self._clock.now(), alive=False)
+        if chain.handoff.outcome is not Outcome.REPORTED:
+            if self._cluster.silent is not None:
+                await self._answer(time.monotonic(), within=0.05)
+            elif chain.asked is None:
+                await self._queue_told(chain, await self._answer(chain.since))
+        await self._take_in_notes(chain)
+        seen = None if chain.over else await self._seen(chain)
+        return self._look(chain, seen.screen if seen else None, seen.pane if seen else None)
+
+    async def _seen(self, chain: _Chain) -> Seen | None:
+        """The pane now; `None` where there is none, or no server."""
+        server = await self._server(chain)
+        if server is None:
+            return None
+        try:
+            return await server.see(chain.handle.generation)
+        except ServerGone:
+            return None
+
+    async def _server(self, chain: _Chain) -> slurm_tmux.JobTmux | None:
+        """tmux in the present run; one that belongs to an earlier run is let go."""
+        run = chain.present
+        number = run.number if run is not None and run.open and not chain.over else None
+        if chain.server is not None and chain.server_run != number:
+            gone, chain.server = chain.server, None
+            await gone.close()
+        if chain.server is None and run is not None and number is not None and not self._closed:
+            assert run.job is not None and run.node is not None and run.socket is not None
+            env = self._cluster.env
+            chain.server = slurm_tmux.JobTmux(run.job, run.node, run.socket, env, self._settings, self._clock)
+            chain.server_run = number
+            chain.server.on_gone(lambda: self._do_quietly(self._take_in_notes(chain)))
+        return chain.server
+
+    def _look(self, chain: _Chain, shown: Screen | None, pane: str | None) -> Look:
+        run = chain.present or chain.run
+        status = run.exit_status if run is not None and chain.over else None
+        gone, words = chain.end if chain.over else (None, None)
+        if shown is not None and chain.over:
+            shown = replace(shown, dead=True, exit_status=status)
+        return Look(
+            at=self._clock.now(),
+            alive=not chain.over,
+            program=run.program if run is not None else None,
+            exit_status=status,
+            screen=shown,
+            multiplexer_lost=chain.over and run is not None and run.ended == "multiplexer",
+            pane=pane,
+            waiting=None if chain.over else self._waiting(chain),
+            gone=gone,
+            words=words,
+        )
+
+    def _waiting(self, chain: _Chain) -> str | None:
+        """Why there is no program at the moment."""
+        run = chain.present
+        if run is not None and run.ended is None and run.program is not None:
+            return None
+        job = chain.job
+        if job is None:
+            return f"job {chain.handoff.job} is submitted"
+        if job.standing is Standing.RUNNING:
+            return f"job {job.id} has its node{f' ({job.nodes})' if job.nodes else ''} and prepares the start"
+        again = "; it was requeued" if chain.floor else ""
+        return slurm_queue.summary(job, time.time()) + again
+
+    # -- watching ------------------------------------------------------------------------------------------------
+
+    def watch(self, handle: Handle, on_look: OnLook) -> None:
+        self.unwatch(handle)
+        watched = _Watched(handle, on_look)
+        self._watched[handle.generation] = watched
+        self._cluster.want(handle.generation)
+        watched.task = self._do(self._watch_on(watched))
+
+    def unwatch(self, handle: Handle) -> None:
+        watched = self._watched.pop(handle.generation, None)
+        if watched is None:
+            return
+        watched.closed = True
+        if watched.task is not None:
+            watched.task.cancel()
+        self._cluster.unwant(handle.generation)
+        chain = self._chains.get(handle.generation)
+        if chain is not None and chain.server is not None:
+            chain.server.unwatch(handle.generation)
+
+    def on_host(self, callback: OnHost) -> None:
+        self._on_host.append(callback)
+
+    def seen_at(self, handle: Handle) -> float | None:
+        chain = self._chains.get(handle.generation)
+        if handle.generation not in self._watched or chain is None or chain.server is None:
+            return None
+        return chain.server.seen_at(handle.generation)
+
+    async def _watch_on(self, watched: _Watched) -> None:
+        """Read its notes again and again, and see to its pane, until its end has been told."""
+        while not watched.closed and not await self._watched_once(watched):
+            await self._clock.sleep(self._read_every)
+
+    async def _watched_once(self, watched: _Watched) -> bool:
+        """One round; whether there is nothing more to tell."""
+        try:
+            chain = await self._known(watched.handle)
+            if chain is None:
+                self._tell(watched, Look(at=self._clock.now(), alive=False))
+                return True
+            if chain.asked is None and not chain.over:
+                await self._queue_told(chain, await self._answer(chain.since))
+            await self._finish(chain)
+            await self._take_in_notes(chain)
+            await self._watch_pane(watched, chain)
+        except HostUnreachable as error:  # it says nothing of the job; the next round asks again
+            log.debug("agent %s: %s", watched.handle.agent, error)
+            return False
+        except FleetError as error:
+            log.warning("agent %s: %s", watched.handle.agent, error)
+            return False
+        if chain.over:
+            await self._keep_screen(chain)
+            self._tell(watched, self._look(chain, watched.screen, None))
+        elif self._waiting(chain) is not None or chain.server is None:
+            self._tell(watched, self._look(chain, None, None))
+        return chain.over
+
+    async def _watch_pane(self, watched: _Watched, chain: _Chain) -> None:
+        server = await self._server(chain)
+        if server is None or server is watched.server or watched.closed:
+            return
+        watched.server = server
+        watched.kept = await asyncio.to_thread(self._logs.of(watched.handle.agent).tail_of, watched.handle.generation)
+        if not watched.closed:
+            server.watch(watched.handle.generation, functools.partial(self._saw, watched, chain), lambda: None)
+
+    def _saw(self, watched: _Watched, chain: _Chain, seen: Seen) -> None:
+        """The pane has changed. (A dead one is told of by its run's notes.)"""
+        if watched.closed:
+            return
+        if seen.scrolled:
+            lines = list(seen.scrolled)
+            self._logs.of(watched.handle.agent).add(not_kept(watched.kept, lines) if seen.first else lines)
+        if not seen.screen.dead and not chain.over:
+            watched.screen = seen.screen
+            self._tell(watched, self._look(chain, seen.screen, seen.pane))
+
+    def _tell(self, watched: _Watched, look: Look) -> None:
+        told = (look.alive, look.exit_status, look.multiplexer_lost, look.screen, look.waiting, look.program)
+        if not watched.closed and told != watched.told:
+            watched.told = told
+            watched.on_look(watched.handle, look)
+
+    def _do(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        """Do something beside; a fault in it is logged, and stops nothing else."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _do_quietly(self, work: Coroutine[None, None, None]) -> None:
+        if self._closed:
+            work.close()
+        else:
+            self._do(work)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if task.cancelled() or (error := task.exception()) is None:
+            return
+        if isinstance(error, HostUnreachable):  # the next round goes on
+            log.info("%s", error)
+        else:
+            log.error("a job's watch failed", exc_info=error)
+
+    # -- typing --------------------------------------------------------------------------------------------------
+
+    async def type(self, handle: Handle, keys: Sequence[str], *, literal: bool) -> None:
+        chain = await self._known(handle)
+        server = None if chain is None or chain.over else await self._server(chain)
+        if server is None:
+            raise HostUnreachable(f"{handle.agent} has no pane at the moment")
+        await server.type(handle.generation, keys, literal=literal)
+
+    def attach_argv(self, handle: Handle) -> list[str]:
+        chain = self._chains.get(handle.generation)
+        run = chain.present if chain is not None else None
+        if run is None or not run.open:
+            why = self._waiting(chain) if chain is not None else None
+            raise HostUnreachable(f"{handle.agent} has no pane at the moment{f': {why}' if why else ''}.")
+        assert run.job is not None and run.node is not None and run.socket is not None
+        return slurm_tmux.attach_argv(run.job, run.node, run.socket, handle.session)
+
+    # -- ending --------------------------------------------------------------------------------------------------
+
+    async def end(self, handle: Handle, *, grace: float) -> Ended:
+        """Cancel the launch's jobs, and see that what runs of it has ended. It is wanted no more before anything is
+        asked of SLURM: also a job that starts just now, or that nobody has heard of, starts nothing."""
+        names = await self._host.list(handle.folder)
+        if "submitting" not in names:
+            return Ended(None)
+        if PURGED not in names:
+            await self._want_no_more(handle)
+            chain = await self._chain_to_end(handle)
+            await self._cluster.cancel(f"--name={_name(handle)}")
+            cancelled = time.monotonic()
+            await self._until_gone(handle, chain, cancelled, grace)
+            if chain is not None:
+                await self._post(chain, handing.Stop())
+                await self._post(chain, handing.Ended(Cause.CANCELLED))
+                chain.cancels.clear()
+                await self._server(chain)
+            await self._host.put([File(f"{handle.folder}/{PURGED}", b"")])
+        await self._logs.of(handle.agent).flush()
+        return Ended(await self._exit_status(handle))
+
+    async def _want_no_more(self, handle: Handle) -> None:
+        path = str(self._places.agent(handle.agent) / "wanted")
+        if (await self._host.read(path) or b"").strip() == handle.generation.encode():
+            await self._host.put([File(path, WANTED_NO_MORE)])
+
+    async def _chain_to_end(self, handle: Handle) -> _Chain | None:
+        if (chain := self._chains.get(handle.generation)) is not None:
+            return chain
+        content = await self._host.read(f"{handle.folder}/handoff")
+        if content is None:
+            return None
+        return self._chains.setdefault(handle.generation, _Chain(handle, slurm_runs.from_json(content)))
+
+    async def _until_gone(self, handle: Handle, chain: _Chain | None, cancelled: float, grace: float) -> None:
+        """A run says so itself at its end; of one that cannot, the queue says that no job is left."""
+        deadline = time.monotonic() + END_WITHIN + grace
+        while True:
+            number = (await self._host.read(f"{handle.folder}/run") or b"").decode().strip()
+            if not number or "ended" in await self._host.list(f"{handle.folder}/run.{number}"):
+                return
+            answer = self._cluster.answer
+            if answer is not None and answer.asked_at > cancelled and not answer.named(_name(handle)):
+                return
+            if time.monotonic() > deadline:
+                raise Unconfirmed(f"the jobs of {handle.agent} were cancelled, and nothing says that they are gone")
+            self._cluster.want(END)
+            try:
+                await asyncio.sleep(0.1)
+            finally:
+                self._cluster.unwant(END)
+
+    async def _exit_status(self, handle: Handle) -> int | None:
+        number = (await self._host.read(f"{handle.folder}/run") or b"").decode().strip()
+        status = (await self._host.read(f"{handle.folder}/run.{number}/exit") or b"").strip() if number else b""
+        return int(status) if status.isdigit() else None
+
+    async def purge(self, agent: str, *, keep: str | None = None, grace: float = 0.5) -> tuple[int, ...]:
+        """End what other launches left, by their jobs; what runs in those is ended there, and not told by pid."""
+        root = self._root(agent)
+        found = [name for name in await self._host.list(str(root)) if name != keep]
+        for name in found:
+            names = await self._host.list(str(root / name))
+            if "submitting" in names and PURGED not in names:
+                await self.end(Handle(agent, name, self.name, "tmux", "", agent, str(root / name)), grace=grace)
+        if len(found) > KEPT_LAUNCHES:
+            old = sorted(found, key=_counted)[: len(found) - KEPT_LAUNCHES]
+            await self._host.run(["rm", "-rf", *(str(root / name) for name in old)], env=RM, cwd="/", timeout=30)
+            for name in old:
+                self._chains.pop(name, None)
+        return ()
+
+    async def cleanup(self, keep: Collection[str], *, dry_run: bool) -> list[str]:
+        words = []
+        agents = self._places.state / "agents"
+        for agent in await self._host.list(str(agents)):
+            root = agents / agent / "launch"
+            for name in sorted(set(await self._host.list(str(root))) - set(keep)):
+                names = await self._host.list(str(root / name))
+                if "submitting" not in names:
+                    continue  # another runtime's
+                handle = Handle(agent, name, self.name, "tmux", "", agent, str(root / name))
+                if PURGED not in names:
+                    words.append(f"jobs of {name}")
+                words.append(f"folder {root / name}")
+                if not dry_run:
+                    await self.end(handle, grace=self._settings.kill_grace)
+                    await self._host.run(["rm", "-rf", str(root / name)], env=RM, cwd="/", timeout=30)
+                    self._chains.pop(name, None)
+        return words
+
+    async def dismiss(self) -> None:
+        """A job's tmux ends with the job."""
+
+    # -- what is kept ----------------------------------------------------------------------------------------------
+
+    async def _keep_screen(self, chain: _Chain) -> None:
+        """The run itself has kept its last screen; its lines go to the log, once."""
+        if chain.kept:
+            return
+        chain.kept = True
+        if (text := await self.last_screen(chain.handle)) is not None:
+            self._logs.of(chain.handle.agent).add([line.rstrip() for line in text.rstrip().splitlines()])
+
+    async def last_screen(self, handle: Handle) -> str | None:
+        numbers = [name[4:] for name in await self._host.list(handle.folder) if name.startswith("run.")]
+        for number in sorted((int(number) for number in numbers if number.isdigit()), reverse=True):
+            content = await self._host.read(f"{handle.folder}/run.{number}/screen")
+            if content is not None:
+                return redact(content.decode(errors="replace"), self._secrets(handle.agent))
+        return None
+
+    async def log_lines(self, handle: Handle, count: int) -> list[str]:
+        watched, chain = self._watched.get(handle.generation), self._chains.get(handle.generation)
+        showing: list[str] = []
+        if watched is not None and watched.screen is not None and chain is not None and not chain.over:
+            with contextlib.suppress(HostUnreachable):  # then it is what was seen last
+                seen = await chain.server.last(handle.generation) if chain.server is not None else None
+                if seen is not None:
+                    self._saw(watched, chain, seen)
+            showing = redact(watched.screen.text.rstrip(), self._secrets(handle.agent)).splitlines()
+        elif chain is not None and chain.over:
+            await self._keep_screen(chain)
+        kept = self._logs.of(handle.agent)
+        await kept.flush()
+        return (await asyncio.to_thread(kept.last, count) + showing)[-count:]
+
+    # -- the submit host -------------------------------------------------------------------------------------------
+
+    async def run(
+        self, argv: Sequence[str], *, env: Mapping[str, str], cwd: str, timeout: float, stdin: bytes = b""
+    ) -> Ran:
+        return await self._host.run(argv, env=env, cwd=cwd, timeout=timeout, stdin=stdin)
+
+    async def put(self, files: Sequence[File]) -> None:
+        await self._host.put(files)
+
+    async def read(self, path: str, *, tail: int | None = None) -> bytes | None:
+        return await self._host.read(path, tail=tail)
+
+    async def list(self, folder: str) -> list[str]:
+        return await self._host.list(folder)
+
+    def watch_folder(self, folder: str, on_change: Callable[[str], None]) -> Callable[[], None]:
+        return self._host.watch_folder(folder, on_change)
+
+    async def close(self) -> None:
+        """Let go; jobs go on. The submit host's own runtime is its owner's to close."""
+        self._closed = True
+        for watched in self._watched.values():
+            watched.closed = True
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._cluster.close()
+        for chain in self._chains.values():
+            if chain.server is not None:
+                await chain.server.close()
+        await self._logs.close()
+
+
+class _Chain:
+    """One launch's jobs, one after the other, as far as is known."""
+
+    def __init__(self, handle: Handle, handoff: Handoff) -> None:
+        self.handle = handle
+        self.run: Run | None = None
+        """The newest."""
+        self.run_at = 0.0
+        """When it was first seen; like all times here by a clock that nobody sets."""
+        self.server: slurm_tmux.JobTmux | None = None
+        self.server_run: int | None = None
+        self.cancels: list[str] = []
+        """What is still to be cancelled, in scancel's words."""
+        self.resumed = False
+        """What an earlier daemon had begun is gone on with."""
+        self.kept = False
+        self.reading = asyncio.Lock()
+        self.stepping = asyncio.Lock()
+        self.begin(handoff)
+
+    def begin(self, handoff: Handoff) -> None:
+        """A job of its own, of which nothing is known yet."""
+        self.handoff = handoff
+        self.since = self.successor_at = time.monotonic()
+        self.job: slurm_queue.Job | None = None
+        self.asked: float | None = None
+        """When the queue was last asked of it."""
+        self.floor = 0
+        """Runs up to this one are over: the job was requeued since."""
+
+    @property
+    def present(self) -> Run | None:
+        """The run of the present job."""
+        run = self.run
+        return run if run is not None and run.job == self.handoff.job and run.number > self.floor else None
+
+    @property
+    def over(self) -> bool:
+        return self.handoff.outcome is Outcome.REPORTED
+
+    @property
+    def end(self) -> tuple[str | None, str | None]:
+        """Why it is over, where that is not the program's own doing: a word and a clause."""
+        cause, run = self.handoff.ended, self.present
+        if self.handoff.called_off:
+            cause = Cause.CANCELLED
+        if cause in (None, Cause.EXITED):
+            lost = run is not None and run.ended == "lease"
+            return ("host", "its lease could not be renewed") if lost else (None, None)
+        assert cause is not None
+        words = run.ended if cause is Cause.NOT_LAUNCHED and run is not None else None
+        return cause.value, words or f"job {self.handoff.job}: {cause.value.replace('_', ' ')}"
+
+
+class _Watched:
+    """One launch that somebody watches."""
+
+    def __init__(self, handle: Handle, on_look: OnLook) -> None:
+        self.handle = handle
+        self.on_look = on_look
+        self.task: asyncio.Task[None] | None = None
+        self.server: slurm_tmux.JobTmux | None = None
+        """The tmux whose pane is watched."""
+        self.screen: Screen | None = None
+        """The last screen seen while it lived."""
+        self.kept: list[str] = []
+        self.told: object = None
+        self.closed = False
+
+
+def _name(handle: Handle) -> str:
+    """The name of all jobs of a launch."""
+    return f"fleet-{handle.generation}"
+
+
+def _counted(generation: str) -> int:
+    """Which launch of its agent it was: generations are `AGENT.COUNT.LOT`."""
+    words = generation.rsplit(".", 2)
+    return int(words[1]) if len(words) == 3 and words[1].isdigit() else 0
