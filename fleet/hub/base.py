@@ -107,8 +107,8 @@ class Base:
         self._known: OrderedDict[str, Known] = OrderedDict()
         self._keys: OrderedDict[tuple[str, str, str], str] = OrderedDict()
         """By workspace, sender and key: the message."""
-        self._coming: dict[tuple[str, str, str], asyncio.Event] = {}
-        """Keys whose message is on its way into the log."""
+        self._coming: dict[tuple[str, str, str], list[Callable[[], None]]] = {}
+        """Keys whose message is on its way into the log, and who waits to see it there."""
         self._taking: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         """Boxes that somebody takes mail from right now."""
         self._refusals: dict[tuple[str, str], tuple[Bucket, int]] = {}

@@ -42,9 +42,14 @@ class Accounting:
         """Whether the conversation's tally is at hand."""
         return thread in self._tallies
 
+    def opened(self, thread: str) -> None:
+        """A conversation begins: nothing was said in it."""
+        self._put(thread, NO_TALLY)
+
     def recall(self, thread: str, tally: Tally) -> None:
         """What the log's file says of a conversation that is not at hand."""
-        self._tallies.setdefault(thread, tally)
+        if thread not in self._tallies:
+            self._put(thread, tally)
 
     def of(self, who: Who, thread: str, recipients: Iterable[str], now: float) -> Accounts:
         """The accounts that a message concerns."""
@@ -61,14 +66,17 @@ class Accounting:
         workspace, name = who
         self._senders[who] = accounts.sender
         if accounts.thread.total:
-            self._tallies[thread] = accounts.thread
-            self._tallies.move_to_end(thread)
-            if len(self._tallies) > TALLIES:
-                self._tallies.popitem(last=False)
+            self._put(thread, accounts.thread)
         for to, window in accounts.pairs.items():
             self._pairs[workspace, name, to] = window
         if len(self._pairs) > MANY or len(self._senders) > MANY:
             self._let_go(now)
+
+    def _put(self, thread: str, tally: Tally) -> None:
+        self._tallies[thread] = tally
+        self._tallies.move_to_end(thread)
+        if len(self._tallies) > TALLIES:
+            self._tallies.popitem(last=False)
 
     def caused(self, who: Who, to: str, at: float) -> None:
         """Somebody has caused a turn, before this hub was started."""

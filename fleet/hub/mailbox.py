@@ -12,20 +12,19 @@ where a box has caught up, such a message is read; what comes after it waits, an
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import functools
 import heapq
 import json
 import sqlite3
-from collections import Counter, OrderedDict
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
-from weakref import WeakValueDictionary
+from typing import Any, NamedTuple, TypeVar
 
 from fleet.clock import Clock
 from fleet.db import Migrations
 from fleet.hub import message as words
-from fleet.hub.log import EVENT, Event, New, Projection, SqliteLog, as_json, insert
+from fleet.hub.log import EVENT, Event, New, Projection, SqliteLog, Stored, as_json, insert
 from fleet.hub.message import WAITING, Message, Recipient, State, Way, step
 from fleet.hub.projection import COPY, HISTORY, MESSAGE, as_it_stands, fields
 
@@ -60,6 +59,10 @@ STANDINGS = 10_000
 
 OPEN = WAITING | {State.INJECTING}
 """The hub still has something to do about it; retention leaves the message."""
+
+
+Which = tuple[str, str]
+"""A message, and a box that it is in."""
 
 
 class Change(NamedTuple):
@@ -251,8 +254,10 @@ class Mailboxes:
         """Counted already, though the tail has not brought them yet."""
         self._on_the_way: dict[str, list[str]] = {}
         """The boxes of each of these messages."""
-        self._locks: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
-        self._standings: OrderedDict[tuple[str, str], _Standing] = OrderedDict()
+        self._held: dict[Which, deque[Callable[[], None]]] = {}
+        """What is being changed right now, and who waits to change it next."""
+        self._reading: set[asyncio.Task[None]] = set()
+        self._standings: OrderedDict[Which, _Standing] = OrderedDict()
         """How messages stand in boxes that were lately of concern: nobody else changes that."""
 
     async def load(self) -> int:
@@ -301,33 +306,54 @@ class Mailboxes:
         its channel and is no recipient has it too. What happens with it (`also`: it answers another; `told`: it is a
         question with a time limit) is stored with it or not at all. Raise `NotStored`.
         """
-        workspace = message.workspace
-        coming = self._on_the_way[message.id] = [f"{workspace}/@{r.name}" for r in recipients if r.state in WAITING]
-        self._coming.update(coming)
-        accepted = None
+        future: asyncio.Future[Accepted] = asyncio.get_running_loop().create_future()
+        self.begin_accept(
+            message, recipients, streams, answer_of(future), counted=counted, heard=heard, also=also, told=told
+        )
+        return await future
+
+    def begin_accept(
+        self,
+        message: Message,
+        recipients: Sequence[Recipient],
+        streams: Sequence[str],
+        then: Callable[[Accepted | Exception], None],
+        *,
+        counted: bool = False,
+        heard: bool = False,
+        also: Sequence[Change] = (),
+        told: Sequence[New] = (),
+    ) -> None:
+        """The same without waiting: `then` hears once, on the loop, where it is or why it is not; it does not raise."""
+        coming = [f"{message.workspace}/@{r.name}" for r in recipients if r.state in WAITING]
+        if coming:
+            self._on_the_way[message.id] = coming
+            for of in coming:
+                self._coming[of] = self._coming.get(of, 0) + 1
         events = _as_events(message, recipients, streams, counted, heard)
         events += told
-        try:
-            if not also:
-                accepted = Accepted(*(await self._log.append(events))[0])
-            else:
-                async with self._changing(also):
-                    standing = await self._standing_of(also)
-                    facts, latest = _stepped(also, standing, self._clock.now())
-                    accepted = Accepted(*(await self._log.append([*events, *facts]))[0])
-                    if not accepted.duplicate:
-                        self._keep(latest)
-        finally:
-            if accepted is None or accepted.duplicate:
+
+        def stored(went: list[Stored] | Exception) -> None:
+            if isinstance(went, Exception):
                 self._come(message.id)
-        if not accepted.duplicate:
-            told_to = receipts(workspace, message.sender)
-            for recipient in recipients:
-                which = (message.id, f"{workspace}/@{recipient.name}")
-                if which not in self._standings:  # else it has been changed since
-                    self._standings[which] = _Standing(accepted.seq, told_to, recipient, message.expires_at)
-            self._keep_some()
-        return accepted
+                then(went)
+                return
+            seq, duplicate = went[0]
+            if duplicate:
+                self._come(message.id)
+            else:
+                told_to = f"{message.workspace}/@{message.sender}/receipts"
+                for recipient in recipients:
+                    which = (message.id, f"{message.workspace}/@{recipient.name}")
+                    if which not in self._standings:  # else it has been changed since
+                        self._standings[which] = _Standing(seq, told_to, recipient, message.expires_at)
+                self._keep_some()
+            then(Accepted(seq, duplicate))
+
+        if also:
+            self._changed(also, events, stored)
+        else:
+            self._log.submit(events, stored)
 
     def _come(self, message: str) -> None:
         for of in self._on_the_way.pop(message, ()):
@@ -340,50 +366,110 @@ class Mailboxes:
         """Write down what happened, and return how each message then stands at its recipient.
 
         All of it is in one append, or nothing. What changes nothing is not written. `None` where there is no such
-        message in the box (any more). Raise `NotStored`.
+        message in the box (any more). Raise `NotStored`. A caller that is cancelled leaves it to happen.
         """
-        async with self._changing(changes):
-            standing = await self._standing_of(changes)
-            facts, latest = _stepped(changes, standing, self._clock.now())
-            if facts:
-                await self._log.append(facts)
-                self._keep(latest)
-            return [
-                stands.recipient if (stands := latest.get((change.message, change.box))) is not None else None
-                for change in changes
-            ]
+        future: asyncio.Future[list[Recipient | None]] = asyncio.get_running_loop().create_future()
+        answer = answer_of(future)
+
+        def stored(went: list[Stored] | Exception) -> None:
+            if isinstance(went, Exception):
+                answer(went)
+
+        self._changed(changes, [], stored, answer)
+        return await future
+
+    def _changed(
+        self,
+        changes: Sequence[Change],
+        events: Sequence[New],
+        stored: Callable[[list[Stored] | Exception], None],
+        stands: Callable[[list[Recipient | None]], None] = lambda after: None,
+    ) -> None:
+        """Write these events down together with what the changes make of the messages, once nobody else changes
+        anything about those; `stored` hears how that went, and `stands` how they stand then."""
+        which = sorted({(change.message, change.box) for change in changes})
+        latest: dict[Which, _Standing] = {}
+
+        def went(how: list[Stored] | Exception) -> None:
+            if not isinstance(how, Exception) and not (events and how[0].duplicate):
+                self._standings.update(latest)
+                self._keep_some()
+            for one in which:
+                self._let_go(one)
+            stored(how)
+            if not isinstance(how, Exception):
+                stands([stand.recipient if (stand := latest.get((c.message, c.box))) else None for c in changes])
+
+        def write(standing: Sequence[_Standing | None] | Exception) -> None:
+            try:
+                if isinstance(standing, Exception):
+                    raise standing
+                facts = _stepped(changes, standing, self._clock.now(), latest)
+            except Exception as error:  # noqa: BLE001  it goes to whoever asked, and holds up nobody else
+                went(error)
+            else:
+                self._log.submit([*events, *facts], went)
+
+        def begin() -> None:
+            known = [self._standings.get((change.message, change.box)) for change in changes]
+            if None in known:
+                self._look_up(changes, known, write)
+            else:
+                write(known)
+
+        self._hold(which, begin)
+
+    def _hold(self, which: Sequence[Which], then: Callable[[], None]) -> None:
+        """Go on once nobody else changes anything about these. (All are held in one order: nobody waits for ever.)"""
+        for number, one in enumerate(which):
+            waiting = self._held.get(one)
+            if waiting is not None:
+                waiting.append(functools.partial(self._hold, which[number + 1 :], then))
+                return
+            self._held[one] = deque()
+        then()
+
+    def _let_go(self, one: Which) -> None:
+        """Whoever waits for it has it now."""
+        waiting = self._held[one]
+        if waiting:
+            asyncio.get_running_loop().call_soon(waiting.popleft())
+        else:
+            del self._held[one]
+
+    def _look_up(
+        self,
+        changes: Sequence[Change],
+        known: Sequence[_Standing | None],
+        then: Callable[[Sequence[_Standing | None] | Exception], None],
+    ) -> None:
+        """Read from the file what is not at hand."""
+
+        async def read() -> None:
+            try:
+                found: Sequence[_Standing | None] | Exception = await self._database.read(
+                    lambda c: [
+                        one or _standing(c, change.message, change.box)
+                        for one, change in zip(known, changes, strict=True)
+                    ]
+                )
+            except Exception as error:  # noqa: BLE001  it goes to whoever asked
+                found = error
+            then(found)
+
+        task = asyncio.ensure_future(read())
+        self._reading.add(task)
+        task.add_done_callback(self._reading.discard)
+
+    def at_hand(self, message: str, of: str) -> Recipient | None:
+        """How a message stands in one box, where that is in memory."""
+        known = self._standings.get((message, of))
+        return None if known is None else known.recipient
 
     async def catch_up(self, of: str, seq: int, evidence: str) -> None:
         """What the box hears by listening has been read up to there."""
         fact = {"box": of, "seq": seq, "evidence": evidence}
         await self._log.append([New.of(f"{of}/receipts", CAUGHT_UP, HUB, fact)])
-
-    def _changing(self, changes: Sequence[Change]) -> contextlib.AbstractAsyncContextManager[None]:
-        """While nobody else changes anything about these messages there."""
-        if len(changes) == 1:
-            return self._lock((changes[0].message, changes[0].box))
-        return self._changing_all(changes)
-
-    @contextlib.asynccontextmanager
-    async def _changing_all(self, changes: Sequence[Change]) -> AsyncIterator[None]:
-        async with contextlib.AsyncExitStack() as held:
-            for which in sorted({(change.message, change.box) for change in changes}):
-                await held.enter_async_context(self._lock(which))
-            yield
-
-    async def _standing_of(self, changes: Sequence[Change]) -> list[_Standing | None]:
-        known = [self._standings.get((change.message, change.box)) for change in changes]
-        if None not in known:
-            return known
-        return await self._database.read(
-            lambda c: [
-                found or _standing(c, change.message, change.box) for found, change in zip(known, changes, strict=True)
-            ]
-        )
-
-    def _keep(self, latest: Mapping[tuple[str, str], _Standing]) -> None:
-        self._standings.update(latest)
-        self._keep_some()
 
     def _keep_some(self) -> None:
         while len(self._standings) > STANDINGS:
@@ -392,12 +478,6 @@ class Mailboxes:
     def forget(self) -> None:
         """Retention was here: what is kept at hand may be gone."""
         self._standings.clear()
-
-    def _lock(self, which: tuple[str, str]) -> asyncio.Lock:
-        lock = self._locks.get(which)
-        if lock is None:
-            lock = self._locks[which] = asyncio.Lock()
-        return lock
 
     # -- reading ---------------------------------------------------------------------------------------------------
 
@@ -511,6 +591,23 @@ class Mailboxes:
             return [_read_mail(connection, row["seq"], row["recipient"]) for row in rows]
 
         return await self._database.read(read)
+
+
+T = TypeVar("T")
+
+
+def answer_of(future: asyncio.Future[T]) -> Callable[[T | Exception], None]:
+    """What is told to whoever awaits the future, if anybody still does."""
+
+    def answer(went: T | Exception) -> None:
+        if future.done():
+            return
+        if isinstance(went, Exception):
+            future.set_exception(went)
+        else:
+            future.set_result(went)
+
+    return answer
 
 
 # -- what a box hears by listening ---------------------------------------------------------------------------------
@@ -633,11 +730,10 @@ def _standing(connection: sqlite3.Connection, message: str, of: str) -> _Standin
 
 
 def _stepped(
-    changes: Sequence[Change], standing: Sequence[_Standing | None], now: float
-) -> tuple[list[New], dict[tuple[str, str], _Standing]]:
-    """What is to be written, and how each message stands once all changes are made."""
+    changes: Sequence[Change], standing: Sequence[_Standing | None], now: float, latest: dict[Which, _Standing]
+) -> list[New]:
+    """What is to be written; `latest` then has how each message stands once all changes are made."""
     facts: list[New] = []
-    latest: dict[tuple[str, str], _Standing] = {}
     for change, found in zip(changes, standing, strict=True):
         if found is None:
             continue
@@ -657,7 +753,7 @@ def _stepped(
         if found.expires_at is not None:
             fact["expires_at"] = found.expires_at
         facts.append(New.of(found.stream, RECEIPT, HUB, fact))
-    return facts, latest
+    return facts
 
 
 def _not_worth_it(event: words.Event) -> bool:

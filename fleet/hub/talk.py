@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import sqlite3
-from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -21,7 +22,9 @@ from fleet.hub.blobs import not_uploaded
 from fleet.hub.guardrails import Attempt, Tally, Window, admit, lineage
 from fleet.hub.log import Event, New
 from fleet.hub.mailbox import (
+    Accepted,
     Change,
+    answer_of,
     box,
     receipts,
 )
@@ -63,6 +66,39 @@ REACTION_MOST = 64
 """Bytes."""
 
 
+Told = Callable[[Receipt | Exception], None]
+"""Hears what became of a message: its receipt, once it is durable, or why it was not accepted."""
+
+
+class _Saying(NamedTuple):
+    """What somebody is about to say."""
+
+    caller: Caller
+    read: Submission
+    nature: Nature = Nature.MESSAGE
+    turn: str | None = None
+    """The message whose headless turn says it."""
+    timeout: float | None = None
+    quiet: bool = False
+    """It may cause no turn whatever it says."""
+    opened: Thread | None = None
+    """A conversation that the hub opens with it."""
+    answer_to: str | None = None
+
+
+class _Context(NamedTuple):
+    """What it refers to."""
+
+    replied: Known | None = None
+    thread: str | None = None
+    """The conversation that it belongs to; `None`: one of its own."""
+    asked: Known | None = None
+    """The question or task that it answers, where that is still open."""
+
+
+NOTHING = _Context()
+
+
 class _Composed(NamedTuple):
     """A message that may leave."""
 
@@ -84,108 +120,179 @@ class Talk(Base):
 
         `turn`: the message whose headless turn has said this: its reply, once, whatever else its agent is at work on.
         """
-        self._check(caller, speaks=True)
-        if self.registry.present(caller.workspace, caller.name) is None:
-            await self._admitted(caller)
-        if turn is not None and isinstance(body, Mapping):
-            key = body.get("idempotency_key")
-            body = {**body, "reply_to": turn, "idempotency_key": f"turn:{turn}" if key is None else key}
-        read = read_submission(body, self.limits)
-        if isinstance(read, Refusal):
-            raise self._refuse(caller, read)
-        timeout = None
-        if read.intent is Intent.ASK and isinstance(body, Mapping) and "timeout" in body:
-            timeout = seconds(body, "timeout", None)
-        return await self._say(caller, read, nature=nature, turn=turn, timeout=timeout)
+        future: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
+        self.begin_send(caller, body, answer_of(future), nature=nature, turn=turn)
+        return await future
 
-    async def _say(
+    def begin_send(
         self,
         caller: Caller,
-        read: Submission,
+        body: object,
+        told: Told,
         *,
         nature: Nature = Nature.MESSAGE,
         turn: str | None = None,
-        timeout: float | None = None,
-        quiet: bool = False,
-        opened: Thread | None = None,
-        answer_to: str | None = None,
-    ) -> Receipt:
-        """`opened`: a conversation that the hub opens with it; `quiet`: it may cause no turn whatever it says."""
-        workspace, name = caller.workspace, caller.name
-        if read.idempotency_key is None:
-            return await self._say_once(caller, read, nature, turn, timeout, quiet, opened, answer_to)
-        which = (workspace, name, read.idempotency_key)
-        while which in self._coming:
-            await self._coming[which].wait()
-        if which in self._keys:
-            return await self._repeated(caller, read)
-        coming = self._coming[which] = asyncio.Event()
+    ) -> None:
+        """The same without waiting, and without a task where all that it refers to is at hand. `told` hears once, on
+        the loop, what became of it: a refusal maybe before this returns, a receipt after the commit, with all others of
+        that commit. It does not wait and does not raise."""
         try:
-            return await self._say_once(caller, read, nature, turn, timeout, quiet, opened, answer_to)
-        finally:
-            del self._coming[which]
-            coming.set()
+            self._check(caller, speaks=True)
+            if turn is not None and isinstance(body, Mapping):
+                key = body.get("idempotency_key")
+                body = {**body, "reply_to": turn, "idempotency_key": f"turn:{turn}" if key is None else key}
+            read = read_submission(body, self.limits)
+            if isinstance(read, Refusal):
+                raise self._refuse(caller, read)
+            timeout = None
+            if read.intent is Intent.ASK and isinstance(body, Mapping) and "timeout" in body:
+                timeout = seconds(body, "timeout", None)
+            self._set_out(_Saying(caller, read, nature, turn, timeout), told)
+        except Exception as error:  # noqa: BLE001  it goes to whoever asked
+            told(error)
 
-    async def _say_once(
-        self,
-        caller: Caller,
-        read: Submission,
-        nature: Nature,
-        turn: str | None,
-        timeout: float | None,
-        quiet: bool,
-        opened: Thread | None,
-        answer_to: str | None,
-    ) -> Receipt:
-        replied = await self._replied(caller, read) if read.reply_to is not None else None
+    async def _say(self, saying: _Saying) -> Receipt:
+        future: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
+        self._set_out(saying, answer_of(future))
+        return await future
+
+    def _set_out(self, saying: _Saying, told: Told) -> None:
+        """Say it, unless the same, by its key, was said or is on its way."""
+        caller, key = saying.caller, saying.read.idempotency_key
+        if key is not None:
+            which = (caller.workspace, caller.name, key)
+            if which in self._coming:
+                self._coming[which].append(lambda: self._set_out(saying, told))
+                return
+            if which in self._keys:
+                self._later(self._repeated(caller, saying.read), told)
+                return
+            self._coming[which] = []
+            told = functools.partial(self._came, which, told)
+        try:
+            context = self._at_hand(saying)
+            if context is None:
+                self._later_say(saying, told)
+            else:
+                self._say_now(saying, context, told)
+        except Exception as error:  # noqa: BLE001  it goes to whoever asked
+            told(error)
+
+    def _came(self, which: tuple[str, str, str], told: Told, went: Receipt | Exception) -> None:
+        """It is there, or is not: whoever came with the same key meanwhile may go on."""
+        waiting = self._coming.pop(which)
+        told(went)
+        for go_on in waiting:
+            go_on()
+
+    def _later(self, doing: Coroutine[Any, Any, Receipt], told: Told) -> None:
+        """What has to wait for the log's file gets a task."""
+
+        async def do() -> None:
+            try:
+                went: Receipt | Exception = await doing
+            except Exception as error:  # noqa: BLE001  it goes to whoever asked
+                went = error
+            told(went)
+
+        self._soon(do())
+
+    def _later_say(self, saying: _Saying, told: Told) -> None:
+        async def do() -> None:
+            try:
+                await self._present(saying.caller)
+                context = await self._looked_up(saying)
+                self._say_now(saying, context, told)
+            except Exception as error:  # noqa: BLE001  it goes to whoever asked
+                told(error)
+
+        self._soon(do())
+
+    def _at_hand(self, saying: _Saying) -> _Context | None:
+        """What it refers to, where nothing has to be looked up in the log's file for it."""
+        caller, read = saying.caller, saying.read
+        if read.attachments or self.registry.present(caller.workspace, caller.name) is None:
+            return None
+        if read.reply_to is None:
+            if read.thread is None:
+                return NOTHING if saying.opened is None else _Context(thread=saying.opened.id)
+            return None
+        known = self._known.get(read.reply_to)
+        if known is None:
+            return None
+        replied = self._replied(caller, read, known)
+        thread = replied.message.thread
+        if (read.thread or thread) != thread or not self._accounting.knows(thread):
+            return None
+        if not _may_answer(caller, read, replied):
+            return _Context(replied, thread)
+        standing = self.boxes.at_hand(replied.message.id, box(caller.workspace, caller.name))
+        if standing is None:
+            return None
+        return _Context(replied, thread, replied if standing.state not in OVER else None)
+
+    async def _looked_up(self, saying: _Saying) -> _Context:
+        """The same, wherever it is."""
+        caller, read = saying.caller, saying.read
+        replied = None
+        if read.reply_to is not None:
+            replied = self._replied(caller, read, await self._find(read.reply_to))
         if read.attachments and (missing := await asyncio.to_thread(self.blobs.missing, read.attachments)):
             raise self._refuse(caller, missing, read)
         for attachment in read.attachments:
             if not await self._may_attach(caller, attachment.sha256):
                 raise self._refuse(caller, not_uploaded(attachment), read)
-        if opened is not None:
-            thread: str | None = opened.id
-        elif read.thread is not None or replied is not None:
-            thread = await self._thread_of(caller, read, replied)
+        if saying.opened is not None:
+            thread: str | None = saying.opened.id
         else:
-            thread = None
-        asked = await self._answered(caller, read, replied) if replied is not None else None
-        composed = self._composed(caller, read, replied, thread, asked, nature, turn is not None, quiet, answer_to)
-        if isinstance(composed, Refusal):
-            if read.idempotency_key and await self.history.by_key(self._sender(caller), read.idempotency_key):
-                return await self._repeated(caller, read)
-            raise self._refuse(caller, composed, read)
-        return await self._stored(composed, asked, timeout)
+            thread = await self._thread_of(caller, read, replied)
+        asked = None
+        if replied is not None and _may_answer(caller, read, replied):
+            standing = await self.boxes.standing(replied.message.id, box(caller.workspace, caller.name))
+            asked = replied if standing is not None and standing.state not in OVER else None
+        return _Context(replied, thread, asked)
 
-    def _composed(
-        self,
-        caller: Caller,
-        read: Submission,
-        replied: Known | None,
-        thread: str | None,
-        asked: Known | None,
-        nature: Nature,
-        of_turn: bool,
-        quiet: bool,
-        answer_to: str | None,
-    ) -> _Composed | Refusal:
-        """The message with whom it goes to, or why it may not leave. Nothing else happens between the look at the
-        rules and what they count."""
+    def _say_now(self, saying: _Saying, context: _Context, told: Told) -> None:
+        """Let it pass the rules, and store it. Nothing else happens between the look at the rules and what they
+        count."""
+        composed = self._composed(saying, context)
+        if not isinstance(composed, Refusal):
+            self._store(composed, saying, context, told)
+        elif saying.read.idempotency_key is not None:
+            self._later(self._refused_or_repeated(saying, composed), told)
+        else:
+            told(self._refuse(saying.caller, composed, saying.read))
+
+    async def _refused_or_repeated(self, saying: _Saying, refusal: Refusal) -> Receipt:
+        """What was accepted once is not refused when it is sent again."""
+        caller, read = saying.caller, saying.read
+        if await self.history.by_key(self._sender(caller), read.idempotency_key or ""):
+            return await self._repeated(caller, read)
+        raise self._refuse(caller, refusal, read)
+
+    def _composed(self, saying: _Saying, context: _Context) -> _Composed | Refusal:
+        """The message with whom it goes to, or why it may not leave."""
+        caller, read, quiet = saying.caller, saying.read, saying.quiet
+        replied, thread, asked = context
         workspace, name = who = (caller.workspace, caller.name)
         now = self.clock.now()
-        present = self.registry.present(workspace, name)
-        directory = self.registry.directory(workspace)
+        space = self.registry.spaces[workspace]
+        directory = space.directory
         speaker = self.registry.speaker(caller)
         to = read.to or (reply_address(replied.message) if replied is not None else ())
         said = replied.message if replied is not None else None
-        if of_turn or caller.operator:  # what a person says begins anew, unless it replies
+        if saying.turn is not None or caller.operator:  # what a person says begins anew, unless it replies
             causes: tuple[Message, ...] = (said,) if said is not None else ()
         else:
+            present = space.members.get(name)
             seen = present is not None and present.card.turns
             spoken_to = to if seen or "@" not in read.text else (*to, *mentioned(read.text, directory))
             causes = self._turns.causes(who, said, spoken_to, seen, now)
         line = lineage(causes, read.max_hops, speaker, self.rules)
-        id = reply_id(replied.message.id, name) if of_turn and replied is not None else self._ids.mint("m", now)
+        id = reply_id(said.id, name) if saying.turn is not None and said is not None else self._ids.mint("m", now)
+        if thread is None:
+            thread = self._ids.mint("t", now)
+            self._accounting.opened(thread)
         message = Message(
             id=id,
             workspace=workspace,
@@ -193,12 +300,12 @@ class Talk(Base):
             to=to,
             text=read.text,
             at=now,
-            thread=thread if thread is not None else self._ids.mint("t", now),
+            thread=thread,
             intent=read.intent,
-            nature=nature,
+            nature=saying.nature,
             wake=read.wake,
             reply_to=read.reply_to,
-            answer_to=answer_to,
+            answer_to=saying.answer_to,
             cause=line.cause,
             hops=line.hops,
             max_hops=line.max_hops,
@@ -216,7 +323,7 @@ class Talk(Base):
         if where.mentions:
             message = replace(message, mentions=where.mentions)
         wakes = () if quiet else where.wakes
-        held = self._held.get(message.thread)
+        held = self._held.get(thread)
         attempt = Attempt(
             message=message,
             speaker=speaker,
@@ -225,9 +332,8 @@ class Talk(Base):
             replied=said or (causes[0] if causes else None),
             answers=asked is not None,
         )
-        accounts = self._accounting.of(who, message.thread, wakes, now)
-        accounts, refusal = admit(attempt, accounts, now, self.rules)
-        self._accounting.keep(who, message.thread, accounts, now)
+        accounts, refusal = admit(attempt, self._accounting.of(who, thread, wakes, now), now, self.rules)
+        self._accounting.keep(who, thread, accounts, now)
         if refusal is None:
             most = self.limits.waiting
             waiting = {h.name: self.boxes.waiting(f"{workspace}/@{h.name}") for h in where.hearers}
@@ -237,71 +343,83 @@ class Talk(Base):
             return refusal
         waits = asked is not None and self._asks.waited_for(asked.message.id)
         recipients = [
-            self._recipient(workspace, h.name, message, not h.wakes or quiet or h.name == waits, now)
-            for h in where.hearers
+            _recipient(space, h.name, message, not h.wakes or quiet or h.name == waits, now) for h in where.hearers
         ]
         return _Composed(message, recipients, where.listening, bool(wakes) and not speaker.operator)
 
-    def _recipient(self, workspace: str, name: str, message: Message, quiet: bool, now: float) -> Recipient:
-        if message.intent is Intent.ACK:
-            return Recipient(name=name, state=State.QUEUED, reason="not_pushed", since=now, quiet=quiet)
-        present = self.registry.present(workspace, name)
-        if present is not None and present.card.supervised:
-            return Recipient(name=name, since=now, quiet=quiet)
-        return Recipient(name=name, state=State.QUEUED, reason="inbox", since=now, quiet=quiet)
-
-    async def _stored(self, composed: _Composed, asked: Known | None, timeout: float | None) -> Receipt:
-        message, recipients, listening = composed.message, composed.recipients, composed.listening
-        workspace, sender = message.workspace, f"{message.workspace}/{message.sender}"
+    def _store(self, composed: _Composed, saying: _Saying, context: _Context, told: Told) -> None:
+        message, recipients, listening, counted = composed
+        workspace = message.workspace
         channels = message.channels
-        direct = not channels
-        streams = [f"{workspace}/{channel}" for channel in channels]
-        hears = frozenset[str]()
-        if not direct and recipients:
-            listeners = self.registry.directory(workspace).listeners
-            hears = frozenset(name for channel in channels for name in listeners.get(channel, ()))
-        streams += [f"{workspace}/@{recipient.name}" for recipient in recipients if recipient.name not in hears]
-        told: list[New] = []
-        if message.intent is Intent.ASK and len(recipients) == 1 and direct:
+        if not channels:
+            streams = [f"{workspace}/@{recipient.name}" for recipient in recipients]
+        else:
+            streams = [f"{workspace}/{channel}" for channel in channels]
+            if recipients:
+                listeners = self.registry.directory(workspace).listeners
+                hears = frozenset(name for channel in channels for name in listeners.get(channel, ()))
+                streams += [f"{workspace}/@{r.name}" for r in recipients if r.name not in hears]
+        facts = self._facts(message, recipients, saying.timeout)
+        asked = context.asked
+        also = () if asked is None else (Change(asked.message.id, box(workspace, message.sender), Answer(message.id)),)
+        self.boxes.begin_accept(
+            message,
+            recipients,
+            streams,
+            functools.partial(self._accepted, composed, told),
+            counted=counted,
+            heard=bool(listening),
+            also=also,
+            told=facts,
+        )
+
+    def _facts(self, message: Message, recipients: Sequence[Recipient], timeout: float | None) -> list[New]:
+        """What else is to be written down with it."""
+        facts: list[New] = []
+        workspace, channels = message.workspace, message.channels
+        sender = f"{workspace}/{message.sender}"
+        if message.intent is Intent.ASK and len(recipients) == 1 and not channels:
             deadline = message.at + (self.settings.hub_ask_timeout if timeout is None else timeout)
             body = {
                 "message": message.id, "thread": message.thread, "asker": message.sender,
                 "asked": recipients[0].name, "deadline": deadline,
             }  # fmt: skip
-            told.append(New.of(receipts(workspace, message.sender), threads.ASK, sender, body))
+            facts.append(New.of(receipts(workspace, message.sender), threads.ASK, sender, body))
         if message.nature is Nature.PROMPT:
             body = {"message": message.id, "to": list(message.to), "thread": message.thread}
-            told.append(New.of(registry.audit(workspace), PROMPTED, sender, body))
-        space = self.registry.spaces[workspace]
+            facts.append(New.of(registry.audit(workspace), PROMPTED, sender, body))
         for channel in channels:
-            if channel not in space.channels:
-                told.append(New.of(registry.stream(workspace), registry.CHANNEL, sender, {"name": channel}))
-        also = [] if asked is None else [Change(asked.message.id, box(workspace, message.sender), Answer(message.id))]
-        accepted = await self.boxes.accept(
-            message, recipients, streams, counted=composed.counted, heard=bool(listening), also=also, told=told
-        )
+            if channel not in self.registry.spaces[workspace].channels:
+                facts.append(New.of(registry.stream(workspace), registry.CHANNEL, sender, {"name": channel}))
+        return facts
+
+    def _accepted(self, composed: _Composed, told: Told, accepted: Accepted | Exception) -> None:
+        """It is in the log, or why not."""
+        if isinstance(accepted, Exception):
+            told(accepted)
+            return
+        message, recipients, listening, _ = composed
         if accepted.duplicate:
-            return await self._first(message, accepted.seq)
+            self._later(self._first(message, accepted.seq), told)
+            return
         known = self._remember(message, accepted.seq, [r.name for r in recipients])
+        space = self.registry.spaces.get(message.workspace)
         for recipient in recipients:
-            present = self.registry.present(workspace, recipient.name)
+            present = space.members.get(recipient.name) if space is not None else None
             if present is not None and not present.card.supervised:
-                self._turns.heard((workspace, recipient.name), known.message, message.at)
+                self._turns.heard((message.workspace, recipient.name), known.message, message.at)
         if message.idempotency_key is not None:
-            self._keys[workspace, message.sender, message.idempotency_key] = message.id
+            self._keys[message.workspace, message.sender, message.idempotency_key] = message.id
             if len(self._keys) > KEYS:
                 self._keys.popitem(last=False)
-        if channels:
+        if message.channels:
             self._turns.spoken(known.message, message.at)
         others = _also_listed(message, recipients, listening) if listening else ()
         position = Position(self.log.epoch, accepted.seq)
-        return Receipt(id=message.id, position=position, recipients=(*recipients, *others))
+        told(Receipt(id=message.id, position=position, recipients=(*recipients, *others)))
 
-    async def _replied(self, caller: Caller, read: Submission) -> Known | None:
+    def _replied(self, caller: Caller, read: Submission, known: Known | None) -> Known:
         """What it replies to, as far as its sender may know of it."""
-        if read.reply_to is None:
-            return None
-        known = await self._find(read.reply_to)
         if known is None or not self._may_read(caller, known):
             raise self._refuse(caller, unknown_message(read.reply_to), read)
         return known
@@ -323,16 +441,6 @@ class Talk(Base):
 
     def _window(self) -> tuple[float, int]:
         return self.clock.now() - self.rules.window, self.rules.conversation
-
-    async def _answered(self, caller: Caller, read: Submission, replied: Known | None) -> Known | None:
-        """The question or task that it answers, where that is still open."""
-        if replied is None or replied.message.intent not in (Intent.ASK, Intent.TASK):
-            return None
-        if read.intent not in (Intent.INFORM, Intent.RESULT) or caller.name not in replied.hearers:
-            return None
-        of = box(caller.workspace, caller.name)
-        standing = await self.boxes.standing(replied.message.id, of)
-        return replied if standing is not None and standing.state not in OVER else None
 
     async def _repeated(self, caller: Caller, read: Submission) -> Receipt:
         """The key was used before: for the same message, that is the answer."""
@@ -384,7 +492,7 @@ class Talk(Base):
         if len(read.to) > 1 or any(name.startswith("#") for name in read.to):
             raise no(Code.BAD_VALUE, "A question that has one end goes to one name.", field="to")
         timeout = seconds(asked, "timeout", None) if timeout is None else timeout
-        return await self._say(caller, read, timeout=timeout)
+        return await self._say(_Saying(caller, read, timeout=timeout))
 
     async def ask_end(self, caller: Caller, id: str) -> Ask:
         """How it ended, as soon as it has. It may be awaited by many, and again after a restart."""
@@ -548,7 +656,7 @@ class Talk(Base):
         said = []
         for (_, other, quiet, _), read in zip(notes, bodies, strict=True):
             assert isinstance(read, Submission)
-            said.append(await self._say(caller, read, quiet=quiet, opened=thread, answer_to=other))
+            said.append(await self._say(_Saying(caller, read, quiet=quiet, opened=thread, answer_to=other)))
         return {"thread": thread.id, "messages": [receipt.to_json() for receipt in said]}
 
     async def thread_act(self, caller: Caller, id: str, verb: Verb | str, reason: str = "") -> Thread:
@@ -633,6 +741,22 @@ class Talk(Base):
                     if attachment.sha256 == sha256:
                         return attachment
         return None
+
+
+def _may_answer(caller: Caller, read: Submission, replied: Known) -> bool:
+    """Whether this would end a question or a task, where that is still open."""
+    if replied.message.intent not in (Intent.ASK, Intent.TASK):
+        return False
+    return read.intent in (Intent.INFORM, Intent.RESULT) and caller.name in replied.hearers
+
+
+def _recipient(space: registry.Space, name: str, message: Message, quiet: bool, now: float) -> Recipient:
+    if message.intent is Intent.ACK:
+        return Recipient(name=name, state=State.QUEUED, reason="not_pushed", since=now, quiet=quiet)
+    present = space.members.get(name)
+    if present is not None and present.card.supervised:
+        return Recipient(name=name, since=now, quiet=quiet)
+    return Recipient(name=name, state=State.QUEUED, reason="inbox", since=now, quiet=quiet)
 
 
 def _also_listed(message: Message, recipients: Sequence[Recipient], listening: Sequence[str]) -> Iterable[Recipient]:

@@ -1097,11 +1097,11 @@ async def test_what_could_not_be_stored_was_not_said_and_can_be_said_again(stage
         await stage.join(name)
     first = await stage.sent("alice", "bob", "Which?", intent="ask")
 
-    async def full(batch):
-        raise StorageError("no space")
+    def full(batch, told):
+        told(StorageError("no space"))
 
     with monkeypatch.context() as broken:
-        broken.setattr(stage.exchange.log, "append", full)
+        broken.setattr(stage.exchange.log, "submit", full)
         with pytest.raises(StorageError):
             await stage.say("bob", None, "That one", reply_to=first, idempotency_key="k")
     assert (await stage.exchange.asked(ALICE, first))["outcome"] is None
