@@ -25,7 +25,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("harnesses", "config"),
     ("plan", "health", "runtimes", "hub"),
     ("lifecycle",),
-    ("ledger", "events"),
+    ("ledger", "events", "hosts"),
     ("preparing", "headless"),
     ("runner",),
     ("supervisor", "schedule", "report", "reach"),
@@ -75,6 +75,7 @@ PURE = (
     "hub/guardrails.py",
     "hub/routing.py",
     "hub/delivery.py",
+    "hub/framing.py",
 )
 IMPURE = {"os", "io", "time", "random", "secrets", "socket", "subprocess", "asyncio", "threading", "tempfile", "shutil"}
 """What the pure rooms do without: input and output, clocks and draws."""

@@ -35,7 +35,7 @@ from fleet.hub.exchange import Exchange
 from fleet.hub.message import Attachment, Code, Nature, Position, Refusal, Verb
 from fleet.hub.stream import Streams, as_fault, serve_sse
 from fleet.hub.submission import check_file_name
-from fleet.hub.websocket import Connection, Socket
+from fleet.hub.websocket import serve_websocket
 from fleet.hub.wire import Fault
 
 access = logging.getLogger("fleet.hub.access")
@@ -631,13 +631,7 @@ async def _answer(doors: Doors, route: Route, request: web.Request) -> web.Strea
 async def _websocket(doors: Doors, request: web.Request) -> web.StreamResponse:
     """The WebSocket, from the handshake on. Who brings no token with it brings one with the first frame."""
     caller = authenticated(doors.exchange, request) if "Authorization" in request.headers else None
-    socket = Socket(compress=False, autoping=False, max_msg_size=wire.FRAME, decode_text=False, timeout=5.0)
-    if not socket.can_prepare(request):
-        raise Fault("upgrade_required", "This is a WebSocket: ask for the upgrade.")
-    await socket.prepare(request)
-    if request.transport is not None:
-        await Connection(doors.streams, socket, request.transport).run(caller)
-    return socket
+    return serve_websocket(doors.streams, request, caller)
 
 
 NOBODY = Caller("", Role.VIEWER, "")

@@ -27,6 +27,7 @@ from fleet.errors import FleetError
 from fleet.hub import wire
 from fleet.hub.auth import REVOKED, Caller, Refused
 from fleet.hub.exchange import Exchange
+from fleet.hub.framing import CLOSE, PING, ws_frame
 from fleet.hub.log import Event
 from fleet.hub.message import Code, Position
 from fleet.hub.projection import COPY, MOST, Gap
@@ -68,19 +69,9 @@ class Pace:
 # -- frames --------------------------------------------------------------------------------------------------------
 
 
-def ws_frame(payload: bytes, opcode: int = 0x1) -> bytes:
-    """A whole frame as a server sends it (RFC 6455, 5.2): final, not masked."""
-    size = len(payload)
-    if size < 126:
-        return bytes((0x80 | opcode, size)) + payload
-    if size < 65536:
-        return bytes((0x80 | opcode, 126)) + size.to_bytes(2, "big") + payload
-    return bytes((0x80 | opcode, 127)) + size.to_bytes(8, "big") + payload
-
-
 def close_frame(code: int) -> bytes:
     """The hub's last frame."""
-    return ws_frame(code.to_bytes(2, "big") + wire.CLOSES[code].encode()[:123], 0x8)
+    return ws_frame(code.to_bytes(2, "big") + wire.CLOSES[code].encode()[:123], CLOSE)
 
 
 def sse_chunk(text: str) -> bytes:
@@ -107,7 +98,7 @@ def _ws_gap(gap: wire.GapAnswer) -> bytes:
 WEBSOCKET = Framing(
     event=lambda event, epoch: ws_frame(wire.event_frame(event, epoch).encode()),
     gap=_ws_gap,
-    ping=ws_frame(b"", 0x9),
+    ping=ws_frame(b"", PING),
     last=close_frame,
     pongs=True,
 )
@@ -218,6 +209,10 @@ class Streams:
         self.exchange = exchange
         self.pace = pace or Pace()
         self.readers: set[Reader] = set()
+        self.unwelcomed: set[Callable[[int], None]] = set()
+        """Of who has said no `hello` yet: what sends it away, by a close code."""
+        self.leaving: set[asyncio.Transport] = set()
+        """Of who was sent away, and may still read why."""
         self.limits = _limits(exchange, self.pace)
         self._loop = asyncio.get_running_loop()
         self._router: dict[str, list[Reader]] = {}
@@ -228,6 +223,7 @@ class Streams:
         self._flushed = exchange.log.head
         """Every live reader has been given all up to here."""
         self._flush_due: asyncio.Handle | None = None
+        self._waiting: set[asyncio.Task[None]] = set()
         self._rest_until = 0.0
         self._unhook = exchange.on_events(self._take)
         self._tending = self._loop.create_task(self._tend())
@@ -239,6 +235,10 @@ class Streams:
         await asyncio.gather(self._tending, return_exceptions=True)
         for reader in list(self.readers):
             self.end(reader, 1001)
+        for transport in self.leaving:
+            transport.abort()
+        for send_away in list(self.unwelcomed):
+            send_away(1001)
         if self._flush_due:
             self._flush_due.cancel()
 
@@ -512,6 +512,17 @@ class Streams:
     async def room(self, reader: Reader) -> bool:
         """Wait until what the reader was told, answers included, is not too much. False: it is over."""
         return reader.waiting <= self.pace.behind or await self._has_read(reader)
+
+    def when_read(self, reader: Reader, then: Callable[[], None]) -> None:
+        """Call it once there is room again; never, where it is over with the reader."""
+
+        async def wait() -> None:
+            if await self._has_read(reader):
+                then()
+
+        waiting = self._loop.create_task(wait())
+        self._waiting.add(waiting)
+        waiting.add_done_callback(self._waiting.discard)
 
     # -- the end ---------------------------------------------------------------------------------------------------
 

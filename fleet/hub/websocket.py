@@ -3,22 +3,31 @@
 The first frame is `hello`, and says from where on events are wanted. What a client sends goes into the log as at every
 other door, and its ack comes after the commit, and not before. A frame that the hub cannot take is told of and costs
 nothing else; a client that sends nothing but such frames is sent away.
+
+After the handshake the connection is no HTTP any more: it is taken from aiohttp, with all that aiohttp keeps of it, and
+served by the loop itself. Who only listens costs a socket and a `Connection`; no task waits for it, and a message that
+comes makes none.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import base64
+import functools
+import hashlib
 import logging
+from collections.abc import Callable
 from typing import Any
 
-from aiohttp import WSMsgType, web
+from aiohttp import web
 
 from fleet.errors import FleetError
-from fleet.hub import wire
+from fleet.hub import framing, wire
 from fleet.hub.auth import Caller
-from fleet.hub.message import Code, Position
-from fleet.hub.stream import WEBSOCKET, Reader, Streams, as_fault, ws_frame
+from fleet.hub.exchange import Exchange
+from fleet.hub.framing import Incoming, ws_frame
+from fleet.hub.message import Code, Position, Receipt
+from fleet.hub.stream import WEBSOCKET, Reader, Streams, as_fault, close_frame
 from fleet.hub.wire import Fault
 
 log = logging.getLogger(__name__)
@@ -32,162 +41,296 @@ AT_A_TIME = 64
 FAULTS = 50
 """Frames in a row that the hub could not take, before it stops listening to their sender."""
 
+LINGER = 5.0
+"""Seconds in which a client that was sent away may read why; what it sends meanwhile is thrown away."""
 
-class Socket(web.WebSocketResponse):
-    """A WebSocket that says why it closes."""
+_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+"""RFC 6455, 1.3."""
 
-    async def close(self, *, code: int = 1000, message: bytes = b"", drain: bool = True) -> bool:
-        if not self.closed and code in _BROKEN:
-            with contextlib.suppress(ConnectionError):
-                await self.send_str(_error(Fault(_BROKEN[code], wire.CLOSES[code].capitalize() + "."), None))
-        return await super().close(code=code, message=message or wire.CLOSES.get(code, "").encode(), drain=drain)
-
-
-_BROKEN = {1002: "bad_frame", 1007: "invalid_unicode", 1009: "too_large"}
+_BROKEN = {
+    framing.NOT_THE_PROTOCOL: "bad_frame", framing.NOT_UNICODE: "invalid_unicode", framing.TOO_LARGE: "too_large",
+}  # fmt: skip
 """What is told before a frame that cannot be read ends the connection."""
 
 
-def _error(fault: Fault, ref: str | None) -> str:
+def _error(fault: Fault, ref: str | None) -> bytes:
     told = wire.encode({"type": "error", "error": fault.to_json(ref)})
-    return told.encode(errors="replace").decode()  # what was refused may have been half a character
+    return ws_frame(told.encode(errors="replace"))  # what was refused may have been half a character
 
 
-class Connection:
+# -- from HTTP to here ---------------------------------------------------------------------------------------------
+
+
+class Upgraded(web.StreamResponse):
+    """The answer that aiohttp is given for a request whose connection it has no more."""
+
+    def __init__(self) -> None:
+        super().__init__(status=101)
+
+    @property
+    def prepared(self) -> bool:
+        return True
+
+    async def prepare(self, request: web.BaseRequest) -> None:
+        """It has been written."""
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Nothing follows."""
+
+
+class _Rest:
+    """Takes what came with the request, behind it, from aiohttp."""
+
+    def __init__(self) -> None:
+        self.bytes = b""
+
+    def feed_data(self, data: bytes) -> tuple[bool, bytes]:
+        self.bytes += data
+        return False, b""
+
+    def feed_eof(self) -> None:
+        """It has let go of the connection."""
+
+
+def serve_websocket(streams: Streams, request: web.Request, caller: Caller | None) -> web.StreamResponse:
+    """Answer the handshake, and take the connection over. `caller`: whom its token names; else the first frame brings
+    one. Raise `Fault` where the request is none for a WebSocket."""
+    transport = request.transport
+    key = request.headers.get("Sec-WebSocket-Key", "")
+    if not web.WebSocketResponse().can_prepare(request):
+        raise Fault("upgrade_required", "This is a WebSocket: ask for the upgrade.")
+    if transport is None:
+        raise ConnectionResetError("the client has gone")
+    accept = base64.b64encode(hashlib.sha1(key.encode() + _GUID, usedforsecurity=False).digest())
+    rest, http = _Rest(), request.protocol
+    http.set_parser(rest)  # type: ignore[arg-type]  # as much of one as is asked here
+    http.transport = None  # so that it does not close it
+    http.connection_lost(None)
+    connection = Connection(streams, transport, caller)
+    transport.set_protocol(connection)
+    transport.write(
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Accept: " + accept + b"\r\n\r\n"
+    )
+    connection.begin(rest.bytes)
+    return Upgraded()
+
+
+# -- one client ----------------------------------------------------------------------------------------------------
+
+
+class Connection(asyncio.Protocol):
     """One client, from its handshake to its end."""
 
-    __slots__ = ("_cursor", "_exchange", "_flying", "_socket", "_streams", "_transport")
+    __slots__ = (
+        "_caller", "_cursor", "_exchange", "_faults", "_flying", "_full", "_gone", "_greeting", "_incoming", "_over",
+        "_patience", "_reader", "_streams", "_transport", "_waits",
+    )  # fmt: skip
 
-    def __init__(self, streams: Streams, socket: Socket, transport: asyncio.Transport) -> None:
+    def __init__(self, streams: Streams, transport: asyncio.Transport, caller: Caller | None) -> None:
         self._streams = streams
-        self._exchange = streams.exchange
-        self._socket = socket
+        self._exchange: Exchange = streams.exchange
         self._transport = transport
-        self._flying: set[asyncio.Task[None]] | None = None
-        """Its messages that are on their way into the log."""
+        self._caller = caller
+        self._incoming = Incoming(wire.FRAME)
+        self._reader: Reader | None = None
+        """From its welcome on."""
+        self._greeting: asyncio.Task[None] | None = None
+        self._patience: asyncio.TimerHandle | None = None
+        """Until its `hello`; at the end, until it has read why."""
+        self._gone: Callable[[], None] | None = None
+        """To be told once it has left."""
         self._cursor = ""
         """The name of this reader's cursor."""
+        self._flying = 0
+        """Its messages that are on their way into the log."""
+        self._faults = 0
+        """Frames in a row that could not be taken."""
+        self._waits = False
+        """No frame is looked at until somebody goes on."""
+        self._full = False
+        """That is for so many messages on their way."""
+        self._over = False
+        """It was sent away: what comes is thrown away."""
 
-    async def run(self, caller: Caller | None) -> None:
-        """Until it ends. `caller`: whom the handshake's token names; else the first frame brings one."""
-        reader = await self._greet(caller)
-        if reader is None:
+    # -- what the loop tells ---------------------------------------------------------------------------------------
+
+    def begin(self, rest: bytes) -> None:
+        """It is ours; `rest` came behind the handshake."""
+        pace = self._streams.pace
+        self._patience = asyncio.get_running_loop().call_later(pace.hello, self._too_late)
+        self._streams.unwelcomed.add(self._send_away)
+        self._incoming.feed(rest)
+        self._go_on()
+
+    def data_received(self, data: bytes) -> None:
+        """Some frames, or a piece of one."""
+        if self._over:
             return
-        gone = self._exchange.connected(reader.caller)
-        try:
-            self._streams.begin(reader)
-            with contextlib.suppress(ConnectionError):  # it has gone
-                await self._listen(reader)
-        except Exception:  # what nobody foresaw ends this connection, and no other
-            log.exception("the connection of %s ended by a fault of the hub's", reader.caller.name)
-            self._streams.end(reader, 1011)
-        finally:
-            gone()
-            self._streams.leave(reader)
+        self._incoming.feed(data)
+        if self._reader is not None:
+            self._reader.heard = asyncio.get_running_loop().time()
+        if not self._waits:
+            self._go_on()
 
-    async def _greet(self, caller: Caller | None) -> Reader | None:
-        """Hear the first frame, and answer it; `None`: the client has gone, or was sent away."""
-        try:
-            async with asyncio.timeout(self._streams.pace.hello):
-                hello = await self._hello()
-                if hello is None:
-                    return None
-                if hello.token is not None:
-                    caller = self._exchange.tokens.check(hello.token)
-                if caller is None:
-                    raise Fault("unauthorized", "No token, or one that is not valid (any more).")
-                self._cursor = f"{caller.workspace}/{caller.name}/{hello.reader}"
-                return await self._welcome(hello, caller)
-        except TimeoutError:
-            await self._refuse(Fault("timed_out", f"No `hello` within {self._streams.pace.hello:g} s."), None, 4002)
-        except (Fault, FleetError) as error:
-            fault = as_fault(error)
-            await self._refuse(fault, fault.facts.pop("ref", None), 4001 if fault.code == "unauthorized" else 4002)
-        return None
+    def connection_lost(self, error: Exception | None) -> None:
+        """It has gone."""
+        self._over = True
+        if self._patience is not None:
+            self._patience.cancel()
+        if self._greeting is not None:
+            self._greeting.cancel()
+        self._streams.unwelcomed.discard(self._send_away)
+        self._streams.leaving.discard(self._transport)
+        if self._reader is not None:
+            self._streams.leave(self._reader)
 
-    async def _hello(self) -> wire.Hello | None:
-        """The first frame; `None`: the client has gone."""
-        message = await self._socket.receive()
-        if message.type is not WSMsgType.TEXT:
-            if message.type in (WSMsgType.BINARY, WSMsgType.PING, WSMsgType.PONG):
-                raise Fault("binary_frame", "The first frame is `hello`, as text.")
-            return None
-        frame = wire.read_frame(message.data)
-        if not isinstance(frame, wire.Hello):
-            raise Fault("unauthorized", "The first frame is `hello`.", ref=getattr(frame, "ref", None))
-        if frame.version != wire.VERSION:
+    # -- frames ----------------------------------------------------------------------------------------------------
+
+    def _go_on(self) -> None:
+        """Take the frames that are whole, while there is room for what they bring."""
+        self._waits = False
+        for _ in range(AT_A_TIME):
+            if self._over or not self._has_room():
+                return
+            try:
+                got = self._incoming.next()
+                if got is None:
+                    self._transport.resume_reading()
+                    return
+                self._take(*got)
+                self._faults = 0
+            except framing.Broken as broken:
+                self._send_away(broken.code, Fault(_BROKEN[broken.code], wire.CLOSES[broken.code].capitalize() + "."))
+            except (Fault, FleetError) as error:
+                self._refuse(as_fault(error))
+            except Exception:  # what nobody foresaw ends this connection, and no other
+                log.exception("the connection of %s ended by a fault of the hub's", self._name)
+                self._send_away(1011)
+        self._wait()
+        asyncio.get_running_loop().call_soon(self._go_on)
+
+    def _has_room(self) -> bool:
+        """Whether one more frame may be looked at. If not, it waits for that."""
+        if self._greeting is not None:
+            self._wait()
+            return False
+        if self._flying >= IN_FLIGHT:
+            self._full = True
+            self._wait()
+            return False
+        if self._reader is not None and self._reader.waiting > self._streams.pace.behind:
+            self._wait()
+            self._streams.when_read(self._reader, self._go_on)
+            return False
+        return True
+
+    def _wait(self) -> None:
+        """Until somebody calls `_go_on`."""
+        self._waits = True
+        self._transport.pause_reading()
+
+    def _take(self, opcode: int, payload: bytes) -> None:
+        """One message of the client's. Raise `Fault` where it is not what clients are to send."""
+        reader = self._reader
+        if opcode == framing.TEXT:
+            if reader is None:
+                self._greet(wire.read_frame(payload))
+                return
+            value = wire.read_json(payload)
+            plain = wire.plain_message(value, payload)
+            if plain is not None:
+                self._send(reader, *plain)
+            else:
+                self._answer(reader, wire.as_frame(value))
+        elif opcode == framing.CLOSE:
+            self._part(framing.closing(payload))
+        elif reader is None:
+            raise Fault("binary_frame", "The first frame is `hello`, as text.")
+        elif opcode == framing.BINARY:
+            raise Fault("binary_frame", "Frames are text.")
+        elif opcode == framing.PING:
+            self._streams.say(reader, ws_frame(payload, framing.PONG))
+
+    def _refuse(self, fault: Fault) -> None:
+        """A frame could not be taken."""
+        ref = fault.facts.pop("ref", None)
+        if self._reader is None:
+            self._send_away(4001 if fault.code == "unauthorized" else 4002, fault, ref)
+            return
+        self._streams.say(self._reader, _error(fault, ref))
+        self._faults += 1
+        if self._faults >= FAULTS:
+            self._send_away(4002)
+
+    # -- hello -----------------------------------------------------------------------------------------------------
+
+    def _greet(self, hello: wire.ClientFrame) -> None:
+        """Hear the first frame; its answer comes by and by."""
+        if not isinstance(hello, wire.Hello):
+            raise Fault("unauthorized", "The first frame is `hello`.", ref=getattr(hello, "ref", None))
+        if hello.version != wire.VERSION:
             raise Fault(
-                Code.WRONG_VERSION, f"The hub speaks version {wire.VERSION} of its frames.", ref=frame.ref,
+                Code.WRONG_VERSION, f"The hub speaks version {wire.VERSION} of its frames.", ref=hello.ref,
                 version=wire.VERSION,
             )  # fmt: skip
-        return frame
+        if hello.token is not None:
+            self._caller = self._exchange.tokens.check(hello.token)
+        if self._caller is None:
+            raise Fault("unauthorized", "No token, or one that is not valid (any more).", ref=hello.ref)
+        self._greeting = asyncio.get_running_loop().create_task(self._welcome(hello, self._caller))
 
-    async def _welcome(self, hello: wire.Hello, caller: Caller) -> Reader:
-        reader = Reader(caller, self._transport, WEBSOCKET, asyncio.get_running_loop().time())
-        gap = await self._streams.join(reader, await self._after(hello), hello.streams)
-        log_ = self._exchange.log
-        welcome = wire.Welcome(
-            name=caller.name,
-            role=caller.role.value,
-            workspace=caller.workspace,
-            position=str(Position(log_.epoch, reader.after)),
-            head=str(log_.position),
-            streams=reader.stream_names(),
-            limits=self._streams.limits,
-            ping=self._streams.pace.ping,
-            gap=gap,
-            ref=hello.ref,
-        )
-        reader.transport.write(ws_frame(welcome.model_dump_json(exclude_none=True).encode()))
-        return reader
+    async def _welcome(self, hello: wire.Hello, caller: Caller) -> None:
+        """Answer it, and go on with what came behind it."""
+        loop = asyncio.get_running_loop()
+        reader = Reader(caller, self._transport, WEBSOCKET, loop.time())
+        cursor = f"{caller.workspace}/{caller.name}/{hello.reader}"
+        try:
+            gap = await self._streams.join(reader, await self._after(hello, cursor), hello.streams)
+            if self._over:  # it has gone meanwhile
+                return
+            self._reader, self._cursor, self._greeting = reader, cursor, None
+            if self._patience is not None:
+                self._patience.cancel()
+                self._patience = None
+            self._streams.unwelcomed.discard(self._send_away)
+            self._gone = self._exchange.connected(caller)
+            reader.on_end = self._left
+            log_ = self._exchange.log
+            told = wire.welcome(
+                caller, hello.ref, position=str(Position(log_.epoch, reader.after)), head=str(log_.position),
+                streams=reader.stream_names(), limits=self._streams.limits, ping=self._streams.pace.ping, gap=gap,
+            )  # fmt: skip
+            self._transport.write(ws_frame(told.encode()))
+            self._streams.begin(reader)
+            self._go_on()
+        except (Fault, FleetError) as error:
+            fault = as_fault(error)
+            fault.facts.setdefault("ref", hello.ref)
+            self._refuse(fault)
+        except Exception:
+            log.exception("%s could not be welcomed", caller.name)
+            self._send_away(1011)
+        finally:
+            self._greeting = None
+            if self._reader is not reader:
+                self._streams.leave(reader)
 
-    async def _after(self, hello: wire.Hello) -> Position | None:
+    async def _after(self, hello: wire.Hello, cursor: str) -> Position | None:
         if hello.after != "cursor":
             return None if hello.after is None else wire.as_position(hello.after)
-        seq = await self._exchange.history.cursor(self._cursor)
+        seq = await self._exchange.history.cursor(cursor)
         return None if seq is None else Position(self._exchange.log.epoch, seq)
 
-    async def _refuse(self, fault: Fault, ref: str | None, code: int) -> None:
-        with contextlib.suppress(ConnectionError):
-            await self._socket.send_str(_error(fault, ref))
-        await self._socket.close(code=code)
+    def _too_late(self) -> None:
+        self._send_away(4002, Fault("timed_out", f"No `hello` within {self._streams.pace.hello:g} s."))
 
-    async def _listen(self, reader: Reader) -> None:
-        """Take frames until there are no more. One client's frames do not keep the loop from the others."""
-        loop = asyncio.get_running_loop()
-        frames = faults = 0
-        while not reader.ended and await self._streams.room(reader):
-            message = await self._socket.receive()
-            reader.heard = loop.time()
-            try:
-                if message.type is WSMsgType.TEXT:
-                    await self._take(reader, wire.read_frame(message.data))
-                elif message.type is WSMsgType.BINARY:
-                    raise Fault("binary_frame", "Frames are text.")
-                elif message.type is WSMsgType.PING:
-                    self._streams.say(reader, ws_frame(message.data, 0xA))
-                elif message.type is not WSMsgType.PONG:
-                    return
-                faults = 0
-            except (Fault, FleetError) as error:
-                fault = as_fault(error)
-                self._say(reader, _error(fault, fault.facts.pop("ref", None)))
-                faults += 1
-                if faults >= FAULTS:
-                    self._streams.end(reader, 4002)
-            frames += 1
-            if frames % AT_A_TIME == 0:
-                await asyncio.sleep(0)
+    # -- what a welcome client says --------------------------------------------------------------------------------
 
-    async def _take(self, reader: Reader, frame: wire.ClientFrame) -> None:
+    def _answer(self, reader: Reader, frame: wire.ClientFrame) -> None:
         match frame:
             case wire.Send():
-                if self._flying is None:  # most connections only listen
-                    self._flying = set()
-                while len(self._flying) >= IN_FLIGHT:
-                    await asyncio.wait(self._flying, return_when=asyncio.FIRST_COMPLETED)
-                sending = asyncio.get_running_loop().create_task(self._send(reader, frame))
-                self._flying.add(sending)
-                sending.add_done_callback(self._flying.discard)
+                self._send(reader, frame.message, frame.ref)
             case wire.Acknowledge():
                 self._acknowledge(wire.as_position(frame.pos, "pos"))
             case wire.Subscribe() | wire.Unsubscribe():
@@ -198,26 +341,30 @@ class Connection:
                     fault.facts["ref"] = frame.ref
                     raise
                 told = wire.Subscribed(streams=reader.stream_names(), ref=frame.ref)
-                self._say(reader, told.model_dump_json())
+                self._streams.say(reader, ws_frame(told.model_dump_json().encode()))
             case wire.Ping():
-                self._say(reader, wire.Pong(ref=frame.ref).model_dump_json())
+                self._streams.say(reader, ws_frame(wire.Pong(ref=frame.ref).model_dump_json().encode()))
             case wire.Hello():
                 raise Fault("unknown_type", "`hello` comes once, at the beginning.", ref=frame.ref)
 
-    async def _send(self, reader: Reader, frame: wire.Send) -> None:
-        """Its ack goes out after its commit, and not before."""
-        try:
-            if not self._exchange.tokens.good(reader.caller):
-                raise Fault("unauthorized", "The token is not valid any more.")
-            receipt = await self._exchange.send(reader.caller, frame.message)
-        except Exception as error:  # noqa: BLE001  whatever it is, the sender hears of it
-            self._say(reader, _error(as_fault(error), frame.ref))
+    def _send(self, reader: Reader, message: dict[str, Any], ref: str | None) -> None:
+        """Its ack goes out after its commit, and not before, with those of all others that were committed with it."""
+        if not self._exchange.tokens.good(reader.caller):
+            self._streams.say(reader, _error(Fault("unauthorized", "The token is not valid any more."), ref))
             return
-        told: dict[str, Any] = {
-            "type": "ack", "ref": frame.ref, "id": receipt.id, "seq": receipt.position.seq,
-            "epoch": receipt.position.epoch, "duplicate": receipt.duplicate,
-        }  # fmt: skip
-        self._say(reader, wire.encode(told))
+        self._flying += 1
+        _begin_send(self._exchange, reader.caller, message, functools.partial(self._stored, reader, ref))
+
+    def _stored(self, reader: Reader, ref: str | None, came: Receipt | Exception) -> None:
+        """What became of a message."""
+        self._flying -= 1
+        if isinstance(came, Exception):
+            self._streams.say(reader, _error(as_fault(came), ref))
+        else:
+            self._streams.say(reader, ws_frame(wire.accepted(came, ref).encode()))
+        if self._full and self._flying <= IN_FLIGHT // 2:
+            self._full = False
+            asyncio.get_running_loop().call_soon(self._go_on)
 
     def _acknowledge(self, pos: Position) -> None:
         head = self._exchange.log.position
@@ -225,5 +372,62 @@ class Connection:
             raise Fault(Code.BAD_VALUE, f"{pos} is no position that was told.", field="pos")
         self._exchange.history.set_cursor(self._cursor, pos.seq)
 
-    def _say(self, reader: Reader, text: str) -> None:
-        self._streams.say(reader, ws_frame(text.encode()))
+    # -- the end ---------------------------------------------------------------------------------------------------
+
+    @property
+    def _name(self) -> str:
+        return "nobody yet" if self._caller is None else self._caller.name
+
+    def _left(self) -> None:
+        """It is no reader any more, whoever ended that."""
+        self._over = True
+        gone, self._gone = self._gone, None
+        if gone is not None:
+            gone()
+
+    def _part(self, code: int) -> None:
+        """The client closes."""
+        self._last_words(ws_frame(code.to_bytes(2, "big"), framing.CLOSE))
+        self._transport.close()
+
+    def _send_away(self, code: int, fault: Fault | None = None, ref: str | None = None) -> None:
+        """The hub closes, and says why. What the client still sends is thrown away, so that it can read that."""
+        if self._over:
+            return
+        self._last_words((b"" if fault is None else _error(fault, ref)) + close_frame(code))
+        if not self._transport.is_closing():
+            self._transport.write_eof()
+            self._transport.resume_reading()
+            self._patience = asyncio.get_running_loop().call_later(LINGER, self._transport.abort)
+            self._streams.leaving.add(self._transport)
+
+    def _last_words(self, told: bytes) -> None:
+        self._over = True
+        if self._patience is not None:
+            self._patience.cancel()
+        if self._greeting is not None and self._greeting is not asyncio.current_task():
+            self._greeting.cancel()
+        self._streams.unwelcomed.discard(self._send_away)
+        self._incoming = Incoming(0)
+        reader = self._reader
+        if reader is not None:
+            before, reader.out = reader.out, []
+            told = b"".join((*before, told))
+            self._streams.leave(reader)
+        if not self._transport.is_closing():
+            self._transport.write(told)
+
+
+_sending: set[asyncio.Task[None]] = set()
+
+
+def _begin_send(exchange: Exchange, caller: Caller, message: dict[str, Any], told: Callable[..., None]) -> None:
+    async def send() -> None:
+        try:
+            told(await exchange.send(caller, message))
+        except Exception as error:  # noqa: BLE001  whatever it is, the sender hears of it
+            told(error)
+
+    sending = asyncio.get_running_loop().create_task(send())
+    _sending.add(sending)
+    sending.add_done_callback(_sending.discard)

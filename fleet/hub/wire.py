@@ -22,9 +22,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 from pydantic_core import ErrorDetails
 
+from fleet.hub.auth import Caller
 from fleet.hub.exchange import message_json
 from fleet.hub.log import Event
-from fleet.hub.message import CHANNEL, ID, KEY, NAME, Code, Intent, Position, Refusal
+from fleet.hub.message import CHANNEL, ID, KEY, NAME, Code, Intent, Position, Receipt, Refusal
 from fleet.hub.projection import COPY, MESSAGE, fields
 from fleet.hub.routing import Hears
 
@@ -220,7 +221,9 @@ def as_position(value: str, name: str = "after") -> Position:
 Name = Annotated[str, Field(pattern=f"^{NAME.pattern}$", description="A name: lower case, digits, hyphens.")]
 Channel = Annotated[str, Field(pattern=f"^{CHANNEL.pattern}$", description="A channel, with its #.")]
 Id = Annotated[str, Field(pattern=f"^{ID.pattern}$", description="An id: a letter, a hyphen, 16 characters.")]
-Ref = Annotated[str, Field(max_length=200, description="The client's own mark; the answer bears it.")]
+REF = 200
+"""Characters of a `ref`."""
+Ref = Annotated[str, Field(max_length=REF, description="The client's own mark; the answer bears it.")]
 
 
 class Body(BaseModel):
@@ -574,7 +577,22 @@ CLIENT_FRAMES: Mapping[str, type[Body]] = {
 
 def read_frame(raw: bytes) -> ClientFrame:
     """A client's frame. Raise `Fault`, with the frame's `ref` in its facts where it has one."""
-    value = read_json(raw)
+    return as_frame(read_json(raw))
+
+
+def plain_message(value: Any, raw: bytes) -> tuple[dict[str, Any], str | None] | None:
+    """The message and the `ref` of a `Send` that is as it should be, seen at a glance: most frames are. `None`: look
+    at it by `as_frame`, which says what it is, or what is wrong with it. `raw`: as it came."""
+    if type(value) is not dict or value.get("type") != "message" or b"\\ud" in raw or b"\\uD" in raw:
+        return None  # half a character, perhaps
+    message, ref = value.get("message"), value.get("ref")
+    if type(message) is dict and (ref is None or (type(ref) is str and len(ref) <= REF)):
+        return message, ref
+    return None
+
+
+def as_frame(value: Any) -> ClientFrame:
+    """The same of what has been read."""
     if not isinstance(value, dict):
         raise Fault(Code.WRONG_TYPE, "A frame is a JSON object.")
     kind = value.get("type")
@@ -679,6 +697,35 @@ class GapFrame(GapAnswer):
 
 
 HUB_FRAMES: tuple[type[Answer], ...] = (Welcome, Subscribed, Accepted, EventFrame, GapFrame, ErrorFrame, Pong)
+
+
+def welcome(
+    caller: Caller,
+    ref: str | None,
+    *,
+    position: str,
+    head: str,
+    streams: list[str] | None,
+    limits: LimitsAnswer,
+    ping: float,
+    gap: GapAnswer | None,
+) -> str:
+    """A `Welcome`, written."""
+    told = Welcome(
+        name=caller.name, role=caller.role.value, workspace=caller.workspace, position=position, head=head,
+        streams=streams, limits=limits, ping=ping, gap=gap, ref=ref,
+    )  # fmt: skip
+    return told.model_dump_json(exclude_none=True)
+
+
+def accepted(receipt: Receipt, ref: str | None) -> str:
+    """An `Accepted`, written."""
+    return (
+        f'{{"type":"ack","ref":{"null" if ref is None else encode(ref)},"id":"{receipt.id}",'
+        f'"seq":{receipt.position.seq},"epoch":"{receipt.position.epoch}",'
+        f'"duplicate":{"true" if receipt.duplicate else "false"}}}'
+    )
+
 
 CLOSES: Mapping[int, str] = {
     1000: "done",

@@ -754,6 +754,6 @@ def references(value: Any) -> list[str]:
 
 
 async def test_a_masked_ping_is_answered(hub: Hub) -> None:
-    async with hub.deaf("op") as (reader, writer):
+    async with hub.deaf("op", streams=["#quiet"]) as (reader, writer):
         writer.write(masked(b"are you there", 0x9))
         assert await read_frame(reader) == (0xA, b"are you there")

@@ -144,6 +144,35 @@ def test_a_frame_is_of_its_type_and_keeps_its_ref_when_it_is_refused() -> None:
         assert (fault.value.code, fault.value.facts["ref"]) == (code, "r")
 
 
+@given(
+    st.fixed_dictionaries(
+        {"type": st.sampled_from(["message", "ping", "nonsense"])},
+        optional={
+            "message": st.dictionaries(st.text(max_size=3), st.none() | st.text(max_size=5), max_size=3) | st.text(),
+            "ref": st.none() | st.integers() | st.text(max_size=5) | st.just("x" * 201),
+            "later": st.just(1),
+        },
+    )
+)
+def test_what_is_taken_for_a_message_at_a_glance_is_what_the_model_says(value: dict[str, Any]) -> None:
+    raw = json.dumps(value).encode()
+    plain = wire.plain_message(json.loads(raw), raw)
+    if plain is not None:
+        frame = wire.read_frame(raw)
+        assert isinstance(frame, wire.Send)
+        assert plain == (frame.message, frame.ref)
+
+
+def test_most_messages_are_known_at_a_glance_and_half_a_character_is_not() -> None:
+    def glance(raw: bytes) -> Any:
+        return wire.plain_message(json.loads(raw), raw)
+
+    assert glance(b'{"type": "message", "ref": "1", "message": {"to": "bob"}}') == ({"to": "bob"}, "1")
+    assert glance(b'{"type": "message", "message": {"to": "\\u00e9"}}') == ({"to": "é"}, None)
+    for odd in (b'"ref": "\\ud800"', b'"ref": "\\uDC00"'):
+        assert glance(b'{"type": "message", "message": {}, ' + odd + b"}") is None
+
+
 def test_numbers_times_and_positions_of_a_query_are_whole_or_refused() -> None:
     assert wire.as_number(None, "limit", 50) == 50
     assert wire.as_number("7", "limit", 50, most=10) == 7
