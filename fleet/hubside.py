@@ -43,8 +43,9 @@ log = logging.getLogger(__name__)
 BY = "fleet"
 """Who makes the tokens of launches, and the operator's."""
 
-PATIENCE = 10.0
-"""Seconds that a launch waits for a hub that is being opened."""
+PATIENCE = 60.0
+"""Seconds that a launch waits for a hub that is being opened: a second or two, on a loaded machine more. One that
+cannot be opened says so sooner, and is not waited for."""
 
 AGAIN = (1.0, 2.0, 5.0, 15.0, 30.0)
 """Seconds after which a hub that could not be opened is tried again; then always after the last."""
@@ -250,6 +251,9 @@ class HubSide:
                     await self._hub.tokens.revoke(row.id, by=BY)
         except (FleetError, TimeoutError) as error:
             log.error("%s is launched without the hub: %s", spec.name, str(error) or "it takes too long to open")
+            return None
+        except Exception:  # a fault of the hub's must not fail a start
+            log.exception("%s is launched without the hub", spec.name)
             return None
         return Admission(str(self._server.info()["socket"]), token)
 

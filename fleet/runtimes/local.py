@@ -37,7 +37,12 @@ log = logging.getLogger(__name__)
 
 LAUNCHER = Path(__file__).with_name("launcher.sh")
 NOTED_WITHIN = 10.0
-"""Seconds the launcher may take to note itself and its program: a few milliseconds, on a loaded machine more."""
+"""Seconds the launcher may take to note itself and its program: a few milliseconds, on a loaded machine more …"""
+NOTED_AT_LAST = 120.0
+"""… and this many as long as its pane lives."""
+LAUNCHED_AT_ONCE = 16
+"""Launches between their pane's opening and the launcher's note. More at once would not be done sooner: they only wait
+for each other, each with its time running."""
 SETTLE = 0.25
 """Seconds to wait, after a death, for what else it brings: the pane's last output, the server's own end."""
 REMEMBER_EVERY = 30.0
@@ -71,6 +76,7 @@ class LocalRuntime:
         self._unreadable: dict[str, str] = {}
         """Multiplexers that do not answer, and why."""
         self._tasks: set[asyncio.Task[None]] = set()
+        self._launching = asyncio.Semaphore(LAUNCHED_AT_ONCE)
         self._folders = FolderWatch(clock)
         self._remembering: asyncio.Task[None] | None = None
         self._closed = False
@@ -132,19 +138,30 @@ class LocalRuntime:
             await self.put([*plan.files, *own])
             argv = ["env", "-i", "/bin/sh", str(LAUNCHER), handle.folder, plan.cwd, program, *plan.argv[1:]]
             self._logs.of(handle.agent).begin(handle.generation, self._clock.now())
-            server = await multiplexer.open(handle.session, handle.generation, argv, plan.width, plan.height)
-            await self.put([launches.note(folder, "server", server)])
-        await self._noted(handle)
+            async with self._launching:
+                server = await multiplexer.open(handle.session, handle.generation, argv, plan.width, plan.height)
+                await self.put([launches.note(folder, "server", server)])
+                await self._noted(handle)
+        else:
+            await self._noted(handle)
 
     async def _noted(self, handle: Handle) -> None:
         """Return when the launcher has noted its program."""
-        folder = Path(handle.folder)
+        loop = asyncio.get_running_loop()
+        folder, began, pause = Path(handle.folder), loop.time(), 0.005
+        while not ((folder / "program").exists() or (folder / "exit").exists()):
+            waited = loop.time() - began
+            if waited > NOTED_AT_LAST or (waited > NOTED_WITHIN and not await self._pane_lives(handle)):
+                raise LaunchError(f"the launcher of {handle.generation} has noted nothing in {handle.folder}")
+            await asyncio.sleep(pause)
+            pause = min(1.2 * pause, 0.1)
+
+    async def _pane_lives(self, handle: Handle) -> bool:
         try:
-            async with asyncio.timeout(NOTED_WITHIN):
-                while not ((folder / "program").exists() or (folder / "exit").exists()):  # noqa: ASYNC110
-                    await asyncio.sleep(0.005)
-        except TimeoutError:
-            raise LaunchError(f"the launcher of {handle.generation} has noted nothing in {handle.folder}") from None
+            seen = await self._of(handle).see(handle.generation)
+        except ServerGone:
+            return False
+        return seen is not None and not seen.screen.dead
 
     # -- looking -------------------------------------------------------------------------------------------------
 

@@ -383,12 +383,13 @@ class Tmux:
         """Run many lines with one write. A server that is silent too long loses its client, and the next question
         opens another one."""
         control = await self._open()
-        try:
-            async with asyncio.timeout(self._settings.observe_timeout):
-                return [await answer for answer in control.send(lines)]
-        except TimeoutError:
+        answers = control.send(lines)
+        # What came in time counts, also where we are late ourselves to look at it.
+        _, missing = await asyncio.wait(answers, timeout=self._settings.observe_timeout)
+        if missing:
             control.lost("tmux did not answer in time")
-            raise HostUnreachable(f"tmux did not answer within {self._settings.observe_timeout:g} s") from None
+            raise HostUnreachable(f"tmux did not answer within {self._settings.observe_timeout:g} s")
+        return [answer.result() for answer in answers]
 
     async def _open(self) -> Control:
         async with self._opening:

@@ -14,6 +14,7 @@ import datetime
 import os
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -138,10 +139,12 @@ def main() -> int:
 
 
 def measured(table: Table, part: str, sizes: Sizes) -> Iterator[Row]:
-    """The lines of a part; where it fails, a last one that says so, so that the others are not lost."""
+    """The lines of a part; where it fails, a last one that says so, so that the others are not lost. The table has the
+    error's beginning; all of it is printed."""
     try:
         yield from table.measure(part, sizes)
     except Exception as error:  # noqa: BLE001 (whatever it is, it is told, and the run ends with 1)
+        traceback.print_exc()
         told = " ".join(f"{type(error).__name__}: {error}".split()).replace("|", "/")[:300]
         yield Row(part, "", f"not measured: {told}")
 

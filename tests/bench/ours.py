@@ -83,8 +83,16 @@ class OurFleet:
         """`fleet WORDS…`, which has to succeed; what it printed."""
         done = self.fleet(*words)
         if done.returncode:
-            raise RuntimeError(f"fleet {' '.join(words)}: {done.returncode}\n{done.stdout}{done.stderr}")
+            fine = " started "  # of hundreds of agents, those that are not are what matters
+            said = "\n".join(line for line in done.stdout.splitlines() if fine not in line)
+            raise RuntimeError(f"fleet {' '.join(words)}: {done.returncode}\n{said}\n{done.stderr}{self.log}")
         return done.stdout
+
+    @property
+    def log(self) -> str:
+        """The end of what the daemon has logged."""
+        log = Places.of(self.env).log
+        return log.read_text(errors="replace")[-4000:] if log.exists() else ""
 
     @property
     def control(self) -> str:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import os
+import time
 from itertools import pairwise
 
 import pytest
@@ -165,6 +168,46 @@ async def test_a_pane_that_keeps_printing_is_captured_within_the_second_and_one_
     pauses = [later - earlier for earlier, later in pairwise(captured)]
     assert max(pauses) <= (0.75 if lines == 1 else 0.25)
     assert len(captured) <= (40 if lines == 1 else 80)
+
+
+class LatePipe(Pipe):
+    """A client whose answer lies there to be read, while we are kept from it for longer than it may take."""
+
+    def __init__(self, it: tmux.Control, kept: float) -> None:
+        super().__init__()
+        self._it, self._kept = it, kept
+        self._reads, self._writes = os.pipe()
+
+    def write(self, data: bytes) -> None:
+        asyncio.get_running_loop().add_reader(self._reads, self._read)
+        asyncio.get_running_loop().call_soon(self._keep)
+
+    def _keep(self) -> None:
+        time.sleep(self._kept)
+        os.write(self._writes, b"%begin 100 2 1\nhere\n%end 100 2 1\n")
+
+    def _read(self) -> None:
+        self._it.feed(os.read(self._reads, 1000))
+
+    def close(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._reads)
+        os.close(self._reads)
+        os.close(self._writes)
+
+
+async def test_what_was_answered_counts_though_we_look_late() -> None:
+    made, _ = control()
+    made.feed(GREETING)
+    settings = Settings(observe_timeout=0.05)
+    made.pipe = pipe = LatePipe(made, kept=3 * settings.observe_timeout)
+    server = tmux.Tmux(functools.partial(connected, made), settings, TurnedClock())
+    assert (await server.ask("list-panes")).body == b"here\n"
+    assert not made.ended
+    pipe.close()
+
+
+async def connected(made: tmux.Control, on_lost: object) -> tmux.Control:
+    return made
 
 
 async def no_connection(on_lost: object) -> tmux.Control:
