@@ -45,6 +45,9 @@ class Settings:
     limit_jitter_min: float = 60.0  # after a usage limit's end …
     limit_jitter_max: float = 300.0  # … up to this
 
+    # SLURM clusters (SEMANTICS 7)
+    slurm_interval: float = 15.0  # between two questions about all jobs; 10 is the least that a cluster is to bear
+
     # ssh hosts (SEMANTICS 7)
     ssh_config: str = ""  # an ssh_config file instead of one's own
     ssh_keepalive: float = 2.0  # a host silent for so long is asked for a word; after three in vain it is lost
@@ -85,7 +88,7 @@ class Settings:
     hub_access_log: bool = False  # one line in the daemon's log for each request
 
     # the daemon
-    daemon_start_timeout: float = 20.0  # until its socket answers
+    daemon_start_timeout: float = 60.0  # until its socket answers
     request_timeout: float = places.REQUEST_TIMEOUT  # the CLI's wait for an answer that is not meant to take long
 
 

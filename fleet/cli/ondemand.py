@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
 import time
 from dataclasses import fields
 from pathlib import Path
+from typing import IO
 
 import fleet
 from fleet import client
@@ -15,7 +17,7 @@ from fleet.cli import output
 from fleet.errors import DaemonBusy, FleetError, NoDaemon, NotAllowed
 from fleet.settings import Places, Settings
 
-BARE = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "TZ", "TMPDIR", "FLEET_HOME", "PYTHONPATH")
+BARE = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "TZ", "TMPDIR", "FLEET_HOME", "PYTHONPATH", "SLURM_CONF")
 BARE_PREFIXES = ("LC_", "XDG_")
 ASK_EVERY = 0.05
 ASK_AGAIN = 0.5
@@ -28,23 +30,58 @@ def ensure_daemon() -> None:
     """
     if _answers():
         return
+    from fleet.config import load_settings
+
     places = Places.of()
+    timeout = load_settings(places).daemon_start_timeout
+    deadline = time.monotonic() + timeout
+    with _own(places.state / "starting.lock") as turn:
+        while not _taken(turn):  # another command is starting one
+            if _answers():
+                return
+            if time.monotonic() > deadline:
+                raise NoDaemon(f"The daemon did not come up within {timeout:g} s.", hint=_last_words(places.log, 0))
+            time.sleep(ASK_EVERY)
+        if not _answers():
+            _start(places, timeout, deadline)
+
+
+def _start(places: Places, timeout: float, deadline: float) -> None:
     log_began = _size(places.log)
     keeper = _spawn_keeper(places)
-    timeout = Settings().daemon_start_timeout
-    deadline = time.monotonic() + timeout
     ended: int | None = None
     while time.monotonic() < deadline and ended in (None, DaemonBusy.exit_code):
         ended = keeper.poll()
         if _answers():
             return
-        if ended == DaemonBusy.exit_code:  # another command's daemon that comes up, or one that is just leaving
+        if ended == DaemonBusy.exit_code:  # one that is just leaving holds the lock
             time.sleep(ASK_AGAIN)
             keeper = _spawn_keeper(places)
         time.sleep(ASK_EVERY)
     keeper.terminate()  # nobody is to be surprised by a daemon that comes up later
     what = f"did not come up within {timeout:g} s" if ended is None else "could not be started"
     raise NoDaemon(f"The daemon {what}.", hint=_last_words(places.log, log_began))
+
+
+def _taken(turn: IO[bytes]) -> bool:
+    """Whether it is this command's turn to start one: one at a time, or each would be in the others' way."""
+    try:
+        fcntl.flock(turn, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _own(path: Path) -> IO[bytes]:
+    """A file of the state folder, to append to."""
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return open(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "ab")
+    except OSError as error:
+        raise NotAllowed(
+            f"{path.parent} cannot be written: {error.strerror}.",
+            hint="Fleet keeps its state there; FLEET_HOME names another place.",
+        ) from error
 
 
 def _answers() -> bool:
@@ -56,15 +93,7 @@ def _answers() -> bool:
 
 
 def _spawn_keeper(places: Places) -> subprocess.Popen[bytes]:
-    try:
-        places.state.mkdir(mode=0o700, parents=True, exist_ok=True)
-        log = os.open(places.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    except OSError as error:
-        raise NotAllowed(
-            f"{places.state} cannot be written: {error.strerror}.",
-            hint="Fleet keeps its state there; FLEET_HOME names another place.",
-        ) from error
-    try:
+    with _own(places.log) as log:
         return subprocess.Popen(
             [sys.executable, "-P", "-m", "fleet.keeper"],
             stdin=subprocess.DEVNULL,
@@ -74,8 +103,6 @@ def _spawn_keeper(places: Places) -> subprocess.Popen[bytes]:
             env=bare_environment(),
             start_new_session=True,
         )
-    finally:
-        os.close(log)
 
 
 def bare_environment() -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
 import os
@@ -577,6 +578,24 @@ def test_a_daemon_is_started_where_a_command_needs_one(
     monkeypatch.setattr(ondemand, "_spawn_keeper", spawn)
     with pytest.raises(Gone):
         fleet(*words)
+
+
+def test_while_another_command_starts_the_daemon_none_is_started(
+    fleet: Shell, daemon: ScriptedDaemon, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ondemand, "_spawn_keeper", lambda places: pytest.fail("it was started"))
+    monkeypatch.setenv("FLEET_DAEMON_START_TIMEOUT", "0.2")
+    daemon.will("start", {"agents": []})
+    comes_up = iter([False, False, False, True])
+    (place / "state").mkdir(exist_ok=True)
+    with (place / "state" / "starting.lock").open("a") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        monkeypatch.setattr(ondemand, "_answers", lambda: next(comes_up))
+        assert fleet("start", "web").code == 0
+        monkeypatch.setattr(ondemand, "_answers", lambda: False)
+        ran = fleet("start", "web")
+    assert ran.code == NoDaemon.exit_code
+    assert "The daemon did not come up within 0.2 s." in ran.err
 
 
 @pytest.mark.parametrize(
