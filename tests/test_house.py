@@ -25,7 +25,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("harnesses", "config"),
     ("plan", "health", "runtimes", "hub"),
     ("lifecycle",),
-    ("ledger", "events", "hosts"),
+    ("ledger", "events", "hosts", "clusters"),
     ("preparing", "headless"),
     ("runner",),
     ("supervisor", "schedule", "report", "reach"),

@@ -29,9 +29,29 @@ class Cause(StrEnum):
     """The multiplexer's server went away, and the agent with it."""
     HOST = "host"
     """The host could not be read for a while; when it could again, nothing lived and nobody could say why."""
+    PREEMPTED = "preempted"
+    """Its SLURM job had to make room for another."""
+    REQUEUED = "requeued"
+    """Its SLURM job was put back into the queue."""
+    NODE_FAIL = "node_fail"
+    """The node of its SLURM job was lost."""
+    TIMEOUT = "timeout"
+    """Its SLURM job reached its time limit, and no other follows it."""
+    CANCELLED = "cancelled"
+    """Somebody cancelled its SLURM job."""
+    OUT_OF_MEMORY = "out_of_memory"
+    """Its SLURM job took more memory than it had asked for."""
+    NOT_LAUNCHED = "not_launched"
+    """Its SLURM job could not start the program."""
 
 
-NOBODYS_FAULT = {Cause.MULTIPLEXER: "MultiplexerLost", Cause.HOST: "HostLost"}
+NOBODYS_FAULT = {
+    Cause.MULTIPLEXER: "MultiplexerLost",
+    Cause.HOST: "HostLost",
+    Cause.PREEMPTED: "Preempted",
+    Cause.REQUEUED: "Requeued",
+    Cause.NODE_FAIL: "NodeFailed",
+}
 """Causes that charge no budget, with the reason they are shown under. Those who come back for one of these
 reasons are many at a time: the start ramp lets them go, not the bucket."""
 
@@ -134,6 +154,8 @@ def after_death(death: Death, budget: Budget, now: float, policy: Policy) -> tup
     how = death.manner
     if death.cause is Cause.UNRECOVERABLE:
         return budget, StayDown(True, "Unrecoverable", f"It {how}; the same launch could only fail again.")
+    if death.cause in _ITS_JOB:
+        return budget, _ITS_JOB[death.cause]
     if death.cause in NOBODYS_FAULT:
         return budget, _after_loss(death.cause, now, policy)
     if (end := _left_alone(death, policy)) is not None:
@@ -195,12 +217,25 @@ def manner(exit_status: int | None) -> str:
     return f"exited with status {exit_status}"
 
 
+_LOST = {
+    Cause.MULTIPLEXER: "Its multiplexer went away",
+    Cause.HOST: "Its host went away",
+    Cause.PREEMPTED: "Its job was preempted",
+    Cause.REQUEUED: "Its job was requeued",
+    Cause.NODE_FAIL: "Its job's node was lost",
+}
+_ITS_JOB = {
+    Cause.CANCELLED: StayDown(False, "JobCancelled", "Somebody cancelled its job. `fleet start` brings it back."),
+    Cause.TIMEOUT: StayDown(True, "TimeLimit", "Its job reached its time limit, and no other follows. Start it anew."),
+}
+"""Ends of a job that a person, or the manifest, has meant."""
+
+
 def _after_loss(cause: Cause, now: float, policy: Policy) -> Decision:
-    what = "multiplexer" if cause is Cause.MULTIPLEXER else "host"
-    reason = NOBODYS_FAULT[cause]
+    reason, what = NOBODYS_FAULT[cause], _LOST[cause]
     if policy.policy == "never":
-        return StayDown(True, reason, f"Its {what} went away, and its policy is never to restart it.")
-    return ComeBack(now, reason, f"Its {what} went away; it comes back in its turn.")
+        return StayDown(True, reason, f"{what}, and its policy is never to restart it.")
+    return ComeBack(now, reason, f"{what}; it comes back in its turn.")
 
 
 def _left_alone(death: Death, policy: Policy) -> StayDown | None:
@@ -248,6 +283,8 @@ def _after_run(death: Death, budget: Budget, now: float, policy: Policy) -> tupl
 def _reason(death: Death) -> str:
     if death.cause is Cause.AUTH:
         return "AuthFailed"
+    if death.cause is Cause.OUT_OF_MEMORY:
+        return "OutOfMemory"
     return "Crashed" if death.started_at is not None else "StartFailed"
 
 
