@@ -41,8 +41,10 @@ DRAWN_WITHIN = 5.0
 """Seconds until what was typed must stand in the composer: a busy program draws late."""
 LOOK_EVERY = 0.1
 LOOKS = 200
+"""At most, while what was typed is taken out: `BACK` keys between two of them."""
 BACK = 100
-"""Keys between two of these looks, that take out what was typed."""
+AGAIN = 5
+"""Looks until what seems to be another's text is that."""
 AHEAD = 500
 """Characters that are typed at most before the program is seen to have read them."""
 READ_WITHIN = 2.0
@@ -294,7 +296,9 @@ class Agents:
         return await self._take_out(runner, handle, ours)
 
     async def _take_out(self, runner: Runner, handle: Handle, text: str) -> Typing:
-        """Take the beginning of a text out of the composer, key by key: in a dialog, such a key does nothing."""
+        """Take the beginning of a text out of the composer, key by key: in a dialog, such a key does nothing. A frame
+        may be seen half drawn, so what seems to be something else is looked at again."""
+        strange = 0
         for _ in range(LOOKS):
             screen = (await runner.runtime.look(handle)).screen
             verdict = self._verdict(runner, screen) if screen else None
@@ -302,9 +306,11 @@ class Agents:
                 return Typing.HELD
             if verdict.composer and verdict.draft is False:
                 return Typing.NOTHING
-            if not self._begins(runner, screen, text):
+            if self._begins(runner, screen, text):
+                strange = 0
+                await runner.runtime.type(handle, ["BSpace"] * BACK, literal=False)
+            elif (strange := strange + 1) > AGAIN:
                 return Typing.HELD
-            await runner.runtime.type(handle, ["BSpace"] * BACK, literal=False)
             await self._clock.sleep(LOOK_EVERY)
         return Typing.HELD
 

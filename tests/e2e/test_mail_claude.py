@@ -12,6 +12,8 @@ from dataclasses import replace
 import pytest
 
 from fleet.hub.message import State, Verb
+from fleet.hub.reach import Typing
+from fleet.keys import typed
 from fleet.terms import Activity
 from tests.homes import Home, Stub
 from tests.post import OPERATOR, Post
@@ -112,6 +114,37 @@ async def test_an_operators_prompt_is_typed_whole_as_a_persons_own_word(post: Po
     told = await post.arrives(id)
     assert (told["way"], told["evidence"]) == ("typed", "transcript")
     await post.is_at("web", Activity.READY)
+
+
+async def test_a_prompt_that_a_dialog_cut_short_is_taken_out_and_typed_whole(
+    post: Post, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = post.reach.type
+
+    async def half(name: str, text: str, may_submit: object) -> Typing:
+        monkeypatch.setattr(post.reach, "type", whole)
+        post.reach._notes_of(post.runner(name)).ours = text
+        half, _, _ = text.partition("SECOND")
+        for press in typed(half, post.runner(name).harness.newline_key()):
+            await post.keys(name, *press.keys, literal=press.literal)
+        return Typing.HELD
+
+    monkeypatch.setattr(post.reach, "type", half)
+    await post.ready(**ASKS_NOTHING)
+    id = await post.prompt("the first half\nof several lines\nand then the SECOND half")
+    told = await post.arrives(id)
+    assert (told["way"], told["evidence"], told["attempts"]) == ("typed", "transcript", 2)
+
+
+async def test_where_hooks_are_switched_off_the_doorbells_silence_is_noticed_and_mail_is_typed(post: Post) -> None:
+    path = post.home.path / ".claude" / "settings.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps({"disableAllHooks": True}))
+    post.courier.rules = replace(post.courier.rules, unheard=1)
+    await post.ready(**ASKS_NOTHING)
+    id = await post.send("Hello there")
+    assert (await post.arrives(id))["way"] == "typed"
+    assert post.times_there(id) == 1
 
 
 async def test_what_may_cause_no_turn_goes_in_beside_a_tools_result(post: Post) -> None:
