@@ -27,6 +27,7 @@ from fleet.errors import (
     DialogOpen,
     FleetError,
     Held,
+    HostUnreachable,
     InvalidManifest,
     LaunchError,
     NotAllowed,
@@ -141,7 +142,9 @@ class Operator:
         if whole["command"] is None:
             launches = await self.fleet.events.list(agent=runner.name, type="launch", limit=1)
             report.add(whole, "command", launches[-1].payload.get("argv") if launches else None, "never launched")
-        report.add(whole, "ppid", processes.parent(whole["pid"]) if whole["pid"] else None, "no process of it runs")
+        here = runner.runtime.far is None
+        parent = processes.parent(whole["pid"]) if whole["pid"] and here else None
+        report.add(whole, "ppid", parent, "no process of it runs" if here else "it runs on another machine")
         actions = await self.fleet.events.list(agent=runner.name, type="action")
         for name, value in report.actions(actions).items():
             report.add(whole, name, value, "fleet has not acted on it" if not actions else "fleet does not measure it")
@@ -149,8 +152,8 @@ class Operator:
             for key, name in (("claude_md", "CLAUDE.md"), ("mcp_json", ".mcp.json")):
                 content, why = None, f"there is no {name} in the workspace"
                 try:
-                    content = await self.fleet.runtime.read(f"{runner.facts.cwd}/{name}")
-                except LaunchError as error:
+                    content = await runner.runtime.read(f"{runner.facts.cwd}/{name}")
+                except (LaunchError, HostUnreachable) as error:
                     why = str(error)
                 text = redact(content.decode(errors="replace"))[:8000] if content is not None else None
                 report.add(whole, key, text, why)
@@ -233,12 +236,10 @@ class Operator:
         screen: str | None = None
         if handle is not None:
             if not lines:
-                lines, source = await self.fleet.runtime.log_lines(handle, count), "pane"
+                lines, source = await runner.runtime.log_lines(handle, count), "pane"
             alive = runner.life.phase in UP and runner.facts.screen is not None
             screen = (
-                runner.facts.screen.text
-                if alive and runner.facts.screen
-                else await self.fleet.runtime.last_screen(handle)
+                runner.facts.screen.text if alive and runner.facts.screen else await runner.runtime.last_screen(handle)
             )
         return {
             "name": runner.name,
@@ -252,14 +253,14 @@ class Operator:
         if runner.handle is None or runner.life.phase not in (*UP, Phase.STOPPING):
             raise Held(f"{runner.name} has no pane: it is {runner.life.phase}.", hint=f"fleet logs {runner.name}")
         pane = self._full(runner, {})["pane"]
-        return Answer({**(pane or {}), "name": runner.name, "argv": self.fleet.runtime.attach_argv(runner.handle)})
+        return Answer({**(pane or {}), "name": runner.name, "argv": runner.runtime.attach_argv(runner.handle)})
 
     async def verb_wait(self, args: Args, progress: Progress) -> Answer:
         runner, word = self._one(args), str(args.get("for") or "started")
         timeout = float(args.get("timeout") or 60)
         if not await self.fleet.until(lambda: _reached(runner, word), timeout):
             raise TimedOut(
-                f"{runner.name} was not {word} within {timeout:g} s: it is {_where(runner)}.",
+                f"{runner.name} was not {word} within {round(timeout, 2):g} s: it is {_where(runner)}.",
                 hint=f"fleet explain {runner.name}",
             )
         return Answer(
@@ -398,8 +399,15 @@ class Operator:
             for r in self.fleet.runners.values()
             if r.handle and r.life.phase in (*UP, Phase.STOPPING, Phase.UNVERIFIABLE)
         }
-        removed = await self.fleet.runtime.cleanup(keep, dry_run=bool(args.get("dry_run")))
-        return Answer({"removed": removed, "dry_run": bool(args.get("dry_run"))})
+        removed: list[str] = []
+        warnings: list[str] = []
+        for host in self.fleet.hosts.all:
+            where = f" on {host.far.machine}" if host.far else ""
+            try:
+                removed += [f"{what}{where}" for what in await host.cleanup(keep, dry_run=bool(args.get("dry_run")))]
+            except HostUnreachable as error:
+                warnings.append(f"Nothing was removed{where}: {error}")
+        return Answer({"removed": removed, "dry_run": bool(args.get("dry_run"))}, warnings=warnings)
 
     # -- what they share -------------------------------------------------------------------------------------------
 
@@ -408,8 +416,9 @@ class Operator:
 
     def _warnings(self) -> list[str]:
         told = []
-        if self.fleet.unreachable:
-            told.append(f"The multiplexer could not be read: {self.fleet.unreachable}. States are as last seen.")
+        for host, why in self.fleet.unreachable.items():
+            what = "The multiplexer could not be read" if host.far is None else f"{host.far.machine} cannot be read"
+            told.append(f"{what}: {why}. States are as last seen.")
         if self.fleet.storage_problem:
             told.append(f"Nothing can be written down, so nothing is started or stopped: {self.fleet.storage_problem}")
         if self.fleet.faults:
@@ -536,7 +545,7 @@ class Operator:
             quiet = manifests.not_acting(spec)
             first = spec.name not in self.fleet.runners
             if quiet and first:
-                warnings.append(f"{spec.name}: {', '.join(quiet)} stand in the manifest and do not act yet.")
+                warnings.append(f"{spec.name}: not acting yet, though in the manifest: {', '.join(quiet)}.")
         runners = await self._declare_all(specs.values(), env, warnings)
         return runners, warnings
 
@@ -601,7 +610,10 @@ class Operator:
             told: dict[str, str] = {}
             deadline = self.fleet.clock.now() + timeout
             while True:
+                begun = self.fleet.starting()  # before that, what is seen of one is of an earlier launch
                 for runner in runners:
+                    if runner.name in begun and runner.life.phase not in (*UP, Phase.BACKOFF):
+                        continue
                     if told.get(runner.name) != (word := _where(runner)):
                         told[runner.name] = word
                         await progress(
@@ -613,7 +625,6 @@ class Operator:
                             }
                         )
                 remaining = deadline - self.fleet.clock.now()
-                begun = self.fleet.starting()  # before that, what is seen of one is of an earlier launch
                 if remaining <= 0 or all(r.name not in begun and _settled(r) for r in runners):
                     break
                 seen = {r.name: _where(r) for r in runners}
@@ -711,7 +722,7 @@ def _settled(runner: Runner) -> bool:
     """Whether a start has come to something that a person should hear of."""
     life = runner.life
     if life.phase is Phase.STARTING:
-        return runner.asks_a_person
+        return runner.asks_a_person or runner.stands_in_queue
     if runner.held:
         return True
     return (
@@ -744,8 +755,8 @@ def _outcome(runner: Runner, was_running: bool) -> dict[str, Any]:
         "activity": report.activity(runner),
         "kind": runner.state.kind,
         "question": runner.state.question,
-        "reason": life.reason,
-        "message": runner.waits_for or runner.facts.advice or life.message,
+        "reason": runner.waits_because if runner.waits_for else life.reason,
+        "message": runner.waits_for or runner.facts.advice or runner.facts.waiting or life.message,
         "pid": runner.facts.owner,
         "session_id": runner.record.session_id,
     }

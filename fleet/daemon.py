@@ -25,12 +25,14 @@ from typing import Any, Protocol
 
 from fleet import __version__
 from fleet.clock import Clock, SystemClock
+from fleet.clusters import Clusters
 from fleet.config import load_settings
 from fleet.control import Operator, Server
 from fleet.db import Database, place
 from fleet.errors import DaemonBusy, FleetError, InvalidSettings, NotAllowed
 from fleet.events import EVENTS_MIGRATIONS, Events
 from fleet.headless import HEADLESS_MIGRATIONS, Hearers, Sessions, Turns
+from fleet.hosts import Kind, SshHosts
 from fleet.ledger import LEDGER_MIGRATIONS, Ledger, StartEnvironment
 from fleet.manifests.model import AgentSpec
 from fleet.preparing import Admission
@@ -140,6 +142,7 @@ class HubLater:
     async def _load(self) -> None:
         try:
             self._side = self._make(await asyncio.to_thread(importlib.import_module, "fleet.hubside"))
+            gc.freeze()  # what was loaded is there for good
             self._side.begin()
             if self._adopted:
                 self._side.adopted()
@@ -200,10 +203,14 @@ class Daemon:
 
         events = Events(database, secrets)
         runtime = WithHeadless(LocalRuntime(places, settings, clock, secrets), places, clock)
-        supervisor = Supervisor(settings, places, clock, Ledger(database), events, runtime)
+        kinds: dict[str, Kind] = {
+            "ssh": SshHosts(settings, places, clock, secrets),
+            "slurm": Clusters(runtime, settings, places, clock, secrets),
+        }
+        supervisor = Supervisor(settings, places, clock, Ledger(database), events, runtime, kinds)
         hearers = Hearers(standing=supervisor.standing, evidence=supervisor.hear, event=supervisor.record_event)
         turns = Turns(clock, settings, places, Sessions(database), hearers)
-        hub = HubLater(lambda hubside: hubside.HubSide(supervisor, events, runtime, settings, places, clock, turns))
+        hub = HubLater(lambda hubside: hubside.HubSide(supervisor, events, settings, places, clock, turns))
         supervisor.admit = hub.admit
         operator = Operator(supervisor, self.leave)
         operator.notices.append(lambda: hub.problems)
@@ -281,6 +288,8 @@ def _log_to(places: Places) -> bool:
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
         handlers=handlers,
     )
+    if level != "DEBUG":  # what of it matters is told by the ssh runtime
+        logging.getLogger("asyncssh").setLevel(logging.WARNING)
     return len(handlers) > 1 or _same_file(2, places.log)
 
 
@@ -288,7 +297,7 @@ def _same_file(fd: int, path: Path) -> bool:
     return os.path.samestat(os.fstat(fd), path.stat())
 
 
-def _collect_seldom() -> None:
+def collect_seldom() -> None:
     """Look for cycles of garbage less often. What a message leaves behind in the hub's memory is many small objects
     and no cycle; by Python's own thresholds every few dozen messages would be gone through for nothing, and with them
     all modules that are there for good."""
@@ -306,7 +315,7 @@ def main() -> int:
         heard = _log_to(places)
         settings = load_settings(places)
         with the_lock(places.lock):
-            _collect_seldom()
+            collect_seldom()
             asyncio.run(Daemon(settings, places).serve())
     except FleetError as error:
         if logging.root.handlers:

@@ -33,7 +33,6 @@ from fleet.preparing import Admission
 from fleet.reach import Agents, Turns
 from fleet.runner import Runner
 from fleet.runtimes import files
-from fleet.runtimes.base import Runtime
 from fleet.settings import Places, Settings
 from fleet.supervisor import Supervisor
 from fleet.terms import File, HookEvent, Phase
@@ -64,13 +63,12 @@ class HubSide:
         self,
         supervisor: Supervisor,
         events: Events,
-        runtime: Runtime,
         settings: Settings,
         places: Places,
         clock: Clock,
         turns: Turns | None = None,
     ) -> None:
-        self._supervisor, self._events, self._runtime = supervisor, events, runtime
+        self._supervisor, self._events = supervisor, events
         self._settings, self._places, self._clock, self._turns = settings, places, clock, turns
         self._exchange: Exchange | None = None
         self._server: HubServer | None = None
@@ -171,7 +169,7 @@ class HubSide:
         """Bring the hub's members up to the supervisor's agents, then carry their mail."""
         hub.presence = self._presence
         reach = Agents(
-            self._supervisor.runners, self._runtime, self._clock, self._supervisor.rules.of,
+            self._supervisor.runners, self._clock, self._supervisor.rules.of,
             self._events.of_generation, self._turns,
         )  # fmt: skip
         self._supervisor.on_change(reach.heard)

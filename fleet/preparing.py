@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -61,6 +61,8 @@ class Surroundings:
     env: Mapping[str, str]
     starters: Mapping[str, str]
     """The environment of whoever started it. A `${VAR}` in a `src_…` file is from there, inherited or not."""
+    spool: str
+    """The folder there in which its hooks leave their events."""
     files: tuple[File, ...] = ()
     """What the environment speaks of, in the launch's folder."""
 
@@ -87,22 +89,26 @@ class Preparing:
         places: Places,
         settings: Settings,
         admit: Admit = no_hub,
+        here: Runtime | None = None,
     ) -> None:
+        """`here`: this machine, where the manifest is, if the launch is on another."""
         self._record, self._spec, self._harness, self._handle = record, record.spec, harness, handle
         self._runtime, self._places, self._settings = runtime, places, settings
+        self._here = here or runtime
         self._admit = admit
+        self._warnings: list[str] = []
 
     async def surroundings(self) -> Surroundings:
         """Raise `LaunchError` where the working folder or the virtual environment is not there."""
         spec = self._spec
         kept = StartEnvironment.load(self._places.agent(spec.name))
-        env = environment(spec, self._harness, kept)
+        env = environment(spec, self._harness, kept, await session_there(spec, self._runtime))
         cwd = await self._working_folder(env)
         if venv := await self._venv(env):
             env = plan.venv_environment(env, venv)
         env.update(plan.derived(spec, self._handle, cwd))
         files = await self._enter_hub(env)
-        return Surroundings(cwd, env, kept.environ, files)
+        return Surroundings(cwd, env, kept.environ, spool_of(spec.name, self._runtime, self._places), files)
 
     async def _enter_hub(self, env: dict[str, str]) -> tuple[File, ...]:
         """Tell it where the hub is, and where its token for it lies: never the token itself."""
@@ -110,7 +116,12 @@ class Preparing:
         if admission is None:
             return ()
         token = File(f"{self._handle.folder}/{TOKEN}", admission.token.encode() + b"\n")
-        env |= {"FLEET_HUB": admission.hub, "FLEET_TOKEN_FILE": token.path}
+        far = self._runtime.far
+        hub = admission.hub if far is None else far.hub
+        if hub is None:
+            self._warnings.append(f"{far.machine if far else 'the host'} carries no socket of the hub's")
+            return ()
+        env |= {"FLEET_HUB": hub, "FLEET_TOKEN_FILE": token.path}
         return (token,)
 
     async def launch(self, around: Surroundings, version: Version, *, must_resume: bool) -> Prepared:
@@ -122,20 +133,23 @@ class Preparing:
         files, wrote, warnings = await sources.workspace_files(
             spec, cwd, environ={**around.starters, **env}, read=self._runtime.read, wrote=self._record.wrote
         )
-        launch = self._harness.launch(
-            LaunchAsk(
-                spec=spec,
-                conversation=conversation,
-                folder=handle.folder,
-                spool=str(self._places.spool / spec.name),
-                cwd=cwd,
-                env=env,
-                version=told,
-                user_files=wanted,
-                first_message=await self._first_message(env),
-                mcp_written=mcp_servers(files, cwd),
-            )
+        ask = LaunchAsk(
+            spec=spec,
+            conversation=conversation,
+            folder=handle.folder,
+            spool=around.spool,
+            cwd=cwd,
+            env=env,
+            version=told,
+            user_files=wanted,
+            first_message=await self._first_message(env),
+            mcp_written=mcp_servers(files, cwd),
         )
+        launch = self._harness.launch(ask)
+        again = None
+        if spec.slurm is not None:  # its job has successors, which go on with the conversation
+            going_on = replace(conversation, exists=bool(conversation.session_id), fresh=False)
+            again = self._harness.launch(replace(ask, conversation=going_on)).argv
         files += around.files
         if launch.types_prompt is not None:
             files += (File(f"{handle.folder}/{FIRST_MESSAGE}", launch.types_prompt.encode()),)
@@ -150,34 +164,43 @@ class Preparing:
             resumes=conversation.exists,
             version=told,
             size=(self._settings.pane_width, self._settings.pane_height),
+            again=again,
         )
         notes: dict[str, Any] = {"version": told, "cwd": cwd, "wrote": wrote}
         if conversation.session_id and conversation.session_id != self._record.session_id:
             notes |= {"session_id": conversation.session_id, "session_used": False, "transcript": None}
-        return Prepared(planned, notes, (*warnings, *launch.warnings))
+        return Prepared(planned, notes, (*self._warnings, *warnings, *launch.warnings))
 
     async def _working_folder(self, env: Mapping[str, str]) -> str:
-        spec = self._spec
+        spec, far = self._spec, self._runtime.far
         if spec.workdir is None:
-            cwd = str(self._places.workspace(spec.name))
+            own = self._places.workspace(spec.name)
+            cwd = str(own) if far is None else f"{far.folder}/workspaces/{spec.name}"
             await self._runtime.run(["mkdir", "-p", "-m", "700", cwd], env={}, cwd="/", timeout=10)
         else:
-            cwd = resolved(spec.workdir, spec.folder, env)
+            cwd = resolved(spec.workdir, self._base(env), env)
         try:
             ran = await self._runtime.run(["pwd", "-P"], env={}, cwd=cwd, timeout=10)
         except LaunchError as error:
             raise LaunchError(f"workdir: {error}", hint="Make it, or name another in the manifest.") from error
         return ran.stdout.decode(errors="surrogateescape").removesuffix("\n")
 
+    def _base(self, env: Mapping[str, str]) -> str:
+        """Where a relative path on the agent's host starts: the manifest is not on another machine, a home is."""
+        return self._spec.folder if self._runtime.far is None else env.get("HOME", "/")
+
     async def _venv(self, env: Mapping[str, str]) -> str | None:
         choices = (self._spec.venv,) if isinstance(self._spec.venv, str) else self._spec.venv or ()
         for choice in choices:
-            path = resolved(choice, self._spec.folder, env)
+            path = resolved(choice, self._base(env), env)
             if await self._runtime.list(f"{path}/bin"):
                 return path
         if choices:
+            far = self._runtime.far
+            make = f"python3 -m venv {choices[0]}"
             raise LaunchError(
-                f"venv: none of {', '.join(choices)} is there.", hint=f"Make it: python3 -m venv {choices[0]}"
+                f"venv: none of {', '.join(choices)} is {f'on {far.machine}' if far else 'there'}.",
+                hint=f"Make it: {make}" if far is None else f"Make it: ssh {far.machine} {make}",
             )
         return None
 
@@ -203,15 +226,31 @@ class Preparing:
         if self._spec.prompt_file is None:
             return None
         path = resolved(self._spec.prompt_file, self._spec.folder, env)
-        content = await self._runtime.read(path)
+        content = await self._here.read(path)
         if content is None:
             raise LaunchError(f"prompt_file: {path} cannot be read.")
         return content.decode(errors="replace")
 
 
-def environment(spec: AgentSpec, harness: Harness, kept: StartEnvironment) -> dict[str, str]:
-    """What the agent gets of its start's environment, and its manifest's on top; what a launch adds is not in it."""
-    env = plan.inherited(kept.environ, spec.env_inherit, keep=harness.env_names, dropped=harness.env_dropped)
+async def session_there(spec: AgentSpec, runtime: Runtime) -> Mapping[str, str] | None:
+    """The environment of a session on the agent's host, where that is another machine."""
+    if runtime.far is None:
+        return None
+    return await runtime.far.environment(spec.remote is not None and spec.remote.login_shell)
+
+
+def spool_of(agent: str, runtime: Runtime, places: Places) -> str:
+    """The folder on the agent's host in which its hooks leave their events."""
+    return str(places.spool / agent) if runtime.far is None else f"{runtime.far.folder}/spool/{agent}"
+
+
+def environment(
+    spec: AgentSpec, harness: Harness, kept: StartEnvironment, there: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """What the agent gets of its start's environment (on another machine: of a session's there), and its manifest's
+    on top; what a launch adds is not in it."""
+    environ = kept.environ if there is None else there
+    env = plan.inherited(environ, spec.env_inherit, keep=harness.env_names, dropped=harness.env_dropped)
     env.update({name: value for name, value in spec.env.items() if isinstance(value, str)}, **kept.secrets)
     return env
 

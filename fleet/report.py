@@ -74,8 +74,8 @@ def summary(runner: Runner, now: float, settings: Settings) -> dict[str, Any]:
         "pane_state": pane_state(runner),
         "draft": state.draft if up else None,
         "background": state.background if up else None,
-        "reason": "WaitsForOthers" if runner.waits_for else life.reason,
-        "message": runner.waits_for or facts.advice or life.message,
+        "reason": runner.waits_because if runner.waits_for else life.reason,
+        "message": runner.waits_for or facts.advice or (facts.waiting if up else None) or life.message,
         "pid": facts.owner if up else None,
         "restarts": life.restarts,
         "since": life.since,
@@ -226,7 +226,7 @@ def _why(name: str, runner: Runner) -> str:
     if name in ("description", "permission_mode"):
         return "the manifest names none"
     if name == "process":
-        return "not measured yet"
+        return "not measured yet" if runner.runtime.far is None else "only measured on this machine"
     if name == "stuck_prompt_text":
         return "nothing waits"
     if name == "remote":

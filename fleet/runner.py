@@ -21,11 +21,12 @@ from fleet import lifecycle, plan
 from fleet.clock import Clock
 from fleet.errors import FleetError, HostUnreachable, LaunchError, StorageError, TimedOut
 from fleet.harnesses import harness as find_harness
-from fleet.harnesses.base import Remedy
+from fleet.harnesses.base import Harness, Remedy
 from fleet.headless import Standing, evidence
 from fleet.health import judge, restart
 from fleet.health.answers import SETTLE, Step
 from fleet.health.judge import Book
+from fleet.hosts import Hosts
 from fleet.keys import BEFORE_ENTER, typed
 from fleet.ledger import Ledger, Record, StartEnvironment
 from fleet.lifecycle import Life
@@ -35,9 +36,9 @@ from fleet.preparing import (
     TRANSCRIPT_TAIL,
     Admit,
     Preparing,
-    Version,
     environment,
     no_hub,
+    session_there,
     transcript_path,
 )
 from fleet.processes import Figures
@@ -62,6 +63,7 @@ from fleet.terms import (
 log = logging.getLogger(__name__)
 
 UP = (Phase.STARTING, Phase.RUNNING)
+WAITS_FOR_OTHERS = "WaitsForOthers"
 STANDING = frozenset({Source.SCREEN, Source.TITLE, Source.STATE_FILE})
 """Sources whose word stands until they are seen to say otherwise."""
 EYES = frozenset({Source.SCREEN, Source.TITLE})
@@ -84,6 +86,8 @@ HALF_DRAWN = 1.0
 """Seconds that a dialog at the start must stand before a person is told of it: it is drawn piece by piece."""
 FAULT_RETRY = 5.0
 """Seconds until a stop, or a wait, that failed by a fault of ours is tried again."""
+QUEUE_PATIENCE = 20.0
+"""Seconds that a job may stand in the queue before `start` says so and leaves it at that."""
 GOES_AWAY = 5.0
 """Seconds that a settled dialog has to go away before it is taken for still open."""
 
@@ -96,12 +100,13 @@ class Parts:
     settings: Settings
     places: Places
     ledger: Ledger
-    runtime: Runtime
+    hosts: Hosts
     classify: Callable[[str, Screen, str | None], Verdict]
     """By harness name and program version."""
     startup_step: Callable[[str, Screen, frozenset[str], str | None], Step | None]
     """The next keys for a startup dialog that may be settled, by harness name and program version."""
-    version: Version
+    version: Callable[[Runtime, Harness, AgentSpec, Mapping[str, str], str], Awaitable[str | None]]
+    """What the program on that host says of its version, in this environment and folder."""
     may_restart: Callable[[str, str | None], Awaitable[None]]
     """Waits until the fleet's brake lets one more automatic restart go; the second word is the restart's reason."""
     believe_death: Callable[[str, Look], Awaitable[bool]]
@@ -142,6 +147,8 @@ class Facts:
     """Its own session was seen: it has started, once the launch is written down as made."""
     over: bool = False
     """Its end has been told."""
+    waiting: str | None = None
+    """It is not there at the moment, and why: its job stands in a queue."""
 
 
 class Runner:
@@ -170,7 +177,8 @@ class Runner:
         self.settling: str | None = None
         """The startup dialog that fleet itself is settling."""
         self.waits_for: str | None = None
-        """What stands between its start and it, where it depends on others."""
+        """What stands between its start and it, where it depends on others or its host does not answer."""
+        self.waits_because = WAITS_FOR_OTHERS
         self.held = False
         """What stands in between will not go away by itself."""
         self._must_resume = False
@@ -202,6 +210,17 @@ class Runner:
         return self.record.handle
 
     @property
+    def runtime(self) -> Runtime:
+        """Where its newest launch is."""
+        return self.parts.hosts.of(self.record.handle)
+
+    @property
+    def ahead(self) -> float:
+        """Seconds by which the clock of its host is ahead of ours."""
+        far = self.runtime.far
+        return far.ahead if far is not None else 0.0
+
+    @property
     def book(self) -> Book:
         """The latest words; those that stand until they are seen to change have held up to the last sweep."""
         seen = self._swept_at()
@@ -227,7 +246,7 @@ class Runner:
             self._book = self._book.confirmed(LASTING, seen)
 
     def _swept_at(self) -> float | None:
-        return self.parts.runtime.seen_at(self.handle) if self.handle else None
+        return self.runtime.seen_at(self.handle) if self.handle else None
 
     def _is_proved(self, state: judge.State) -> bool:
         """Whether who made this state says it still, and goes on saying it until seen to say otherwise."""
@@ -408,7 +427,8 @@ class Runner:
         lot = f"{random.SystemRandom().getrandbits(32):08x}"
         mark = plan.generation(record.name, count, lot)
         headless = record.spec.mode == "headless"
-        handle = self.parts.runtime.mint(record.name, mark, NONE if headless else record.spec.multiplexer)
+        host = self.parts.hosts.next(record.spec, record.handle)
+        handle = host.mint(record.name, mark, NONE if headless else record.spec.multiplexer)
         record = replace(record, handle=handle, launches=count)
         if not self.harness.has_sessions or headless:  # a headless agent has one for each conversation
             return replace(record, session_id=None, session_used=record.session_used and not fresh)
@@ -491,7 +511,7 @@ class Runner:
     async def _launch(self) -> None:
         handle = self.handle
         assert handle is not None
-        runtime = self.parts.runtime
+        runtime = self.runtime
         try:
             await runtime.purge(self.name, keep=handle.generation, grace=self.parts.settings.kill_grace)
             planned = await self._prepare(handle)
@@ -529,8 +549,8 @@ class Runner:
         try:
             await self._run_hooks("pre_stop", required=False)
             await self._ask_to_leave(handle)
-            ended = await self.parts.runtime.end(handle, grace=self.spec.stop.timeout)
-            await self.parts.runtime.purge(self.name, grace=self.parts.settings.kill_grace)
+            ended = await self.runtime.end(handle, grace=self.spec.stop.timeout)
+            await self.runtime.purge(self.name, grace=self.parts.settings.kill_grace)
         except HostUnreachable as error:
             self.post(lifecycle.Lost(message=str(error)))
             return
@@ -542,7 +562,7 @@ class Runner:
     async def _bury(self, handle: Handle) -> None:
         """It died by itself: what is left of the launch goes, its last screen is kept."""
         try:
-            ended = await self.parts.runtime.end(handle, grace=self.parts.settings.kill_grace)
+            ended = await self.runtime.end(handle, grace=self.parts.settings.kill_grace)
         except HostUnreachable as error:
             log.info("agent %s: what is left of it is ended before its next launch: %s", self.name, error)
             return
@@ -555,12 +575,12 @@ class Runner:
         state = self.state
         if not command or state.activity is not Activity.READY or state.draft is not False:
             return
-        await self.parts.runtime.type(handle, [command], literal=True)
+        await self.runtime.type(handle, [command], literal=True)
         await self.parts.clock.sleep(BEFORE_ENTER)
-        await self.parts.runtime.type(handle, ["Enter"], literal=False)
+        await self.runtime.type(handle, ["Enter"], literal=False)
         until = self.parts.clock.now() + self.parts.settings.exit_command_grace
         while self.parts.clock.now() < until:
-            if not (await self.parts.runtime.look(handle)).alive:
+            if not (await self.runtime.look(handle)).alive:
                 return
             await self.parts.clock.sleep(0.05)
 
@@ -570,7 +590,7 @@ class Runner:
         for command in commands:
             shown = " ".join(command.words)
             try:
-                ran = await self.parts.runtime.run(
+                ran = await self.runtime.run(
                     command.words, env=self.facts.env, cwd=self.facts.cwd or self.spec.folder, timeout=command.timeout
                 )
                 said = redact(ran.stderr.decode(errors="replace").strip()[-400:])
@@ -585,11 +605,12 @@ class Runner:
         """Everything decided about the launch, and what the record is to say of it written down."""
         parts = self.parts
         preparing = Preparing(
-            self.record, self.harness, handle, parts.runtime, parts.places, parts.settings, parts.admit
+            self.record, self.harness, handle, self.runtime, parts.places, parts.settings, parts.admit, parts.hosts.here
         )
         around = await preparing.surroundings()
         self.facts.cwd, self.facts.env = around.cwd, around.env
-        prepared = await preparing.launch(around, parts.version, must_resume=self._must_resume)
+        version = partial(parts.version, self.runtime)
+        prepared = await preparing.launch(around, version, must_resume=self._must_resume)
         self._must_resume = False
         self.facts.warnings = (*self.facts.warnings, *prepared.warnings)
         await self.amend(**prepared.notes)
@@ -609,7 +630,7 @@ class Runner:
         clock, passed, step = self.parts.clock, 0.0, 0.25
         while self.handle == handle and self.life.phase is Phase.STARTING:
             await clock.sleep(step)
-            if self.state.activity is Activity.NEEDS_INPUT:
+            if self.state.activity is Activity.NEEDS_INPUT or self.facts.waiting is not None:
                 continue
             passed += step
             lives = not self.harness.has_sessions and passed >= self.parts.settings.shell_started
@@ -620,7 +641,7 @@ class Runner:
                 self.post(lifecycle.StartTimedOut())
                 return
         if self.handle == handle and not self.record.session_used:
-            text = await self.parts.runtime.read(f"{handle.folder}/{FIRST_MESSAGE}")
+            text = await self.runtime.read(f"{handle.folder}/{FIRST_MESSAGE}")
             if text is not None:
                 await self._type_first_prompt(handle, text.decode())
 
@@ -629,7 +650,7 @@ class Runner:
         if probe is None:
             return True
         try:
-            ran = await self.parts.runtime.run(
+            ran = await self.runtime.run(
                 probe.words, env=self.facts.env, cwd=self.facts.cwd or "/", timeout=probe.timeout
             )
         except (TimedOut, LaunchError, HostUnreachable) as error:
@@ -656,7 +677,7 @@ class Runner:
         return self.handle == handle and self.life.phase in UP
 
     async def _type(self, handle: Handle, text: str) -> None:
-        clock, runtime = self.parts.clock, self.parts.runtime
+        clock, runtime = self.parts.clock, self.runtime
         for press in typed(text, self.harness.newline_key()):
             await runtime.type(handle, press.keys, literal=press.literal)
             await clock.sleep(press.pause)
@@ -679,7 +700,7 @@ class Runner:
         clock = self.parts.clock
         until = clock.now() + DRAWN_WITHIN
         while self._is_up(handle) and not self.record.session_used:
-            screen = (await self.parts.runtime.look(handle)).screen
+            screen = (await self.runtime.look(handle)).screen
             if screen is None:
                 return None
             verdict = self.parts.classify(self.spec.harness, screen, self.record.version)
@@ -702,7 +723,7 @@ class Runner:
         self._forget_watches()
         if self.headless:
             self.hear(evidence([], None, self.parts.clock.now()))
-        runtime = self.parts.runtime
+        runtime = self.runtime
         runtime.watch(handle, self.on_look)
         self._unwatch.append(lambda: runtime.unwatch(handle))
         self._unwatch.append(runtime.watch_folder(handle.folder, self._on_launch_file))
@@ -722,9 +743,13 @@ class Runner:
         if look.pane:
             self.facts.pane = look.pane
         if look.program and look.program != self.facts.program:
+            again = self.facts.program is not None  # a successor's: who owned the one before is nobody now
             self.facts.program = look.program
-            self.facts.owner = self.facts.owner or look.program.pid
+            self.facts.owner = look.program.pid if again or self.facts.owner is None else self.facts.owner
             self.beside(self.read_state_file())
+        if look.waiting != self.facts.waiting:
+            self.facts.waiting = look.waiting
+            self.parts.changed(self)
         if not look.alive or look.multiplexer_lost:  # without its pane it can be neither seen nor steered
             self.beside(self._died(handle, look))
             return
@@ -766,7 +791,7 @@ class Runner:
         self.due = None if settled else now + ATTEND
 
     async def _died(self, handle: Handle, look: Look) -> None:
-        unexplained = look.exit_status is None and not look.multiplexer_lost
+        unexplained = look.exit_status is None and not look.multiplexer_lost and look.gone is None
         if unexplained and not await self.parts.believe_death(self.name, look):
             return
         cause, words = restart.Cause.CRASH, None
@@ -790,11 +815,13 @@ class Runner:
         """Why it died, as far as its last words tell."""
         if look.multiplexer_lost:
             return restart.Cause.MULTIPLEXER, None
+        if look.gone is not None:
+            return restart.Cause(look.gone), look.words
         if look.exit_status is None and self.life.phase is Phase.UNVERIFIABLE:
             return restart.Cause.HOST, None
         if not self.started:
             try:
-                text = await self.parts.runtime.last_screen(handle) or ""
+                text = await self.runtime.last_screen(handle) or ""
             except HostUnreachable as error:
                 log.info("agent %s: its last screen: %s", self.name, error)
                 text = ""
@@ -883,6 +910,11 @@ class Runner:
         stood = self.parts.clock.now() - self.state.since
         return stood >= (GOES_AWAY if verdict.rule in self._consents() else HALF_DRAWN)
 
+    @property
+    def stands_in_queue(self) -> bool:
+        """Its job has waited for longer than a start takes where there is room: who asked for it need not wait."""
+        return self.facts.waiting is not None and self.parts.clock.now() - self.life.since > QUEUE_PATIENCE
+
     def _next_step(self, screen: Screen) -> Step | None:
         return self.parts.startup_step(self.spec.harness, screen, self._consents(), self.record.version)
 
@@ -898,7 +930,7 @@ class Runner:
 
         After the last key the dialog has a while to go away: a second Enter could answer the next one.
         """
-        handle, runtime, clock = self.handle, self.parts.runtime, self.parts.clock
+        handle, runtime, clock = self.handle, self.runtime, self.parts.clock
         if handle is None:
             return
         try:
@@ -969,7 +1001,7 @@ class Runner:
         handle = self.handle
         if handle and self.life.phase in UP:
             try:
-                look = await self.parts.runtime.look(handle)
+                look = await self.runtime.look(handle)
             except HostUnreachable as error:
                 log.info("agent %s: %s", self.name, error)
                 return
@@ -1009,8 +1041,8 @@ class Runner:
             return False
         if event.generation is None:
             return event.session_id is not None and event.session_id == self.record.session_id
-        if event.generation != handle.generation:
-            return False
+        if event.generation != handle.generation and not event.generation.startswith(f"{handle.generation}.r"):
+            return False  # (a later run of the same launch bears its mark and `.r`, with the run's number)
         owner, program = self.facts.owner, self.facts.program
         if event.pid is None or owner is None or event.pid == owner:
             return True
@@ -1028,13 +1060,13 @@ class Runner:
         if owner is None:
             return
         path = self.harness.state_file(self.facts.env, owner)
-        content = await self.parts.runtime.read(path) if path else None
+        content = await self.runtime.read(path) if path else None
         if content is None:
             self._catch_up(self.parts.clock.now())
             self._book = self._book.without(Source.STATE_FILE)
             self._judge()
             return
-        told = self.harness.read_state(content, self.parts.clock.now())
+        told = self.harness.read_state(content, self.parts.clock.now() + self.ahead)
         if told is None or told.pid != owner:
             return
         program = self.facts.program
@@ -1045,16 +1077,20 @@ class Runner:
             self.parts.record_event(self.name, "session", told.session_id, {"because": "state file"})
         if told.version and told.version != self.record.version:
             await self.learn(version=told.version)
-        self.hear(told.evidence)
+        self.hear(self._by_our_clock(told.evidence))
         if self.life.phase is Phase.STARTING:
             self._mark_started()
+
+    def _by_our_clock(self, told: Evidence) -> Evidence:
+        """What a program on another machine says, with that machine's time."""
+        return replace(told, observed_at=told.observed_at - self.ahead) if self.ahead else told
 
     def _on_launch_file(self, name: str) -> None:
         if name == "statusline" and self.handle:
             self.beside(self._read_status_line(self.handle))
 
     async def _read_status_line(self, handle: Handle) -> None:
-        content = await self.parts.runtime.read(str(PurePosixPath(handle.folder) / "statusline"))
+        content = await self.runtime.read(str(PurePosixPath(handle.folder) / "statusline"))
         if content is None:
             return
         told = self.harness.read_status_line(content, self.parts.clock.now())
@@ -1066,10 +1102,10 @@ class Runner:
         """The end of the conversation for those who look: so many bytes, or more where they hold nothing of it."""
         cwd = self.facts.cwd
         path = None if cwd is None else transcript_path(self.record, self.harness, self.facts.env, cwd)
-        while path and (tail := await self.parts.runtime.read(path, tail=length)) is not None:
+        while path and (tail := await self.runtime.read(path, tail=length)) is not None:
             self.facts.transcript = self.harness.read_transcript(tail, self.parts.clock.now())
             if told := self.facts.transcript.evidence:
-                self.hear(told, judge_now=False)
+                self.hear(self._by_our_clock(told), judge_now=False)
             if self.facts.transcript.lines or len(tail) < length or length >= TRANSCRIPT_MOST:
                 return
             length *= 8  # the program's own snapshots fill tens of kilobytes
@@ -1083,9 +1119,9 @@ class Runner:
             if self.life.due is not None:
                 self._perform(lifecycle.Wait(self.life.due))
             return
-        await self._recall(handle)
         try:
-            look = await self.parts.runtime.look(handle)
+            await self._recall(handle)
+            look = await self.runtime.look(handle)
         except HostUnreachable as error:
             self.post(lifecycle.Lost(message=str(error)))
             return
@@ -1099,14 +1135,15 @@ class Runner:
             if look.screen:
                 self._see(look.screen, look.at)
             await self.read_transcript()
-        cause = restart.Cause.MULTIPLEXER if look.multiplexer_lost else restart.Cause.CRASH
+        cause = restart.Cause.MULTIPLEXER if look.multiplexer_lost else restart.Cause(look.gone or restart.Cause.CRASH)
+        self.facts.waiting = look.waiting
         alive = look.alive and not look.multiplexer_lost
         self.post(lifecycle.Seen(alive, self.life.started_at is not None, look.exit_status, cause))
 
     async def _recall(self, handle: Handle) -> None:
         """What a launch knew that the ledger does not hold: its environment and folder."""
         kept = StartEnvironment.load(self.parts.places.agent(self.name))
-        env = environment(self.spec, self.harness, kept)
+        env = environment(self.spec, self.harness, kept, await session_there(self.spec, self.runtime))
         cwd = self.record.cwd or self.spec.folder
         env.update(plan.derived(self.spec, handle, cwd))
         self.facts.cwd, self.facts.env = cwd, env
@@ -1130,14 +1167,15 @@ class Runner:
         if handle is None:
             return
         try:
-            look = await self.parts.runtime.look(handle)
+            look = await self.runtime.look(handle)
         except HostUnreachable as error:
             log.info("agent %s: %s", self.name, error)
             return
         if look.multiplexer_lost:
             self.post(lifecycle.Died(look.exit_status, restart.Cause.MULTIPLEXER))
             return
-        self.post(lifecycle.Seen(look.alive, self.life.started_at is not None, look.exit_status))
+        cause = restart.Cause(look.gone or restart.Cause.CRASH)
+        self.post(lifecycle.Seen(look.alive, self.life.started_at is not None, look.exit_status, cause))
         self.on_look(handle, look)
 
 

@@ -27,16 +27,17 @@ from fleet.headless import Standing
 from fleet.health import answers
 from fleet.health.classify import classify
 from fleet.health.restart import NOBODYS_FAULT
+from fleet.hosts import Hosts, Kind
 from fleet.ledger import Ledger, Record, StartEnvironment
 from fleet.lifecycle import Life
 from fleet.manifests.model import AgentSpec, Secret
-from fleet.preparing import Admit, no_hub, resolved
+from fleet.preparing import Admit, no_hub, resolved, spool_of
 from fleet.processes import Meter, host_figures
 from fleet.redact import redact
-from fleet.runner import STORAGE_RETRY, UP, Parts, Runner
-from fleet.runtimes.base import Runtime
+from fleet.runner import STORAGE_RETRY, UP, WAITS_FOR_OTHERS, Parts, Runner
+from fleet.runtimes.base import Far, Runtime
 from fleet.settings import Places, Settings
-from fleet.spool import Drain
+from fleet.spool import Drain, fetched
 from fleet.terms import Activity, Evidence, HookEvent, Look, Phase, Screen, Verdict
 
 log = logging.getLogger(__name__)
@@ -51,6 +52,8 @@ OVER = (Phase.BACKOFF, Phase.FINISHED, Phase.FAILED)
 MEASURE_EVERY = 5.0
 ATTEND_EVERY = 0.5
 """Seconds between two looks for agents that are to be judged again."""
+REACH_AGAIN = 5.0
+"""Seconds until a host that has never answered is tried again for an agent that is to start on it."""
 RULES_FOR = 1.0
 """Seconds for which a person's screen rules are taken as they were read."""
 EVENTS_HELD = 10_000
@@ -64,15 +67,25 @@ class Supervisor:
     """The fleet. Made by the daemon; `open` it, then speak to it."""
 
     def __init__(
-        self, settings: Settings, places: Places, clock: Clock, ledger: Ledger, events: Events, runtime: Runtime
+        self,
+        settings: Settings,
+        places: Places,
+        clock: Clock,
+        ledger: Ledger,
+        events: Events,
+        runtime: Runtime,
+        kinds: Mapping[str, Kind] | None = None,
     ) -> None:
+        """`runtime`: this machine's; `kinds`: the other hosts that agents may be on."""
         self.settings, self.places, self.clock = settings, places, clock
         self.ledger, self.events, self.runtime = ledger, events, runtime
+        self.hosts = Hosts(runtime, kinds)
         self.runners: dict[str, Runner] = {}
         self.rules = Rules(places.rules)
         self._rules: dict[str, RuleSet | None] = {}
         self._rules_until = 0.0
-        self.unreachable: str | None = None
+        self.unreachable: dict[Runtime, str] = {}
+        """The hosts that cannot be read at the moment, and why."""
         self.host: Mapping[str, Any] = {}
         self.faults = 0
         self.admit: Admit = no_hub
@@ -87,9 +100,15 @@ class Supervisor:
         self._ramp = brake.Ramp(settings.start_parallel, settings.ramp_halt)
         self._toll = brake.Toll(settings.mass_deaths, settings.mass_window, settings.mass_recheck)
         self._versions: dict[tuple[str, float, int], str | None] = {}
+        self._versions_there: dict[tuple[str, bytes], str | None] = {}
+        """By machine, and what `ls -l` says of the file there."""
         self._drain = Drain(places.spool, events)
         self._spool_watches: dict[str, Callable[[], None]] = {}
-        self._state_watches: dict[str, Callable[[], None]] = {}
+        self._spools_there: dict[tuple[Runtime, str], Callable[[], None]] = {}
+        """By host and agent."""
+        self._fetching: dict[str, asyncio.Lock] = {}
+        self._state_watches: dict[tuple[Runtime, str], Callable[[], None]] = {}
+        """By host and folder."""
         self._waiting: list[Event] = []
         self._flush = asyncio.Event()
         self._followers: set[asyncio.Queue[Mapping[str, Any]]] = set()
@@ -105,7 +124,7 @@ class Supervisor:
 
     async def open(self) -> None:
         """Take up every agent of the ledger as it stands."""
-        self.runtime.on_host(self._on_host)
+        self.hosts.on_host(self._on_host)
         for record in self.ledger.load().values():
             self._add(record)
         self._tasks = [
@@ -115,9 +134,14 @@ class Supervisor:
             asyncio.create_task(self._again_and_again(MEASURE_EVERY, self._measure), name="measure"),
         ]
         await self._collect(None)
-        await asyncio.gather(*(runner.adopt(self._replay) for runner in self.runners.values()))
-        for name in self.runners:
+        here = [runner for runner in self.runners.values() if runner.runtime.far is None]
+        for runner in self.runners.values():
+            if runner.runtime.far is not None:  # a host that is away must not keep the others waiting
+                runner.beside(runner.adopt(self._replay))
+        await asyncio.gather(*(runner.adopt(self._replay) for runner in here))
+        for name, runner in self.runners.items():
             self._watch_spool(name)
+            self._watch_spool_there(runner)
         self._go_on()
 
     def _go_on(self) -> None:
@@ -139,10 +163,10 @@ class Supervisor:
             task.cancel()
         await asyncio.gather(*self._tasks, *self._starts, return_exceptions=True)
         await asyncio.gather(*(runner.close() for runner in self.runners.values()), return_exceptions=True)
-        for end in (*self._spool_watches.values(), *self._state_watches.values()):
+        for end in (*self._spool_watches.values(), *self._spools_there.values(), *self._state_watches.values()):
             end()
         await self._flush_events()
-        await self.runtime.close()
+        await self.hosts.close()
 
     def _add(self, record: Record) -> Runner:
         runner = Runner(
@@ -152,7 +176,7 @@ class Supervisor:
                 settings=self.settings,
                 places=self.places,
                 ledger=self.ledger,
-                runtime=self.runtime,
+                hosts=self.hosts,
                 classify=self._classify,
                 startup_step=self._startup_step,
                 version=self._version,
@@ -193,7 +217,7 @@ class Supervisor:
         await self.ledger.set_note(DOWN, "")
         self._ramp = self._ramp.lifted()
         await self._forget_stops([runner.name for runner in runners])
-        if any(runner.spec.depends_on for runner in runners):
+        if any(runner.spec.depends_on or runner.spec.runtime != "local" for runner in runners):
             await self._note_starts(dict.fromkeys((r.name for r in runners), fresh))
         for runner in runners:
             self._begin_start(runner, fresh)
@@ -237,15 +261,32 @@ class Supervisor:
                         return
                     await self._change.wait()
             runner.waits_for = None
+            await self._reach_host(runner)
             runner.post(lifecycle.Start(fresh=fresh))
             await runner.handled()
             await self._forget_starts([runner.name])
         finally:
             self._wake()
 
+    async def _reach_host(self, runner: Runner) -> None:
+        """Wait until a host of its answers; who asked for the start need not wait with it."""
+        while True:
+            try:
+                await self.hosts.reach(runner.spec, runner.handle)
+            except HostUnreachable as error:
+                if runner.waits_for is None:
+                    self.record_event(runner.name, "phase", "held", {"message": error.with_hint()})
+                runner.waits_for, runner.waits_because, runner.held = error.with_hint(), type(error).__name__, True
+                self._wake()
+                await self.clock.sleep(REACH_AGAIN)
+            else:
+                runner.waits_for, runner.waits_because, runner.held = None, WAITS_FOR_OTHERS, False
+                return
+
     def starting(self) -> set[str]:
         """Whose start is under way here, if only because it waits itself: they will not stay stopped."""
-        return {t.get_name().removeprefix("start ") for t in self._starts if not t.done()}
+        under_way = {t.get_name().removeprefix("start ") for t in self._starts if not t.done()}
+        return {name for name in under_way if name not in self.runners or not self.runners[name].held}
 
     def _obstacle(self, agent: str, condition: dependencies.Condition) -> dependencies.Obstacle | None:
         other = self.runners.get(agent)
@@ -264,6 +305,8 @@ class Supervisor:
 
     async def restart(self, runners: Sequence[Runner], *, fresh: bool = False) -> None:
         """End them and start them again. Those that depend on each other go down and come up in their order."""
+        for runner in runners:  # before anything is ended for it
+            await self.hosts.reach(runner.spec, runner.handle)
         await self.ledger.set_note(DOWN, "")
         chosen = {runner.name for runner in runners}
         pairs = [(r.name, need) for r in runners for need in _needs(r.spec) if need in chosen]
@@ -328,7 +371,9 @@ class Supervisor:
             await runner.amend(was_up=runner in up)
         await self.ledger.set_note(DOWN, "yes")
         await self.stop(list(self.runners.values()), event=lifecycle.Shutdown())
-        await self.runtime.dismiss()
+        for host in self.hosts.all:
+            if host not in self.unreachable:
+                await host.dismiss()
         return [r.name for r in up]
 
     def was_up(self) -> list[Runner]:
@@ -340,7 +385,8 @@ class Supervisor:
         await self.stop([runner])
         await runner.close()
         del self.runners[runner.name]
-        for end in (self._spool_watches.pop(runner.name, None),):
+        there = [key for key in self._spools_there if key[1] == runner.name]
+        for end in [self._spool_watches.pop(runner.name, None), *(self._spools_there.pop(key) for key in there)]:
             if end:
                 end()
         await self.ledger.remove(runner.name)
@@ -383,11 +429,15 @@ class Supervisor:
         rules = self._rules_of(harness)
         return answers.next_step(screen, rules, consents, version) if rules else None
 
-    async def _version(self, harness: Harness, spec: AgentSpec, env: Mapping[str, str], cwd: str) -> str | None:
+    async def _version(
+        self, host: Runtime, harness: Harness, spec: AgentSpec, env: Mapping[str, str], cwd: str
+    ) -> str | None:
         """What the program says of its version; asked once for each program file as it stands."""
         argv = harness.version_argv(spec)
         if argv is None:
             return None
+        if host.far is not None:
+            return await self._version_there(host, harness, argv, env, cwd)
         found = shutil.which(argv[0], path=env.get("PATH"))
         if found is None:
             raise LaunchError(
@@ -403,6 +453,28 @@ class Supervisor:
                 return None
             self._versions[key] = harness.parse_version(ran.stdout.decode(errors="replace"))
         return self._versions[key]
+
+    async def _version_there(
+        self, host: Runtime, harness: Harness, argv: Sequence[str], env: Mapping[str, str], cwd: str
+    ) -> str | None:
+        """The same on another machine: whether the file is still the same is asked there."""
+        assert host.far is not None
+        ran = await host.run(
+            ["sh", "-c", 'file=$(command -v "$0") && ls -lLd "$file"', argv[0]], env=env, cwd=cwd, timeout=20
+        )
+        if ran.status:
+            raise LaunchError(
+                f"the program {argv[0]!r} is not on the agent's PATH on {host.far.machine}.",
+                hint="Install it there, or name it: `command: [/path/to/it]`.",
+            )
+        key = (host.far.machine, ran.stdout)
+        if key not in self._versions_there:
+            try:
+                ran = await host.run(argv, env=env, cwd=cwd, timeout=20)
+            except TimedOut:
+                return None
+            self._versions_there[key] = harness.parse_version(ran.stdout.decode(errors="replace"))
+        return self._versions_there[key]
 
     async def _may_restart(self, name: str, reason: str | None) -> None:
         if reason in NOBODYS_FAULT.values():
@@ -445,7 +517,7 @@ class Supervisor:
             return True
         await self.clock.sleep(wait)
         try:
-            return not (await self.runtime.look(runner.handle)).alive
+            return not (await runner.runtime.look(runner.handle)).alive
         except HostUnreachable as error:
             runner.post(lifecycle.Lost(message=str(error)))
             return False
@@ -495,6 +567,7 @@ class Supervisor:
         self._tell(runner)
         self._climb(runner)
         self._watch_state_folder(runner)
+        self._watch_spool_there(runner)
         self._wake()
 
     def _wake(self) -> None:
@@ -541,9 +614,14 @@ class Supervisor:
 
     # -- hosts -----------------------------------------------------------------------------------------------------
 
-    def _on_host(self, reason: str | None) -> None:
-        self.unreachable = reason
+    def _on_host(self, host: Runtime, reason: str | None) -> None:
+        if reason is None:
+            self.unreachable.pop(host, None)
+        else:
+            self.unreachable[host] = reason
         for runner in self.runners.values():
+            if runner.runtime is not host:
+                continue
             if reason is not None:
                 if runner.life.phase in (*UP, Phase.STOPPING):
                     runner.post(lifecycle.Lost(message=reason))
@@ -572,7 +650,10 @@ class Supervisor:
 
     async def _collect(self, name: str | None) -> None:
         """Store what lies in the spool, then tell the agents whose hooks it was."""
-        for event in await self._drain.drain(name):
+        await self._heard(await self._drain.drain(name))
+
+    async def _heard(self, events: Sequence[HookEvent]) -> None:
+        for event in events:
             self._announce({"at": event.at, "agent": event.agent, "type": "hook", "name": event.name})
             runner = self.runners.get(event.agent)
             if runner is not None:
@@ -580,22 +661,63 @@ class Supervisor:
                     await runner.on_hook(event)
                     self._tell(runner, event)
 
+    def _watch_spool_there(self, runner: Runner) -> None:
+        """The spool on another machine, for as long as the agent is known: events may come in late."""
+        host = runner.runtime
+        if host.far is None or (host, runner.name) in self._spools_there:
+            return
+        folder, pending = spool_of(runner.name, host, self.places), asyncio.Event()
+
+        async def collect() -> None:
+            pending.clear()
+            await self._collect_there(host.far, runner.name, folder)
+
+        def on_change(file: str) -> None:
+            if not file.startswith(".") and not pending.is_set():
+                pending.set()
+                self._beside(collect())
+
+        self._spools_there[host, runner.name] = host.watch_folder(folder, on_change)
+
+    async def _collect_there(self, far: Far | None, agent: str, folder: str) -> None:
+        """Store what lies in a spool on another machine, and only then remove it there. What a cut leaves is fetched
+        again, and its name tells it from what is stored."""
+        assert far is not None
+        async with self._fetching.setdefault(folder, asyncio.Lock()):
+            more = True
+            while more:
+                try:
+                    files, more = await far.spooled(folder)
+                    if not files:
+                        return
+                    stored = await self.events.keep(fetched(agent, files))
+                    await self._heard(stored)
+                    await far.forget(folder, [file.name for file in files])
+                except (HostUnreachable, LaunchError, TimedOut) as error:
+                    log.info("agent %s: its events stay in its spool: %s", agent, error)
+                    return  # all that lies there is told of anew at the next connection
+                except StorageError as error:
+                    self._on_storage(error)
+                    await self.clock.sleep(STORAGE_RETRY)
+                    more = True
+
     async def _replay(self, generation: str) -> list[HookEvent]:
         return await self.events.of_generation(generation)
 
     def _watch_state_folder(self, runner: Runner) -> None:
         """One watch on a home's folder of state files sees every agent of that home."""
         folder = runner.harness.state_folder(runner.facts.env) if runner.facts.env else None
-        if folder is None or folder in self._state_watches or runner.life.phase not in UP:
+        host = runner.runtime
+        if folder is None or (host, folder) in self._state_watches or runner.life.phase not in UP:
             return
 
         def on_change(file: str) -> None:
             pid = PurePosixPath(file).stem
             for other in self.runners.values():
-                if str(other.facts.owner) == pid:
+                if str(other.facts.owner) == pid and other.runtime is host:
                     other.beside(other.read_state_file())
 
-        self._state_watches[folder] = self.runtime.watch_folder(folder, on_change)
+        self._state_watches[host, folder] = host.watch_folder(folder, on_change)
 
     # -- housekeeping ----------------------------------------------------------------------------------------------
 
@@ -653,7 +775,7 @@ class Supervisor:
         """Below the pushes: what they missed is found here."""
         await self._collect(None)
         for runner in self.runners.values():
-            if runner.life.phase is Phase.UNVERIFIABLE and self.unreachable is None:
+            if runner.life.phase is Phase.UNVERIFIABLE and runner.runtime not in self.unreachable:
                 runner.beside(runner.host_back(self._replay))  # one call failed, and nobody else will tell it
 
     async def _attend(self) -> None:
@@ -666,7 +788,7 @@ class Supervisor:
 
     async def _measure(self) -> None:
         """Figures of processes and host."""
-        up = [r for r in self.runners.values() if r.life.phase in UP]
+        up = [r for r in self.runners.values() if r.life.phase in UP and r.runtime.far is None]
         roots = {r.name: [r.facts.program] for r in up if r.facts.program}
         figures = await asyncio.to_thread(self._meter.read, roots, self.clock.now())
         for name, found in figures.items():

@@ -52,7 +52,7 @@ class Post:
         (self.places.state / "hub").mkdir(parents=True, exist_ok=True, mode=0o700)
         self.exchange = await Exchange.open(self.places.state / "hub", self.settings, self.clock)
         self.reach = Agents(
-            self.supervisor.runners, runtime, self.clock, self.supervisor.rules.of, events.of_generation
+            self.supervisor.runners, self.clock, self.supervisor.rules.of, events.of_generation
         )
         self.supervisor.on_change(self.reach.heard)
         self.courier = Courier(self.exchange, self.reach, self.clock)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import pwd
 import shutil
 import signal
 import socket
 import subprocess
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -25,6 +28,7 @@ from fleet.runtimes.ssh_runtime import SshRuntime
 from fleet.settings import Places, Settings
 from fleet.terms import Handle, Process
 from tests.contract.hosts import PATIENCE, PROGRAMS, until
+from tests.homes import Home
 
 SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/usr/local/sbin")
 
@@ -260,4 +264,48 @@ class SshHost:
         for server in servers:
             processes.send(server, signal.SIGKILL)
         await until(lambda: not any(processes.alive(server) for server in servers), "the end of tmux")
+        self.sshd.stop()
+
+
+class There:
+    """The same for a fleet that runs as programs: its settings lead it over a wire to an sshd on this machine."""
+
+    def __init__(self, home: Home) -> None:
+        self.home = home
+        self.sshd = Sshd(home.path / "sshd")
+        self.sshd.start()
+        self.wire = Wire(self.sshd.port)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever)
+        self._thread.start()
+        self._do(self.wire.open())
+        self.sshd.lead(self.wire.port, f"User {pwd.getpwuid(os.getuid()).pw_name}")
+        config = home.path / "fleet" / "config.yaml"
+        config.parent.mkdir(exist_ok=True)
+        config.write_text(f"ssh_config: {self.sshd.config}\nssh_keepalive: 0.5\nssh_probe_within: 2\n")
+
+    @property
+    def user_home(self) -> Path:
+        """The home that a session there has."""
+        return self.sshd.folder / "home"
+
+    @property
+    def folder(self) -> Path:
+        """Fleet's own folder there."""
+        return next((self.user_home / ".local" / "state" / "fleet-hosts").iterdir())
+
+    def cut(self) -> None:
+        self._loop.call_soon_threadsafe(self.wire.cut)
+
+    def heal(self) -> None:
+        self._loop.call_soon_threadsafe(self.wire.heal)
+
+    def _do(self, work: Coroutine[Any, Any, None]) -> None:
+        asyncio.run_coroutine_threadsafe(work, self._loop).result(PATIENCE)
+
+    def close(self) -> None:
+        self._do(self.wire.close())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
         self.sshd.stop()

@@ -9,6 +9,8 @@ from fleet.manifests.model import AgentSpec, Budget, ContextManagement, Health, 
 
 HARNESSES = ("claude-code", "shell")
 """The harnesses that this version can start."""
+RUNTIMES = ("local", "ssh", "slurm")
+"""Where it can start them."""
 
 
 def not_acting(spec: AgentSpec) -> list[str]:
@@ -38,8 +40,18 @@ def cannot_yet(spec: AgentSpec) -> str | None:
     """Why this version cannot start the agent although its manifest is valid; `None` where it can."""
     if spec.harness not in HARNESSES:
         return f"harness {spec.harness} cannot be started by this version yet; {' and '.join(HARNESSES)} can"
-    if spec.runtime != "local":
-        return f"runtime {spec.runtime} cannot be started by this version yet; only local agents can"
+    if spec.runtime not in RUNTIMES:
+        return f"runtime {spec.runtime} cannot be started by this version yet; {' and '.join(RUNTIMES)} can"
+    if spec.runtime == "ssh" and spec.mode == "headless":
+        return "a headless agent cannot be started on another machine by this version yet; an interactive one can"
+    if spec.runtime == "ssh" and spec.multiplexer != "tmux":
+        return f"multiplexer {spec.multiplexer} cannot be used on another machine by this version yet; tmux can"
+    if spec.runtime == "slurm" and spec.remote is not None:
+        return "jobs cannot be submitted over ssh by this version yet; from the machine where fleet runs they can"
+    if spec.runtime == "slurm" and spec.mode == "headless":
+        return "a headless agent cannot be started in a SLURM job by this version yet; an interactive one can"
+    if spec.runtime == "slurm" and spec.multiplexer != "tmux":
+        return f"multiplexer {spec.multiplexer} cannot be used in a SLURM job by this version yet; tmux can"
     if spec.hosts is not None:
         return "hosts cannot be started by this version yet; only local agents can"
     if spec.container.runtime != "none":
@@ -60,7 +72,7 @@ def reference() -> str:
     can = " and ".join(f"`{name}`" for name in HARNESSES)
     words = (
         f"This version checks {keys} and probes of `health` beyond `multiplexer-alive`, but they do not act yet: "
-        f"`start` says so once, by name. It starts the harnesses {can} on this machine and without a "
-        "container; any other validates, and starting it says that this version cannot yet."
+        f"`start` says so once, by name. It starts the harnesses {can} on this machine, on ssh hosts and in SLURM "
+        "jobs that are submitted from here, and without a container; any other validates, and starting it says that this version cannot yet."
     )
     return textwrap.fill(words, 120, break_on_hyphens=False) + "\n"

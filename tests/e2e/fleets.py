@@ -59,6 +59,11 @@ class Fleet:
         answer = json.loads(self.run(*words, "--json", code=code, **options))
         return answer.get("data", answer.get("error"))
 
+    def json_warnings(self, *words: str) -> list[str]:
+        """The warnings of such an answer."""
+        found: list[str] = json.loads(self.run(*words, "--json"))["warnings"]
+        return found
+
     def status(self, name: str) -> dict[str, Any]:
         """Everything about one agent."""
         found: dict[str, Any] = self.json("status", name)

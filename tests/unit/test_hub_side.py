@@ -12,7 +12,7 @@ from fleet.manifests.model import AgentSpec
 
 
 def side(read_only: bool) -> HubSide:
-    made = HubSide(*cast(Any, [None] * 6))
+    made = HubSide(*cast(Any, [None] * 5))
     made._exchange = cast(Any, SimpleNamespace(log=SimpleNamespace(read_only=read_only)))
     return made
 

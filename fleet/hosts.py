@@ -1,0 +1,192 @@
+"""Where agents run: this machine and every other host, each with one runtime, which is made when it is first needed.
+
+An agent of a list of hosts goes to the first that answers when it is started for the first time, and stays there: its
+handle names the host. A host that has never answered has no runtime, and no launch was ever made on it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import secrets
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+from fleet.clock import Clock
+from fleet.errors import HostUnreachable
+from fleet.manifests.model import AgentSpec, Remote
+from fleet.runtimes import files
+from fleet.runtimes.base import Runtime
+from fleet.runtimes.ssh_hosts import Way
+from fleet.settings import Places, Settings
+from fleet.terms import File, Handle
+
+SSH_PORT = 22
+"""What a manifest says that leaves the port to ssh_config."""
+
+
+class Kind(Protocol):
+    """One kind of other hosts. A host is named by the text that stands in the handles of its launches."""
+
+    def choices(self, spec: AgentSpec) -> tuple[str, ...]:
+        """The hosts that may take the agent, the preferred one first."""
+        ...
+
+    def known(self, handle: Handle) -> Runtime:
+        """The host of a launch, which need not answer now."""
+        ...
+
+    async def opened(self, host: str, spec: AgentSpec) -> Runtime:
+        """A host that has not been spoken to yet. Raise `HostUnreachable` where it does not answer."""
+        ...
+
+    def name(self, host: str) -> str:
+        """The host for a person."""
+        ...
+
+
+class Hosts:
+    """All of them."""
+
+    def __init__(self, here: Runtime, kinds: Mapping[str, Kind] | None = None) -> None:
+        """`kinds`: by the name of their runtime."""
+        self.here = here
+        self._kinds = kinds or {}
+        self._runtimes: dict[tuple[str, str], Runtime] = {}
+        """By kind and host."""
+        self._chosen: dict[str, str] = {}
+        """By agent, the host that answered when it was to be started for the first time."""
+        self._hearers: list[Callable[[Runtime, str | None], None]] = []
+
+    @property
+    def all(self) -> list[Runtime]:
+        """This machine's first."""
+        return [self.here, *self._runtimes.values()]
+
+    def on_host(self, hearer: Callable[[Runtime, str | None], None]) -> None:
+        """`hearer(runtime, reason)` when one cannot be read, `hearer(runtime, None)` when it can again."""
+        self._hearers.append(hearer)
+        for runtime in self.all:
+            runtime.on_host(partial(hearer, runtime))
+
+    def of(self, handle: Handle | None) -> Runtime:
+        """Where a launch is."""
+        if handle is None or handle.runtime not in self._kinds:
+            return self.here
+        found = self._runtimes.get((handle.runtime, handle.host))
+        return found or self._take(handle.runtime, handle.host, self._kinds[handle.runtime].known(handle))
+
+    def next(self, spec: AgentSpec, handle: Handle | None) -> Runtime:
+        """Where the agent's next launch is to be; `handle` is its newest. Raise `HostUnreachable` where none of its
+        hosts has answered yet."""
+        if spec.runtime not in self._kinds:
+            return self.here
+        if self._stays(spec, handle):
+            return self.of(handle)
+        host = self._chosen.get(spec.name)
+        if host is None or host not in self._kinds[spec.runtime].choices(spec):
+            raise HostUnreachable(f"no host of {spec.name} has answered yet")
+        return self._runtimes[spec.runtime, host]
+
+    async def reach(self, spec: AgentSpec, handle: Handle | None) -> None:
+        """See that the agent's next launch has a host. Raise `HostUnreachable` with every host's reason."""
+        if spec.runtime not in self._kinds or self._stays(spec, handle):
+            return
+        kind, reasons, hint = self._kinds[spec.runtime], [], None
+        for host in kind.choices(spec):
+            try:
+                if (spec.runtime, host) not in self._runtimes:
+                    self._take(spec.runtime, host, await kind.opened(host, spec))
+                self._chosen[spec.name] = host
+                return
+            except HostUnreachable as error:
+                reasons.append(str(error))
+                hint = hint or error.hint
+        raise HostUnreachable("; ".join(reasons) or f"{spec.name} names no host", hint=hint)
+
+    def _stays(self, spec: AgentSpec, handle: Handle | None) -> bool:
+        """Whether the host of the newest launch is still one of the manifest's."""
+        return (
+            handle is not None
+            and handle.runtime == spec.runtime
+            and handle.host in self._kinds[spec.runtime].choices(spec)
+        )
+
+    def _take(self, kind: str, host: str, runtime: Runtime) -> Runtime:
+        self._runtimes[kind, host] = runtime
+        for hearer in self._hearers:
+            runtime.on_host(partial(hearer, runtime))
+        return runtime
+
+    async def close(self) -> None:
+        """Let go of all; agents stay as they are."""
+        for runtime in self.all:
+            await runtime.close()
+
+
+class SshHosts:
+    """Hosts that are reached over ssh. What that takes is loaded with the first of them."""
+
+    def __init__(
+        self, settings: Settings, places: Places, clock: Clock, secrets_of: Callable[[str], Collection[str]]
+    ) -> None:
+        self._settings, self._places, self._clock, self._secrets = settings, places, clock, secrets_of
+
+    def choices(self, spec: AgentSpec) -> tuple[str, ...]:
+        return tuple(str(way) for way in ways(spec.remote)) if spec.remote else ()
+
+    def name(self, host: str) -> str:
+        return Way.parse(host).name
+
+    def known(self, handle: Handle) -> Runtime:
+        folder = handle.folder.removesuffix(f"/agents/{handle.agent}/launch/{handle.generation}")
+        runtime: Runtime = self._runtime(self._link(Way.parse(handle.host), None), folder)
+        return runtime
+
+    async def opened(self, host: str, spec: AgentSpec) -> Runtime:
+        link = self._link(Way.parse(host), spec.remote)
+        try:
+            folder = await self._module("ssh_runtime").folder_for(link, self._own_mark())
+            made = self._runtime(link, folder)
+            await made.prepare()
+        except BaseException:
+            await link.close()
+            raise
+        runtime: Runtime = made
+        return runtime
+
+    def _link(self, way: Way, remote: Remote | None) -> Any:
+        settings = self._settings
+        within = settings.ssh_probe_within
+        if remote is not None and "timeout" in remote.model_fields_set and remote.timeout != _TIMEOUT:
+            within = remote.timeout
+        config = [str(Path(settings.ssh_config).expanduser())] if settings.ssh_config else []
+        return self._module("ssh").Link(way, config=config, keepalive=settings.ssh_keepalive, probe_within=within)
+
+    def _runtime(self, link: Any, folder: str) -> Any:
+        return self._module("ssh_runtime").SshRuntime(
+            link, folder, self._places, self._settings, self._clock, self._secrets, self._own_mark()
+        )
+
+    def _module(self, name: str) -> Any:
+        return importlib.import_module(f"fleet.runtimes.{name}")
+
+    def _own_mark(self) -> str:
+        """By what this fleet's folders on other hosts are told from another's."""
+        path = self._places.state / "fleet.id"
+        found = files.read(path)
+        if found is None:
+            found = secrets.token_hex(8).encode()
+            files.put([File(str(path), found)])
+        return found.decode()
+
+
+_TIMEOUT = Remote.model_fields["timeout"].default
+
+
+def ways(remote: Remote) -> list[Way]:
+    """How the hosts of a manifest are reached, in its order."""
+    key = str(Path(remote.key).expanduser()) if remote.key else None
+    port = None if remote.port == SSH_PORT else remote.port
+    return [Way(alias, remote.user, port, key) for alias in remote.choices]
