@@ -3,8 +3,8 @@
 The log's tail alone drives what is sent. What holds:
 
 - A frame is built once per event, and one write per connection and flush carries all of it, acks included. The next
-  flush begins no sooner after the last one than that one took: an idle hub sends at once, a busy one in batches that
-  grow by themselves, and sending never takes more than half of the loop.
+  flush begins no sooner after the last one than that one took (up to `REST`): an idle hub sends at once, a busy one in
+  batches that grow by themselves, and sending takes about half of the loop at most.
 - A reader that is further behind than `Pace.behind` is not pushed to any more. It is served from the log, in pages,
   as fast as it reads, and goes live again without a gap; without progress for `Pace.stalled` seconds it is cut off
   (4008). Nobody waits for it.
@@ -29,6 +29,7 @@ from fleet.hub.auth import REVOKED, Caller, Refused
 from fleet.hub.exchange import Exchange
 from fleet.hub.framing import CLOSE, PING, ws_frame
 from fleet.hub.log import Event
+from fleet.hub.mailbox import WORKSPACE_DELETED
 from fleet.hub.message import Code, Position
 from fleet.hub.projection import COPY, MOST, Gap
 from fleet.hub.registry import ENROLLED, JOINED, LEFT, REMOVED
@@ -48,6 +49,9 @@ FRAMES = 1024
 
 FAREWELL = 10.0
 """Seconds in which a reader that was sent away may read what it was sent before."""
+
+REST = 0.1
+"""Seconds of rest after a flush at most: one that took longer had to wait for the processor, and nobody else has to."""
 
 TEND = 5.0
 """Seconds between two looks at all connections."""
@@ -200,6 +204,9 @@ class Reader:
 
 MEMBERSHIP = frozenset({JOINED, LEFT, ENROLLED, REMOVED})
 """Kinds of events after which a member may hear other streams."""
+
+ENDS = frozenset({REVOKED, WORKSPACE_DELETED})
+"""Kinds of events after which a token may be nobody's."""
 
 
 class Streams:
@@ -367,7 +374,7 @@ class Streams:
                 log.exception("a reader of %s could not be told the events after %d", reader.caller.name, before)
                 self.end(reader, 1011)
         ended = self._loop.time()
-        self._rest_until = ended + (ended - began)
+        self._rest_until = ended + min(ended - began, REST)
 
     def _hand_out(self, events: Sequence[Event], speaking: set[Reader]) -> None:
         """Give each stream's events to those who hear it."""
@@ -436,8 +443,8 @@ class Streams:
         """Who hears what may be different after this."""
         if event.kind in MEMBERSHIP:
             self._member_changed(event)
-        elif event.kind == REVOKED:
-            self._let_go()
+        elif event.kind in ENDS:
+            self._let_go(event.data.get("id") if event.kind == REVOKED else None)
 
     def _member_changed(self, event: Event) -> None:
         workspace, name = wire.workspace_of(event.stream), event.data.get("name")
@@ -445,9 +452,11 @@ class Streams:
             if (reader.caller.workspace, reader.caller.name) == (workspace, name):
                 self.route(reader)
 
-    def _let_go(self) -> None:
-        """End the connections of tokens that are nobody's any more."""
-        for reader in [reader for reader in self.readers if not self.exchange.tokens.good(reader.caller)]:
+    def _let_go(self, revoked: str | None) -> None:
+        """End the connections of tokens that are nobody's any more: of this one, whatever whoever revokes it has come
+        to, and of all that are not good."""
+        good = self.exchange.tokens.good
+        for reader in [one for one in self.readers if one.caller.token == revoked or not good(one.caller)]:
             self.end(reader, 4001)
 
     # -- from the log ----------------------------------------------------------------------------------------------
@@ -573,18 +582,19 @@ class Streams:
             reader.transport.write(reader.framing.ping)
 
 
-def _limits(exchange: Exchange, pace: Pace) -> wire.LimitsAnswer:
+def _limits(exchange: Exchange, pace: Pace) -> dict[str, float]:
+    """A `LimitsAnswer`."""
     limits, rules = exchange.limits, exchange.rules
-    return wire.LimitsAnswer(
-        frame=wire.FRAME,
-        text=limits.text,
-        attachment=limits.attachment,
-        behind=pace.behind,
-        stalled=pace.stalled,
-        max_hops=rules.max_hops,
-        sender_rate=rules.sender_rate,
-        sender_burst=rules.sender_burst,
-    )
+    return {
+        "frame": wire.FRAME,
+        "text": limits.text,
+        "attachment": limits.attachment,
+        "behind": pace.behind,
+        "stalled": pace.stalled,
+        "max_hops": rules.max_hops,
+        "sender_rate": rules.sender_rate,
+        "sender_burst": rules.sender_burst,
+    }
 
 
 def _why(asked: Position, epoch: str, head: int) -> Literal["epoch", "ahead", "trimmed"]:
@@ -595,7 +605,7 @@ def _runs(events: list[Event]) -> Iterator[list[Event]]:
     """The events, cut after each that changes who hears what."""
     start = 0
     for number, event in enumerate(events, 1):
-        if event.kind in MEMBERSHIP or event.kind == REVOKED:
+        if event.kind in MEMBERSHIP or event.kind in ENDS:
             yield events[start:number]
             start = number
     if start < len(events):

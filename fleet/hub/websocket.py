@@ -297,11 +297,14 @@ class Connection(asyncio.Protocol):
             self._gone = self._exchange.connected(caller)
             reader.on_end = self._left
             log_ = self._exchange.log
-            told = wire.welcome(
-                caller, hello.ref, position=str(Position(log_.epoch, reader.after)), head=str(log_.position),
-                streams=reader.stream_names(), limits=self._streams.limits, ping=self._streams.pace.ping, gap=gap,
-            )  # fmt: skip
-            self._transport.write(ws_frame(told.encode()))
+            told = {
+                "type": "welcome", "version": wire.VERSION, "name": caller.name, "role": caller.role.value,
+                "workspace": caller.workspace, "position": str(Position(log_.epoch, reader.after)),
+                "head": str(log_.position), "streams": reader.stream_names(), "limits": self._streams.limits,
+                "ping": self._streams.pace.ping, "gap": None if gap is None else gap.model_dump(), "ref": hello.ref,
+            }  # fmt: skip
+            told = {name: value for name, value in told.items() if value is not None}
+            self._transport.write(ws_frame(wire.encode(told).encode()))
             self._streams.begin(reader)
             self._go_on()
         except (Fault, FleetError) as error:
@@ -343,7 +346,7 @@ class Connection(asyncio.Protocol):
                 told = wire.Subscribed(streams=reader.stream_names(), ref=frame.ref)
                 self._streams.say(reader, ws_frame(told.model_dump_json().encode()))
             case wire.Ping():
-                self._streams.say(reader, ws_frame(wire.Pong(ref=frame.ref).model_dump_json().encode()))
+                self._streams.say(reader, ws_frame(wire.encode({"type": "pong", "ref": frame.ref}).encode()))
             case wire.Hello():
                 raise Fault("unknown_type", "`hello` comes once, at the beginning.", ref=frame.ref)
 
@@ -353,7 +356,7 @@ class Connection(asyncio.Protocol):
             self._streams.say(reader, _error(Fault("unauthorized", "The token is not valid any more."), ref))
             return
         self._flying += 1
-        _begin_send(self._exchange, reader.caller, message, functools.partial(self._stored, reader, ref))
+        self._exchange.begin_send(reader.caller, message, functools.partial(self._stored, reader, ref))
 
     def _stored(self, reader: Reader, ref: str | None, came: Receipt | Exception) -> None:
         """What became of a message."""
@@ -416,18 +419,3 @@ class Connection(asyncio.Protocol):
             self._streams.leave(reader)
         if not self._transport.is_closing():
             self._transport.write(told)
-
-
-_sending: set[asyncio.Task[None]] = set()
-
-
-def _begin_send(exchange: Exchange, caller: Caller, message: dict[str, Any], told: Callable[..., None]) -> None:
-    async def send() -> None:
-        try:
-            told(await exchange.send(caller, message))
-        except Exception as error:  # noqa: BLE001  whatever it is, the sender hears of it
-            told(error)
-
-    sending = asyncio.get_running_loop().create_task(send())
-    _sending.add(sending)
-    sending.add_done_callback(_sending.discard)

@@ -22,7 +22,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 from pydantic_core import ErrorDetails
 
-from fleet.hub.auth import Caller
 from fleet.hub.exchange import message_json
 from fleet.hub.log import Event
 from fleet.hub.message import CHANNEL, ID, KEY, NAME, Code, Intent, Position, Receipt, Refusal
@@ -697,25 +696,6 @@ class GapFrame(GapAnswer):
 
 
 HUB_FRAMES: tuple[type[Answer], ...] = (Welcome, Subscribed, Accepted, EventFrame, GapFrame, ErrorFrame, Pong)
-
-
-def welcome(
-    caller: Caller,
-    ref: str | None,
-    *,
-    position: str,
-    head: str,
-    streams: list[str] | None,
-    limits: LimitsAnswer,
-    ping: float,
-    gap: GapAnswer | None,
-) -> str:
-    """A `Welcome`, written."""
-    told = Welcome(
-        name=caller.name, role=caller.role.value, workspace=caller.workspace, position=position, head=head,
-        streams=streams, limits=limits, ping=ping, gap=gap, ref=ref,
-    )  # fmt: skip
-    return told.model_dump_json(exclude_none=True)
 
 
 def accepted(receipt: Receipt, ref: str | None) -> str:

@@ -1,7 +1,8 @@
 """The hubs that `hub_doors` measures, each a process of its own: `python -m tests.bench.hub_servers WHICH FOLDER N`.
 
-It prints one line of JSON: where it is, and N tokens. `fleet` is the hub with its doors; `bare` is aiohttp that passes
-each message on to everybody, and keeps nothing; `group` is the same after a bare group commit (`hub_log.Bare`).
+Each prints one line of JSON: where it is, and N tokens. `fleet` is the hub with its doors; `bare` is aiohttp that
+passes each message on to everybody, and keeps nothing; `group` is the same after a bare group commit (`hub_log.Bare`).
+All of them look for cycles of garbage as seldom as the daemon does.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 from aiohttp import WSMsgType, web
 
 from fleet.clock import SystemClock
+from fleet.daemon import collect_seldom
 from fleet.hub.auth import Role
 from fleet.hub.exchange import Card, Exchange, Speaker
 from fleet.hub.host import HubServer
@@ -86,6 +88,7 @@ def say(what: object) -> None:
 
 
 async def main() -> None:
+    collect_seldom()
     which, folder, agents = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
     if which == "fleet":
         await fleet(folder, agents)

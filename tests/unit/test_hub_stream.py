@@ -13,6 +13,7 @@ import pytest
 from fleet.hub import guardrails, stream
 from fleet.hub.auth import Caller, Role
 from fleet.hub.log import Event
+from fleet.hub.mailbox import WORKSPACE_DELETED
 from fleet.hub.message import Limits, Position
 from fleet.hub.projection import Page
 from fleet.hub.stream import SSE, WEBSOCKET, Framing, Pace, Reader, Streams
@@ -255,6 +256,31 @@ async def test_a_revoked_token_ends_its_connections_with_the_event_that_says_so(
     assert eve.transport.closing
     assert not op.transport.closing
     assert streams.readers == {op.reader}
+    await streams.close()
+
+
+async def test_a_revoked_token_ends_its_connections_though_whoever_revokes_it_has_not_come_to_that_yet(
+    hub: Hub,
+) -> None:
+    streams = await streams_of(hub)
+    op = await Watched(streams).join()
+    eve = Watched(streams, "eve")
+    eve.reader.caller = Caller("eve", Role.VIEWER, token="k-eve")
+    await eve.join()
+    hub.say("gone", to="main/!audit", kind="token_revoked", id="k-eve")
+    await flushed(streams)
+    assert eve.transport.closing
+    assert streams.readers == {op.reader}
+    await streams.close()
+
+
+async def test_the_tokens_of_a_deleted_workspace_end_their_connections_with_it(hub: Hub) -> None:
+    streams = await streams_of(hub)
+    eve = await Watched(streams, "eve").join()
+    hub.revoked.add("eve")
+    hub.say("gone", to="main/!audit", kind=WORKSPACE_DELETED)
+    await flushed(streams)
+    assert eve.transport.closing
     await streams.close()
 
 
