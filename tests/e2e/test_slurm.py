@@ -1,0 +1,61 @@
+"""Agents in jobs of a real SLURM, by the commands a person uses."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from tests.cluster import Cluster, needs_slurm
+from tests.e2e.fleets import Fleet, kill, until
+from tests.homes import Home
+
+pytestmark = [pytest.mark.real, needs_slurm]
+
+ASKS = 'echo "hello $COUNT"; while read -r line; do echo "you said $line"; done'
+
+
+@pytest.fixture
+def fleet(slurm: Cluster, home: Home) -> Iterator[Fleet]:
+    there = replace(home, env=home.env | {"SLURM_CONF": slurm.env["SLURM_CONF"]})
+    yield Fleet(there)
+    if (home.path / "fleet").exists():
+        there.fleet("shutdown")
+    for line in slurm.run("squeue", "-h", "-o", "%i %j").splitlines():
+        job, name = line.split()
+        if str(home.path) in slurm.run("scontrol", "show", "job", job, check=False):
+            slurm.run("scancel", job, check=False)
+            pytest.fail(f"job {job} ({name}) was left behind")
+
+
+def jobs(slurm: Cluster, agent: str) -> list[str]:
+    """The agent's jobs that wait or run."""
+    told = [line.split() for line in slurm.run("squeue", "-h", "-o", "%i %j").splitlines()]
+    return [job for job, name in told if name.startswith(f"fleet-{agent}.")]
+
+
+def test_an_agent_lives_in_a_job_as_it_would_here(fleet: Fleet, slurm: Cluster) -> None:
+    path = fleet.shell("web", ASKS, slurm={"mem": "100M"}, env={"COUNT": "a 'b'"})
+    assert fleet.json("start", path)["agents"][0]["outcome"] == "started"
+    assert fleet.status("web")["phase"] == "running"
+    until(lambda: "hello a 'b'" in "\n".join(fleet.json("logs", "web")["lines"]), "its first line is in the log")
+    assert len(jobs(slurm, "web")) == 1
+
+    argv = shlex.split(fleet.run("attach", "web", "--print"))
+    assert argv[:2] == ["srun", f"--jobid={jobs(slurm, 'web')[0]}"]
+
+    first = jobs(slurm, "web")
+    kill(fleet.daemon_pid())
+    fleet.answers_again()
+    assert fleet.wait("web", phase="running")["restarts"] == 0
+    assert jobs(slurm, "web") == first
+
+    fleet.json("restart", "web")
+    assert fleet.status("web")["phase"] == "running"
+    assert len(jobs(slurm, "web")) == 1 and jobs(slurm, "web") != first
+
+    fleet.json("stop", "web")
+    assert fleet.status("web")["phase"] == "stopped"
+    until(lambda: not jobs(slurm, "web"), "no job is left")
