@@ -450,8 +450,6 @@ def _words(kind: str, error: Mapping[str, Any], value: Any) -> str:
         return f"must be {words} {context[limit]:g}, not {value}"
     if kind == "finite_number":
         return f"must be a finite number, not {value}"
-    if kind == "string_pattern_mismatch":
-        return f"{value!r} is not in the form {context['pattern']}"
     return str(error["msg"])
 
 

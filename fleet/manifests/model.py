@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Annotated, Any, Literal, TypeAlias
+from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import (
     AfterValidator,
@@ -104,9 +105,63 @@ def _argument(text: str) -> str:
     return text
 
 
+_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+_DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
+_CRON: tuple[tuple[str, int, int, tuple[str, ...]], ...] = (
+    ("minute", 0, 59, ()),
+    ("hour", 0, 23, ()),
+    ("day", 1, 31, ()),
+    ("month", 1, 12, _MONTHS),
+    ("weekday", 0, 7, _DAYS),
+)
+
+
 def _cron(text: str) -> str:
-    if len(text.split()) != 5 or re.fullmatch(r"[\w*,/\-? #]+", text) is None:
+    fields = text.split()
+    if len(fields) != len(_CRON):
         raise refuse(f"{text!r} is no cron line: five fields, such as '0 9 * * 1-5'")
+    for field, (name, least, most, words) in zip(fields, _CRON, strict=True):
+        for item in field.lower().split(","):
+            span, slash, step = item.partition("/")
+            ends = [
+                least + words.index(end) if end in words else int(end) if end.isdecimal() else -1
+                for end in span.split("-")
+            ]
+            if name == "weekday" and ends[1:] == [0]:
+                ends[1] = 7  # sat-sun
+            whole = span == "*" or (len(ends) < 3 and all(least <= end <= most for end in ends))
+            if not whole or ends != sorted(ends) or (slash and not (step.isdecimal() and int(step))):
+                raise refuse(f"{text!r} is no cron line: {field!r} is no {name}, {least} to {most}, *, a-b or */n")
+    return text
+
+
+def _zone(text: str) -> str:
+    try:
+        ZoneInfo(text)
+    except (ValueError, OSError) as e:  # ZoneInfoNotFoundError is a KeyError of no such key
+        raise refuse(f"{text!r} is no time zone: write it as Europe/Berlin or UTC") from e
+    except KeyError as e:
+        if text == "UTC" or not available_timezones():  # this machine knows none: another may
+            return text
+        raise refuse(f"{text!r} is no time zone: write it as Europe/Berlin or UTC") from e
+    return text
+
+
+def _channel(text: str) -> str:
+    if re.fullmatch(r"#?[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?", text.lower()) is None:
+        raise refuse(f"{text!r} is no channel: letters, digits and inner . _ -, at most 63, such as builds")
+    return text
+
+
+def _memory(text: str) -> str:
+    if re.fullmatch(r"[0-9]+[KMGTkmgt]?", text) is None:
+        raise refuse(f"{text!r} is no amount of memory: a number and K, M, G or T, such as 4G")
+    return text
+
+
+def _job_time(text: str) -> str:
+    if re.fullmatch(r"[0-9]+|[0-9]+:[0-9]{2}(:[0-9]{2})?|[0-9]+-[0-9]{1,2}(:[0-9]{2}){0,2}", text) is None:
+        raise refuse(f"{text!r} is no time limit: days-hours:minutes:seconds, such as 1-00:00:00, or minutes")
     return text
 
 
@@ -337,14 +392,14 @@ class Slurm(Section):
     )
     qos: Argument | None = Field(default=None, description="The quality of service.")
     cpus_per_task: int = Field(default=1, ge=1, description="CPUs.")
-    mem: Annotated[Written, Field(pattern=r"^[0-9]+[KMGTkmgt]?$")] = Field(
+    mem: Annotated[Written, AfterValidator(_memory)] = Field(
         default="4G", description="Memory of the node, as SLURM writes it."
     )
     gres: Argument | None = Field(default=None, description="Generic resources, such as gpu:1.")
     nodes: int = Field(default=1, ge=1, description="Nodes.")
-    time_limit: Annotated[
-        Written, Field(pattern=r"^([0-9]+|[0-9]+:[0-9]{2}(:[0-9]{2})?|[0-9]+-[0-9]{1,2}(:[0-9]{2}){0,2})$")
-    ] = Field(default="1-00:00:00", description="The job's time limit, as SLURM writes it: days-hours:minutes:seconds.")
+    time_limit: Annotated[Written, AfterValidator(_job_time)] = Field(
+        default="1-00:00:00", description="The job's time limit, as SLURM writes it: days-hours:minutes:seconds."
+    )
     signal_before: int = Field(
         default=600, ge=120, description="Seconds before the limit at which the job is told and prepares its successor."
     )
@@ -498,7 +553,9 @@ class ScheduleEntry(Section):
     stop: bool = Field(default=False, description="What: stop it.")
     restart: bool = Field(default=False, description="What: restart it.")
     action: Line | None = Field(default=None, description="What: one of the harness's actions, by name.")
-    timezone: Line | None = Field(default=None, description="The time zone of the times, by default the machine's.")
+    timezone: Annotated[Line, AfterValidator(_zone)] | None = Field(
+        default=None, description="The time zone of the times, by default the machine's."
+    )
     only_if: tuple[Written, ...] = Field(
         default=(), description="An argument list that is asked first; any exit but 0 skips this time."
     )
@@ -520,7 +577,9 @@ class Hub(Section):
     """Its place in the hub."""
 
     enabled: bool = Field(default=True, description="Whether it takes part.")
-    channels: tuple[Line, ...] = Field(default=(), description="Channels it hears.")
+    channels: tuple[Annotated[Line, AfterValidator(_channel)], ...] = Field(
+        default=(), description="Channels it hears."
+    )
     may: tuple[Literal["send", "ask", "broadcast"], ...] = Field(
         default=("send", "ask", "broadcast"), description="What it may do there."
     )

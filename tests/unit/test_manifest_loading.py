@@ -12,6 +12,7 @@ from fleet import manifests
 from fleet.errors import InvalidManifest
 from fleet.manifests import AgentSpec, Command, Secret, cannot_yet, load, load_text, not_acting
 from fleet.manifests.loader import metadata_keys
+from fleet.manifests.model import ScheduleEntry
 
 HEAD = "apiVersion: fleet/v1\nkind: Agent\nmetadata: {name: web}\n"
 
@@ -249,11 +250,15 @@ MISTAKES: list[tuple[str, str, tuple[int, int], str, str | None]] = [
     ("  remote: {host: -oProxyCommand=x}\n", "spec.remote.host", (5, 18), "read as an option", None),
     ("  remote: {host: []}\n", "spec.remote", (5, 11), "names no host", None),
     ("  remote: {host: a, port: 99999}\n", "spec.remote.port", (5, 27), "at most 65535", None),
-    ("  slurm: {time_limit: tomorrow}\n", "spec.slurm.time_limit", (5, 23), "not in the form", None),
+    ("  slurm: {time_limit: tomorrow}\n", "spec.slurm.time_limit", (5, 23), "days-hours:minutes:seconds", None),
     ("  slurm: {extra_directives: ['#SBATCH -x']}\n", "spec.slurm", (5, 10), "without #SBATCH", None),
     ("  container: {runtime: docker}\n", "spec.container", (5, 14), "needs an image", None),
     ("  mcp_servers: {a: {args: [x]}}\n", "spec.mcp_servers.a", (5, 20), "a command (stdio) or a url", None),
     ("  schedule: [{cron: '0 9 * *', send: x}]\n", "spec.schedule[0].cron", (5, 21), "five fields", None),
+    ("  schedule: [{cron: '99 * * * *', send: x}]\n", "spec.schedule[0].cron", (5, 21), "'99' is no minute", None),
+    ("  schedule: [{every: 1h, timezone: Mars/X, send: x}]\n", "spec.schedule[0].timezone", (5, 36), "Europe", None),
+    ("  hub: {channels: ['a b']}\n", "spec.hub.channels[0]", (5, 20), "'a b' is no channel", None),
+    ("  slurm: {mem: lots}\n", "spec.slurm.mem", (5, 16), "such as 4G", None),
     ("  schedule: [{every: 10m, send: x, ask: y}]\n", "spec.schedule[0]", (5, 14), "exactly one of", None),
     ("  schedule: [{every: often, send: x}]\n", "spec.schedule[0].every", (5, 22), "no interval", None),
     ("  schedule: [{at: noon, send: x}]\n", "spec.schedule[0].at", (5, 19), "no time", None),
@@ -427,3 +432,8 @@ def test_what_this_version_cannot_start_validates_and_says_so(body: str, word: s
 )
 def test_what_this_version_can_start_says_nothing(body: str) -> None:
     assert cannot_yet(spec_of(body)) is None
+
+
+@pytest.mark.parametrize("line", ["* * * * *", "*/5 9-17 1,15 jan-mar MON-fri", "0 0 * * 7", "0 8 * * sat-sun"])
+def test_a_cron_line_may_say_all_that_cron_lines_say(line: str) -> None:
+    assert ScheduleEntry(cron=line, send="x").cron == line
