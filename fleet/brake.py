@@ -8,10 +8,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Bucket:
+class Bucket(NamedTuple):
     """Restarts that may go now. It never holds more than `burst`, and a clock that is set back costs nothing."""
 
     burst: int

@@ -8,7 +8,6 @@ import contextlib
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
 
@@ -30,6 +29,7 @@ from fleet.hub.mailbox import (
 )
 from fleet.hub.message import (
     CHANNEL,
+    NO_METADATA,
     Ask,
     Attachment,
     Code,
@@ -340,7 +340,7 @@ def light(message: Message) -> Message:
     if len(message.text) <= 2048 and not message.metadata and not message.attachments:
         return message
     text = message.text if len(message.text) <= 2048 else "?" if "?" in message.text else ""
-    return replace(message, text=text, metadata={}, attachments=())
+    return message._replace(text=text, metadata=NO_METADATA, attachments=())
 
 
 def known_of(event: Event) -> Known:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from fleet.brake import Bucket
-from fleet.hub.guardrails import Accounts, Rules, Tally, Turn, Window
+from fleet.hub.guardrails import NO_TALLY, Accounts, Rules, Tally, Turn, Window
 from fleet.hub.message import Message
 
 MANY = 20_000
@@ -22,8 +22,6 @@ IN_A_TURN = 64
 """Messages that one turn is known to be about."""
 HEARD = 1_000
 """Senders of whom it is kept what they last said to somebody."""
-
-NO_TALLY = Tally()
 
 Who = tuple[str, str]
 """A workspace, and a name in it."""

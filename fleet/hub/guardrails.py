@@ -16,7 +16,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from fleet.brake import Bucket
 from fleet.hub.message import Code, Intent, Message, Nature, Refusal, ThreadState
@@ -66,8 +66,7 @@ class Speaker:
 # -- hops ------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Lineage:
+class Lineage(NamedTuple):
     """Where a message stands in the chain of messages that led to it."""
 
     hops: int = 0
@@ -204,11 +203,10 @@ NOTHING = Window()
 """Of whom nothing is known."""
 
 
-@dataclass(frozen=True, slots=True)
-class Tally:
+class Tally(NamedTuple):
     """The messages of one conversation that caused turns."""
 
-    window: Window = field(default_factory=lambda: NOTHING)
+    window: Window = NOTHING
     total: int = 0
 
     def counted(self, now: float, span: float) -> Tally:
@@ -216,18 +214,20 @@ class Tally:
         return Tally(self.window.counted(now, span), self.total + 1)
 
 
-@dataclass(frozen=True, slots=True)
-class Accounts:
+NO_TALLY = Tally()
+NO_PAIRS: Mapping[str, Window] = {}
+
+
+class Accounts(NamedTuple):
     """What is counted about one message: its sender's, its conversation's, and those of the pairs that it concerns."""
 
     sender: Bucket
-    thread: Tally = field(default_factory=Tally)
-    pairs: Mapping[str, Window] = field(default_factory=dict)
+    thread: Tally = NO_TALLY
+    pairs: Mapping[str, Window] = NO_PAIRS
     """By recipient. One that is not there has nothing on it."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Attempt:
+class Attempt(NamedTuple):
     """A message that wants to leave."""
 
     message: Message

@@ -18,7 +18,6 @@ import json
 import sqlite3
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple, TypeVar
 
 from fleet.clock import Clock
@@ -637,7 +636,7 @@ def _heard(connection: sqlite3.Connection, of: str, after: int, limit: int, *, n
 def _heard_mail(connection: sqlite3.Connection, of: str, seq: int, caught_up: int) -> Mail:
     row = connection.execute(f"SELECT {EVENT} FROM log WHERE seq = ?", (seq,)).fetchone()
     shown = as_it_stands(connection, Event(*row))
-    message = replace(Message.from_json(shown.event.data), text=shown.text or "")
+    message = Message.from_json(shown.event.data)._replace(text=shown.text or "")
     return Mail(seq, message, _listening(of, shown.event.at, read=seq <= caught_up), heard=True)
 
 
@@ -765,5 +764,5 @@ def _not_worth_it(event: words.Event) -> bool:
 def _read_mail(connection: sqlite3.Connection, seq: int, recipient: str) -> Mail:
     row = connection.execute(f"SELECT {EVENT} FROM log WHERE seq = ?", (seq,)).fetchone()
     shown = as_it_stands(connection, Event(*row))
-    message = replace(Message.from_json(shown.event.data), text=shown.text or "")
+    message = Message.from_json(shown.event.data)._replace(text=shown.text or "")
     return Mail(seq, message, Recipient.from_json(json.loads(recipient)))

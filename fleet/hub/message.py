@@ -20,7 +20,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 """The name of whoever speaks or is spoken to, and of a workspace."""
@@ -149,8 +149,7 @@ class Limits:
 # -- positions and ids -----------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Position:
+class Position(NamedTuple):
     """A place in the log. Written `EPOCH:SEQ`."""
 
     epoch: str
@@ -232,8 +231,11 @@ class Attachment:
     type: str = "application/octet-stream"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Message:
+NO_METADATA: Mapping[str, Any] = {}
+"""Nobody writes into it."""
+
+
+class Message(NamedTuple):
     """What one member says to others, as it stands in the log."""
 
     id: str
@@ -260,7 +262,7 @@ class Message:
     expires_at: float | None = None
     mentions: tuple[str, ...] = ()
     attachments: tuple[Attachment, ...] = ()
-    metadata: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = NO_METADATA
     idempotency_key: str | None = None
 
     @property
@@ -331,14 +333,13 @@ WAITING = frozenset({State.ACCEPTED, State.QUEUED})
 """It counts as waiting mail, and may be handed over."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recipient:
+class Recipient(NamedTuple):
     """A message at one of its recipients."""
 
     name: str
-    state: State = State.ACCEPTED
     since: float
     """When it entered the state."""
+    state: State = State.ACCEPTED
     reason: str | None = None
     """Why it waits, or ended so: one word."""
     way: Way | None = None
@@ -355,7 +356,7 @@ class Recipient:
 
     def to_json(self) -> dict[str, Any]:
         """Without what there is nothing to say about."""
-        told = {name: getattr(self, name) for name in _RECIPIENT}
+        told = {name: getattr(self, name) for name in _TOLD}
         return {name: value for name, value in told.items() if value or name == "since"}
 
     @classmethod
@@ -367,7 +368,7 @@ class Recipient:
         return cls(**known)
 
 
-_RECIPIENT = tuple(f.name for f in fields(Recipient))
+_TOLD = ("name", "state", *(name for name in Recipient._fields if name not in ("name", "state")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -476,12 +477,12 @@ def deliver(r: Recipient, event: Proven, now: float) -> Recipient:
 
 def doubt(r: Recipient, event: Unproven, now: float) -> Recipient:
     """It may be there or not."""
-    return replace(_enter(r, State.UNCONFIRMED, now, event.reason), pending=r.pending)
+    return _enter(r, State.UNCONFIRMED, now, event.reason)._replace(pending=r.pending)
 
 
 def take_back(r: Recipient, event: Undone, now: float) -> Recipient:
     """It is not there: it waits again, unless it has been ended meanwhile."""
-    return replace(_enter(r, r.pending or State.QUEUED, now, r.reason if r.pending else event.reason), way=None)
+    return _enter(r, r.pending or State.QUEUED, now, r.reason if r.pending else event.reason, way=None)
 
 
 def answer(r: Recipient, event: Answer, now: float) -> Recipient:
@@ -493,7 +494,7 @@ def answer(r: Recipient, event: Answer, now: float) -> Recipient:
 def decline(r: Recipient, event: Decline, now: float) -> Recipient:
     """It will not be answered."""
     r = _enter(r, State.DECLINED, now, event.reason)
-    return r if r.evidence else replace(r, way=r.way or Way.REPLY, evidence="declined")
+    return r if r.evidence else r._replace(way=r.way or Way.REPLY, evidence="declined")
 
 
 def expire(r: Recipient, event: Expire, now: float) -> Recipient:
@@ -513,12 +514,12 @@ def cancel(r: Recipient, event: Cancel, now: float) -> Recipient:
 
 def expire_if_undone(r: Recipient, event: Expire, now: float) -> Recipient:
     """It is in the agent's hands: it expires only if it proves not to have arrived."""
-    return r if r.pending else replace(r, pending=State.EXPIRED, reason="expired")
+    return r if r.pending else r._replace(pending=State.EXPIRED, reason="expired")
 
 
 def cancel_if_undone(r: Recipient, event: Cancel, now: float) -> Recipient:
     """It is in the agent's hands: it is cancelled only if it proves not to have arrived."""
-    return r if r.pending is State.CANCELLED else replace(r, pending=State.CANCELLED, reason=event.reason)
+    return r if r.pending is State.CANCELLED else r._replace(pending=State.CANCELLED, reason=event.reason)
 
 
 _SAME: Any = object()
@@ -579,8 +580,7 @@ TRANSITIONS: Mapping[State, Mapping[type[Event], Transition]] = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Receipt:
+class Receipt(NamedTuple):
     """What its sender hears of a message: where it stands in the log, and with whom."""
 
     id: str
@@ -760,4 +760,4 @@ def _known(cls: Any, stored: Mapping[str, Any]) -> dict[str, Any]:
 
 @functools.cache
 def _names(cls: Any) -> frozenset[str]:
-    return frozenset(f.name for f in fields(cls))
+    return frozenset(cls._fields if hasattr(cls, "_fields") else (f.name for f in fields(cls)))

@@ -18,6 +18,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from typing import NamedTuple
 
 from fleet.hub.message import Code, Intent, Message, Position, Refusal
 
@@ -105,8 +106,7 @@ class Because(StrEnum):
     CHANNEL = "channel"
 
 
-@dataclass(frozen=True, slots=True)
-class Hearer:
+class Hearer(NamedTuple):
     """One who gets a message into the mailbox."""
 
     name: str
@@ -115,8 +115,7 @@ class Hearer:
     """Whether it may cause a turn. Otherwise it is read with the agent's next turn, or when the agent looks."""
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+class Route(NamedTuple):
     """Where a message goes."""
 
     hearers: tuple[Hearer, ...]

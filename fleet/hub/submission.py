@@ -9,14 +9,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
-from fleet.hub.message import CHANNEL, ID, KEY, NAME, Attachment, Code, Intent, Limits, Refusal
+from fleet.hub.message import CHANNEL, ID, KEY, NAME, NO_METADATA, Attachment, Code, Intent, Limits, Refusal
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Submission:
+class Submission(NamedTuple):
     """What somebody asks the hub to send: read and found valid, not yet allowed. Who sends it is the token's word."""
 
     to: tuple[str, ...]
@@ -31,7 +29,7 @@ class Submission:
     max_hops: int | None = None
     expires_in: float | None = None
     idempotency_key: str | None = None
-    metadata: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = NO_METADATA
 
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -96,7 +94,7 @@ def check_file_name(name: object) -> str | Refusal:
 
 
 def _submission(body: object, limits: Limits) -> Submission:
-    if not isinstance(body, Mapping):
+    if type(body) is not dict and not isinstance(body, Mapping):  # the first is known at once
         raise _Unfit(Code.WRONG_TYPE, "A message is a JSON object.")
     attachments = _attachments(body["attachments"], limits) if "attachments" in body else ()
     text = _text(body.get("text", "" if attachments else None), "text", limits.text)
@@ -255,7 +253,7 @@ def _file_name(value: object) -> str:
 
 def _metadata(value: object, limits: Limits) -> Mapping[str, Any]:
     if value is None:
-        return {}
+        return NO_METADATA
     if not isinstance(value, Mapping):
         raise _Unfit(Code.WRONG_TYPE, "`metadata` is an object.", field="metadata")
     size = 0

@@ -10,7 +10,6 @@ import contextlib
 import functools
 import sqlite3
 from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 from fleet.errors import StorageError
@@ -321,7 +320,7 @@ class Talk(Base):
             reason = "A message to oneself goes nowhere; name somebody else, or a channel."
             return Refusal(Code.BAD_VALUE, reason, facts={"field": "to"})
         if where.mentions:
-            message = replace(message, mentions=where.mentions)
+            message = message._replace(mentions=where.mentions)
         wakes = () if quiet else where.wakes
         held = self._held.get(thread)
         attempt = Attempt(
@@ -451,7 +450,7 @@ class Talk(Base):
             raise no(Code.ID_TAKEN, "This key stands for a message that is no longer kept.")
         first = Message.from_json(event.data)
         # A reply that named nobody was addressed by the hub.
-        again = replace(read, to=read.to or first.to)
+        again = read._replace(to=read.to or first.to)
         if refusal := guardrails.repeats(first, again):
             raise self._refuse(caller, refusal, read)
         return await self._receipt_of(first, seq, duplicate=True)

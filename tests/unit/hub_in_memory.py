@@ -8,7 +8,7 @@ its program takes up the mail, and ends when the test says so.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from fleet.brake import Bucket
@@ -121,7 +121,7 @@ class Hub:
         actor = self.actors[sender]
         if read.idempotency_key and (known := self.keys.get((sender, read.idempotency_key))):
             other = guardrails.repeats(self.entries[known].message, read)
-            return self._refuse(sender, other) if other else replace(self.receipt(known), duplicate=True)
+            return self._refuse(sender, other) if other else self.receipt(known)._replace(duplicate=True)
         replied = self.entries[read.reply_to].message if read.reply_to else None
         causes = actor.turn.causes(replied)
         line = lineage(causes, read.max_hops, actor.speaker, self.rules)

@@ -308,7 +308,7 @@ mails = st.builds(
     expires_at=st.none() | st.floats(NOW - 5, NOW + 5),
 )
 mailboxes = st.lists(mails, max_size=6).map(
-    lambda box: [replace(m, message=replace(m.message, id=f"m-{n}")) for n, m in enumerate(box)]
+    lambda box: [replace(m, message=m.message._replace(id=f"m-{n}")) for n, m in enumerate(box)]
 )
 
 
@@ -693,6 +693,13 @@ def test_the_reader_is_told_who_waits_for_what() -> None:
     assert "waited for by alice (m-1)" in asked
     assert "the work is done, tell alice (m-1)" in digest([message(intent=Intent.TASK)], NONCE, RULES)
     assert "Nobody waits" in digest([message()], NONCE, RULES)
+
+
+@pytest.mark.parametrize("intent", [Intent.ASK, Intent.TASK, Intent.INFORM])
+def test_a_turns_result_is_its_answer_and_it_is_told_of_no_command(intent: Intent) -> None:
+    turned = digest([message(intent=intent)], NONCE, RULES, turn=True)
+    assert turned.endswith("What you end with is sent to alice as your reply.")
+    assert "fleet reply" not in turned
 
 
 # -- the proof in a conversation -------------------------------------------------------------------------------

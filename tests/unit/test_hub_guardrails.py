@@ -225,7 +225,7 @@ def test_a_broadcast_wakes_only_where_the_manifest_allows_it() -> None:
     assert code(attempt(message=call)) is Code.WAKE_NOT_ALLOWED
     assert code(attempt(message=call, speaker=replace(ALICE, wake=True))) is None
     assert code(attempt(message=call, speaker=BOSS)) is None
-    assert code(attempt(message=replace(call, wake=False))) is None
+    assert code(attempt(message=call._replace(wake=False))) is None
 
 
 def test_only_an_operators_word_can_be_the_persons_own() -> None:
