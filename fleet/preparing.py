@@ -25,6 +25,8 @@ from fleet.terms import File, Handle, LaunchPlan
 
 TRANSCRIPT_TAIL = 65_536
 """How much of a conversation's end is read for its facts, in bytes, however long it is."""
+HOST_ANSWERS = 60.0
+"""Seconds that a host may take to say where a folder is: a few milliseconds, where hundreds start at once more."""
 FIRST_MESSAGE = "first-message"
 """The file in a launch's folder that holds the message to be typed once the program is ready for it."""
 
@@ -176,11 +178,11 @@ class Preparing:
         if spec.workdir is None:
             own = self._places.workspace(spec.name)
             cwd = str(own) if far is None else f"{far.folder}/workspaces/{spec.name}"
-            await self._runtime.run(["mkdir", "-p", "-m", "700", cwd], env={}, cwd="/", timeout=10)
+            await self._runtime.run(["mkdir", "-p", "-m", "700", cwd], env={}, cwd="/", timeout=HOST_ANSWERS)
         else:
             cwd = resolved(spec.workdir, self._base(env), env)
         try:
-            ran = await self._runtime.run(["pwd", "-P"], env={}, cwd=cwd, timeout=10)
+            ran = await self._runtime.run(["pwd", "-P"], env={}, cwd=cwd, timeout=HOST_ANSWERS)
         except LaunchError as error:
             raise LaunchError(f"workdir: {error}", hint="Make it, or name another in the manifest.") from error
         return ran.stdout.decode(errors="surrogateescape").removesuffix("\n")

@@ -100,6 +100,8 @@ class Supervisor:
         self._ramp = brake.Ramp(settings.start_parallel, settings.ramp_halt)
         self._toll = brake.Toll(settings.mass_deaths, settings.mass_window, settings.mass_recheck)
         self._versions: dict[tuple[str, float, int], str | None] = {}
+        self._asked: dict[tuple[str, float, int], asyncio.Task[str | None]] = {}
+        """The programs that are being asked for their version."""
         self._versions_there: dict[tuple[str, bytes], str | None] = {}
         """By machine, and what `ls -l` says of the file there."""
         self._drain = Drain(places.spool, events)
@@ -447,12 +449,21 @@ class Supervisor:
         stat = await asyncio.to_thread(Path(found).stat)
         key = (found, stat.st_mtime, stat.st_size)
         if key not in self._versions:
+            if key not in self._asked:  # of many that start at once, one asks for all
+                self._asked[key] = asyncio.create_task(self._ask_version(harness, (found, *argv[1:]), env))
+                self._starts.add(self._asked[key])
+                self._asked[key].add_done_callback(self._starts.discard)
             try:
-                ran = await self.runtime.run((found, *argv[1:]), env=dict(env), cwd="/", timeout=20)
+                self._versions[key] = await asyncio.shield(self._asked[key])
             except TimedOut:
                 return None
-            self._versions[key] = harness.parse_version(ran.stdout.decode(errors="replace"))
+            finally:
+                self._asked.pop(key, None)
         return self._versions[key]
+
+    async def _ask_version(self, harness: Harness, argv: Sequence[str], env: Mapping[str, str]) -> str | None:
+        ran = await self.runtime.run(argv, env=dict(env), cwd="/", timeout=20)
+        return harness.parse_version(ran.stdout.decode(errors="replace"))
 
     async def _version_there(
         self, host: Runtime, harness: Harness, argv: Sequence[str], env: Mapping[str, str], cwd: str

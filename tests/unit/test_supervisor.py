@@ -15,7 +15,7 @@ from fleet.manifests.model import AgentSpec
 from fleet.supervisor import DOWN
 from fleet.terms import Activity, Look, Phase
 from fleet.testing import settle
-from tests.unit.fleet_in_memory import Daemon, Faulty, World, draw
+from tests.unit.fleet_in_memory import VERSION, Daemon, Faulty, World, draw
 
 Act = Callable[[World, Daemon], Awaitable[None]]
 
@@ -1017,3 +1017,20 @@ async def test_one_that_is_stopped_while_the_brake_holds_it_draws_nothing_from_i
     await daemon.supervisor.stop([daemon[first]])
     await world.clock.turn(10.1)
     assert [daemon[name].life.phase for name in (first, *others)] == [Phase.STOPPED, Phase.RUNNING, Phase.STARTING]
+
+
+# -- many at once ----------------------------------------------------------------------------------------------------
+
+
+async def test_of_many_that_start_at_once_one_asks_the_program_for_its_version(world: World, daemon: Daemon) -> None:
+    answers = asyncio.Event()
+
+    async def slow() -> None:
+        await answers.wait()
+
+    world.host.commanded[str(world.claude)] = slow
+    await daemon.start(*(world.claude_code(f"w{n}") for n in range(5)))
+    answers.set()
+    await settle()
+    assert [runner.record.version for runner in daemon.supervisor.runners.values()] == [VERSION] * 5
+    assert [argv[0] for argv in world.host.ran if argv[-1] == "--version"] == [str(world.claude)]
