@@ -190,8 +190,12 @@ class Connection(asyncio.Protocol):
     def _go_on(self) -> None:
         """Take the frames that are whole, while there is room for what they bring."""
         self._waits = False
+        if self._over or not self._reads():
+            return
         for _ in range(AT_A_TIME):
-            if self._over or not self._has_room():
+            if self._greeting is not None or self._flying >= IN_FLIGHT:
+                self._full = self._greeting is None
+                self._wait()
                 return
             try:
                 got = self._incoming.next()
@@ -207,23 +211,19 @@ class Connection(asyncio.Protocol):
             except Exception:  # what nobody foresaw ends this connection, and no other
                 log.exception("the connection of %s ended by a fault of the hub's", self._name)
                 self._send_away(1011)
+            if self._over:
+                return
         self._wait()
         asyncio.get_running_loop().call_soon(self._go_on)
 
-    def _has_room(self) -> bool:
-        """Whether one more frame may be looked at. If not, it waits for that."""
-        if self._greeting is not None:
-            self._wait()
-            return False
-        if self._flying >= IN_FLIGHT:
-            self._full = True
-            self._wait()
-            return False
-        if self._reader is not None and self._reader.waiting > self._streams.pace.behind:
-            self._wait()
-            self._streams.when_read(self._reader, self._go_on)
-            return False
-        return True
+    def _reads(self) -> bool:
+        """Whether it has read most of what it was told, answers included. If not, it waits for that."""
+        reader = self._reader
+        if reader is None or reader.waiting <= self._streams.pace.behind:
+            return True
+        self._wait()
+        self._streams.when_read(reader, self._go_on)
+        return False
 
     def _wait(self) -> None:
         """Until somebody calls `_go_on`."""

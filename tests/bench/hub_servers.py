@@ -8,6 +8,7 @@ All of them look for cycles of garbage as seldom as the daemon does.
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import json
 import sys
@@ -17,7 +18,6 @@ from pathlib import Path
 from aiohttp import WSMsgType, web
 
 from fleet.clock import SystemClock
-from fleet.daemon import collect_seldom
 from fleet.hub.auth import Role
 from fleet.hub.exchange import Card, Exchange, Speaker
 from fleet.hub.host import HubServer
@@ -88,7 +88,9 @@ def say(what: object) -> None:
 
 
 async def main() -> None:
-    collect_seldom()
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 100)  # as `daemon.collect_seldom`
     which, folder, agents = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
     if which == "fleet":
         await fleet(folder, agents)
