@@ -362,6 +362,8 @@ def _has_keyboard(at: Composer, lines: list[str], layout: Layout, screen: Screen
     if screen.cursor is None:
         return footer
     x, y = screen.cursor
+    if not at.closed and y == len(lines) and x >= 2:
+        y -= 1  # a draft at the screen's lower edge, and the cursor in its next, still empty line
     if at.first <= y < max(at.end, at.first + 1):
         return layout.cursor == "composer" and x >= 2 and (at.closed or y == len(lines) - 1)
     if layout.cursor == "below":
