@@ -237,10 +237,11 @@ class Operator:
         if handle is not None:
             if not lines:
                 lines, source = await runner.runtime.log_lines(handle, count), "pane"
-            alive = runner.life.phase in UP and runner.facts.screen is not None
-            screen = (
-                runner.facts.screen.text if alive and runner.facts.screen else await runner.runtime.last_screen(handle)
-            )
+            if runner.life.phase in (*UP, Phase.UNVERIFIABLE) and runner.facts.screen is not None:
+                screen = runner.facts.screen.text
+            else:
+                with contextlib.suppress(HostUnreachable):  # what is kept here is shown all the same
+                    screen = await runner.runtime.last_screen(handle)
         return {
             "name": runner.name,
             "source": source,

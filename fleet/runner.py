@@ -1099,7 +1099,12 @@ class Runner:
             self.parts.changed(self)
 
     async def read_transcript(self, length: int = TRANSCRIPT_TAIL) -> None:
-        """The end of the conversation for those who look: so many bytes, or more where they hold nothing of it."""
+        """The end of the conversation for those who look: so many bytes, or more where they hold nothing of it.
+        Where its host cannot be read, what was read last is what is known."""
+        with contextlib.suppress(HostUnreachable):
+            await self._read_transcript(length)
+
+    async def _read_transcript(self, length: int) -> None:
         cwd = self.facts.cwd
         path = None if cwd is None else transcript_path(self.record, self.harness, self.facts.env, cwd)
         while path and (tail := await self.runtime.read(path, tail=length)) is not None:

@@ -282,7 +282,7 @@ class There:
         self.sshd.lead(self.wire.port, f"User {pwd.getpwuid(os.getuid()).pw_name}")
         config = home.path / "fleet" / "config.yaml"
         config.parent.mkdir(exist_ok=True)
-        config.write_text(f"ssh_config: {self.sshd.config}\nssh_keepalive: 0.5\nssh_probe_within: 2\n")
+        config.write_text(f"ssh_config: {self.sshd.config}\nssh_keepalive: 1\nssh_probe_within: 2\n")
 
     @property
     def user_home(self) -> Path:

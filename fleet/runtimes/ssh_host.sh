@@ -176,7 +176,7 @@ serve() { # FOLDER
 # -- files ---------------------------------------------------------------------------------------------------------
 
 unpack() { # FOLDER NAME: the tar on stdin; NAME/places says what goes where, by lines in pairs
-    mkdir -p "$1" && (cd / && tar -xopf -) || return 1
+    mkdir -p "$1" && (cd / && tar -xompf -) || return 1
     into=$1/$2
     while IFS= read -r beside && IFS= read -r place; do
         mv -f "$beside" "$place" || return 1
@@ -254,7 +254,7 @@ forget() { # FOLDER NAME …
 
 run() { # FOLDER NAME SECONDS CWD PROGRAM [ARGUMENT …]
     into=$1/$2
-    mkdir -p "$1" && (cd / && tar -xopf -) || exit 74
+    mkdir -p "$1" && (cd / && tar -xompf -) || exit 74
     cd "$4" 2>/dev/null || { rm -rf "$into"; echo "fleet: cannot enter" >&2; exit 72; }
     # should the connection be cut meanwhile, nobody but this ends it
     (

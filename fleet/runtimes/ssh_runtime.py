@@ -122,7 +122,7 @@ class SshRuntime:
             f'umask 077; echo "$(uname -n) $(date +%s.%N)"; mkdir -p {run} && cd {run} || exit 1;'
             f" rm -rf ../want.* ../in.* hub-*.sock; ln -s {hub} .{hub} && mv -f .{hub} hub.sock;"
             f" if [ -d {self._scripts} ]; then cat >/dev/null; exit 0; fi;"
-            f" mkdir -p {new} && cd {new} && tar -xopf - && mv {new} {self._scripts}"
+            f" mkdir -p {new} && cd {new} && tar -xompf - && mv {new} {self._scripts}"
         )
         began = self._clock.now()
         ran = await link.command(sh(script), self._packed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import signal
 from collections.abc import Iterator
@@ -9,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.fleets import Fleet, alive, kill
-from tests.homes import Home
+from tests.e2e.fleets import Claude, Fleet, alive, kill, until
+from tests.homes import Home, Stub, fleet_argv
 from tests.sshd import There, needs_sshd
 
 pytestmark = [pytest.mark.real, needs_sshd]
@@ -83,3 +84,64 @@ def test_a_cut_link_is_told_and_is_no_death(fleet: Fleet, there: There) -> None:
     there.heal()
     after = fleet.wait("web", phase="running")
     assert (after["pid"], after["generation"], after["restarts"]) == (before["pid"], before["generation"], 0)
+
+
+# -- the real program, over there --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def claude(there: There, fleet_home: Home, claude_program: str, stub: Stub) -> Iterator[Claude]:
+    """A fleet whose agents are Claude Code on the other machine, in the home of a person who has used it there."""
+    seeded = Home(there.user_home)
+    seeded.seed_claude(stub.url)
+    made = Claude(fleet_home, claude_program, stub)
+    made.run("start", made.claude("web", remote={"host": "there"}, env=seeded.env, permission_mode="bypassPermissions"))
+    yield made
+    there.heal()
+
+
+def bash(command: str) -> str:
+    """A prompt that makes the model run this command."""
+    return "TOOL Bash " + json.dumps({"command": command, "description": "x"})
+
+
+def test_the_real_program_works_there_hears_of_mail_and_replies_and_a_cut_loses_nothing(
+    claude: Claude, there: There
+) -> None:
+    status = claude.wait("web", phase="running", activity="ready")
+    assert status["workdir"] == f"{there.folder}/workspaces/web"
+    assert claude.hooks("web", "SessionStart"), "its hooks are told by push"
+
+    sent = claude.json("send", "web", "Hello there", "--wait", "60")["id"]
+    reply = shlex.join([*fleet_argv(), "reply", sent, "from over there"])
+    claude.run("prompt", "web", bash(reply), "--wait", "60")
+    until(lambda: "from over there" in claude.run("history"), f"its reply\n{claude.log()}")
+
+    work = there.folder / "workspaces" / "web"
+    claude.run("prompt", "web", bash("until [ -e go ]; do sleep 0.1; done"), "--wait", "60")
+    claude.wait("web", activity="working")
+    there.cut()
+    claude.wait("web", phase="unverifiable")
+    told = len(claude.hooks("web", "Stop"))
+    (work / "go").touch()
+    spool = there.folder / "spool" / "web"
+    until(
+        lambda: any("," in path.name and not path.name.startswith(".") for path in spool.iterdir()), "a hook meanwhile"
+    )
+    there.heal()
+    after = claude.wait("web", phase="running", activity="ready")
+    assert (after["pid"], after["restarts"], after["session_id"]) == (status["pid"], 0, status["session_id"])
+    until(lambda: not any("," in path.name for path in spool.iterdir()), "the spool is empty")
+    assert len(claude.hooks("web", "Stop")) == told + 1
+    keys = [event["key"] for event in claude.events("web", "hook")]
+    assert len(keys) == len(set(keys)), "nothing is told twice"
+
+    kill(claude.daemon_pid())
+    claude.answers_again()
+    again = claude.wait("web", phase="running", activity="ready")
+    assert (again["pid"], again["session_id"]) == (status["pid"], status["session_id"])
+    claude.run("prompt", "web", "Repeat STILL-HERE", "--wait", "60")
+    until(lambda: claude.asked("Repeat STILL-HERE") == 1, "it goes on")
+    claude.run("restart", "web")
+    resumed = claude.wait("web", phase="running", activity="ready")
+    assert resumed["pid"] != status["pid"] and resumed["session_id"] == status["session_id"]
