@@ -6,6 +6,7 @@ jobs. A node is a slurmd with a name and a port of its own.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
 import shutil
@@ -92,6 +93,15 @@ def until(true: Callable[[], object], what: str, within: float = WITHIN) -> None
         time.sleep(0.1)
 
 
+async def happens(true: Callable[[], object], what: str, within: float = WITHIN) -> None:
+    """The same beside other work; what is asked may be a command."""
+    deadline = time.monotonic() + within
+    while not true():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"in {within:g} s it did not happen: {what}")
+        await asyncio.sleep(0.1)
+
+
 @dataclass(frozen=True)
 class Cluster:
     """A cluster that runs."""
@@ -108,6 +118,10 @@ class Cluster:
     def states(self) -> dict[str, str]:
         listed = self.run("squeue", "--noheader", "--states=all", "--format=%i %T").split()
         return dict(zip(listed[::2], listed[1::2], strict=True))
+
+    def slurmd(self, node: str) -> psutil.Process:
+        """A node's daemon."""
+        return psutil.Process(int((self.folder / f"slurmd-{node}.pid").read_text()))
 
     def daemons(self) -> list[psutil.Process]:
         """The daemons and the steps' own processes: all that was started with this configuration."""
@@ -139,8 +153,9 @@ def _ports(count: int) -> int:
 
 
 @contextmanager
-def cluster(folder: Path, nodes: int = 2) -> Iterator[Cluster]:
-    """A cluster as long as it is needed; afterwards its jobs and daemons are gone."""
+def cluster(folder: Path, nodes: int = 2, *, apart: bool = False) -> Iterator[Cluster]:
+    """A cluster as long as it is needed; afterwards its jobs and daemons are gone. With `apart` each node has mounts
+    of its own, so that one can lose a file system that the others keep."""
     names = tuple(f"n{number}" for number in range(1, nodes + 1))
     port = _ports(nodes + 1)
     (folder / "state").mkdir(parents=True)
@@ -157,7 +172,8 @@ def cluster(folder: Path, nodes: int = 2) -> Iterator[Cluster]:
     try:
         made.run("slurmctld", "-f", str(folder / "slurm.conf"))
         for name in names:
-            made.run("slurmd", "-f", str(folder / "slurm.conf"), "-N", name)
+            alone = ["unshare", "--mount", "--propagation", "private"] if apart else []
+            made.run(*alone, "slurmd", "-f", str(folder / "slurm.conf"), "-N", name)
         until(
             lambda: made.run("sinfo", "-h", "-N", "-o", "%T", check=False).split() == ["idle"] * nodes, "nodes are idle"
         )
@@ -207,7 +223,7 @@ class SlurmHost:
         self.runtime: Runtime = self.slurm
 
     async def leave(self) -> None:
-        """As a daemon does at its end."""
+        """As a daemon does that is killed: nothing is ended, nothing finished."""
         await self.slurm.close()
         await self.local.close()
 

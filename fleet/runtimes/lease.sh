@@ -17,8 +17,8 @@
 #   ended every process that bears MARK (an assignment, in the environment) or stands below a ROOT (PID START).
 #   That needs no shared file system and no daemon. It also ends them when a higher number is there, or when the
 #   OWNER (PID START) is gone.
-# - HERE is a folder of the node itself: HERE/keeper is written (the keeper's pid and start time), and HERE/roots is
-#   read when it comes to ending (a root a line).
+# - HERE is a folder of the node itself: HERE/keeper is written (the keeper's pid and start time), HERE/roots is read
+#   when it comes to ending (a root a line), and HERE/lapsed is made before the first process is ended.
 #
 # Exit status of keep: 0 released (TERM), 70 lapsed, 71 a higher number is there, 72 the owner is gone.
 
@@ -148,6 +148,7 @@ keep() {
 
 finish() {
     trap : TERM
+    : >"$here/lapsed"
     [ ! -e "$here/roots" ] || while read -r root; do quoted "$root"; done <"$here/roots"
     end_all "$grace"
     exit "$1"

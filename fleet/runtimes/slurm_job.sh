@@ -226,12 +226,12 @@ while [ -z "$why" ]; do
     fi
     if [ -n "$ended" ]; then
         why=told
+    elif [ -e "$here/lapsed" ] || ! lives "$keeper"; then
+        why=lease
     elif ! lives "$server"; then
         why=multiplexer
     elif ! lives "$launcher_process"; then
         why=exited
-    elif ! lives "$keeper"; then
-        why=lease
     elif [ -n "$walltime" ] && [ -z "$preparing" ]; then
         preparing=1
         prepare

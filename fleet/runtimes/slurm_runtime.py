@@ -458,7 +458,7 @@ class SlurmRuntime:
     def _waiting(self, chain: _Chain) -> str | None:
         """Why there is no program at the moment."""
         run = chain.present
-        if run is not None and run.ended is None and run.program is not None:
+        if run is not None and run.open and run.program is not None:
             return None
         job = chain.job
         if job is None:

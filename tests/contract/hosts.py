@@ -19,7 +19,7 @@ from fleet.settings import Places, Settings
 from fleet.terms import Handle, LaunchPlan, Look, Process
 from fleet.testing import MemoryRuntime, Pane
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 """Seconds a test waits for what must happen. Only a failing test waits so long."""
 
 PROGRAMS = {
