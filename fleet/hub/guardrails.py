@@ -166,6 +166,8 @@ class Window:
 
     def wait(self, now: float, most: int, span: float) -> float:
         """How long until there is room for one more; 0.0: now. A clock that is set back shortens no wait to come."""
+        if self._end - self._start < most:
+            return 0.0
         recent = self._end - self._since(now, span)
         if recent < most:
             return 0.0
@@ -173,7 +175,11 @@ class Window:
 
     def counted(self, now: float, span: float) -> Window:
         """With one more."""
-        after, start = object.__new__(Window), self._since(now, span)
+        after = object.__new__(Window)
+        if self._end == 0:
+            after._times, after._start, after._end = [now], 0, 1
+            return after
+        start = self._since(now, span)
         set_back = self._end > start and self._times[self._end - 1] > now
         if start >= self._end or set_back or self._end < len(self._times) or start > 1024 + len(self._times) // 2:
             after._times = [min(at, now) for at in self._times[start : self._end]]
@@ -264,9 +270,10 @@ def repeats(first: Message, again: Submission) -> Refusal | None:
     return None if same else Refusal(Code.ID_TAKEN, f"This key stands for another message, {first.id}.")
 
 
-def room(waiting: Mapping[str, int], most: int) -> Refusal | None:
-    """Whether mailboxes that hold so many messages can take one more."""
-    full = sorted(name for name, count in waiting.items() if count >= most)
+def room(message: Message, full: Iterable[str], most: int) -> Refusal | None:
+    """Whether a message may leave though these mailboxes can take no more. Who does not read keeps nobody from speaking
+    to a channel: there only whoever the message names by its address counts."""
+    full = sorted(name for name in full if not message.channels or name in message.to)
     if not full:
         return None
     reason = f"{most} messages wait for {', '.join(full)} already; none is taken in until some are read."
@@ -285,21 +292,21 @@ def _not_allowed(attempt: Attempt) -> Refusal | None:
         return None
     if message.nature is Nature.PROMPT:
         return Refusal(Code.NOT_ALLOWED, "A prompt is the operator's own word; others send messages.")
-    for act in () if speaker.may >= ALL_ACTS else _acts(message):
-        if act not in speaker.may:
-            return Refusal(Code.NOT_ALLOWED, f"{speaker.name} may not {act}: its manifest says so (`hub.may`).")
-    if message.broadcast and message.wake and not speaker.wake:
+    if speaker.may is not ALL_ACTS and not speaker.may >= ALL_ACTS:
+        for act in _acts(message):
+            if act not in speaker.may:
+                return Refusal(Code.NOT_ALLOWED, f"{speaker.name} may not {act}: its manifest says so (`hub.may`).")
+    if message.wake and not speaker.wake and message.broadcast:
         reason = f"Broadcasts of {speaker.name} may not cause turns (`hub.wake` in its manifest)."
         return Refusal(Code.WAKE_NOT_ALLOWED, reason)
     return None
 
 
 def _acts(message: Message) -> Iterable[str]:
-    yield "send"
+    """What is done by it: to ask is an act of its own, and nobody has to be allowed another one for it."""
+    yield "ask" if message.intent in (Intent.ASK, Intent.TASK) else "send"
     if message.broadcast:
         yield "broadcast"
-    if message.intent in (Intent.ASK, Intent.TASK):
-        yield "ask"
 
 
 def _over(attempt: Attempt) -> Refusal | None:

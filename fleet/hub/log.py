@@ -82,6 +82,10 @@ def as_json(value: Any) -> str:
     return _encoder.encode(value) if _c_encoder is None else "".join(_c_encoder(value, 0))
 
 
+quoted: Callable[[str], str] = encode_basestring
+"""A string as JSON."""
+
+
 class NotStored(StorageError):
     """The hub could not store it. Nothing of it is kept; send it again, with the same key, once there is space."""
 

@@ -11,6 +11,7 @@ name, so nobody inherits what was said in it.
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import sqlite3
 from collections import Counter
@@ -355,7 +356,7 @@ class Registry:
     def speaker(self, caller: Caller) -> Speaker:
         """What its manifest lets the caller do; an operator may do all."""
         if caller.operator:
-            return Speaker(name=caller.name, operator=True)
+            return _operator(caller.name)
         present = self.present(caller.workspace, caller.name)
         return present.speaker if present is not None else Speaker(name=caller.name)
 
@@ -408,6 +409,11 @@ class Registry:
         except StorageError:
             self._unwritten |= keys
             self.unwritten.set()
+
+
+@functools.lru_cache(maxsize=256)
+def _operator(name: str) -> Speaker:
+    return Speaker(name=name, operator=True)
 
 
 def speaker_to_json(speaker: Speaker) -> dict[str, Any]:

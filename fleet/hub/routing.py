@@ -138,6 +138,10 @@ def route(message: Message, directory: Directory, *, apart: bool = False) -> Rou
     """Who hears it. Its `wake` is taken as allowed. With `apart`, those who only listen to the channel are told apart,
     so that it costs the same however many they are."""
     channels = message.channels
+    if not channels and len(message.to) == 1 and message.to[0] != message.sender:
+        [name] = message.to  # as most are
+        if directory.addressable(name):
+            return Route((Hearer(name, Because.NAMED, message.intent is not Intent.ACK),), ())
     names = message.to if not channels else tuple(name for name in message.to if name not in channels)
     if unknown := [name for name in names if not directory.addressable(name)]:
         return _nobody(unknown, directory)

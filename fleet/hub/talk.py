@@ -289,8 +289,8 @@ class Talk(Base):
             causes = self._turns.causes(who, said, spoken_to, seen, now)
         line = lineage(causes, read.max_hops, speaker, self.rules)
         id = reply_id(said.id, name) if saying.turn is not None and said is not None else self._ids.mint("m", now)
-        if thread is None:
-            thread = self._ids.mint("t", now)
+        if thread is None:  # named after what opens it
+            thread = f"t{id[1:]}"
             self._accounting.opened(thread)
         message = Message(
             id=id,
@@ -316,12 +316,13 @@ class Talk(Base):
         where = route(message, directory, apart=True)
         if isinstance(where, Refusal):
             return where
-        if not where.hearers and not message.channels:
+        hearers = where.hearers
+        if not hearers and not message.channels:
             reason = "A message to oneself goes nowhere; name somebody else, or a channel."
             return Refusal(Code.BAD_VALUE, reason, facts={"field": "to"})
         if where.mentions:
             message = message._replace(mentions=where.mentions)
-        wakes = () if quiet else where.wakes
+        wakes = () if quiet else tuple([h.name for h in hearers if h.wakes])
         held = self._held.get(thread)
         attempt = Attempt(
             message=message,
@@ -333,16 +334,16 @@ class Talk(Base):
         )
         accounts, refusal = admit(attempt, self._accounting.of(who, thread, wakes, now), now, self.rules)
         self._accounting.keep(who, thread, accounts, now)
-        if refusal is None:
-            most = self.limits.waiting
-            waiting = {h.name: self.boxes.waiting(f"{workspace}/@{h.name}") for h in where.hearers}
-            if waiting and max(waiting.values()) >= most:
-                refusal = guardrails.room(waiting, most)
         if refusal is not None:
+            return refusal
+        most = self.limits.waiting
+        full = [h.name for h in hearers if self.boxes.waiting(f"{workspace}/@{h.name}") >= most]
+        if full and (refusal := guardrails.room(message, full, most)) is not None:
             return refusal
         waits = asked is not None and self._asks.waited_for(asked.message.id)
         recipients = [
-            _recipient(space, h.name, message, not h.wakes or quiet or h.name == waits, now) for h in where.hearers
+            _recipient(space, h.name, message, not h.wakes or quiet or h.name == waits, now, h.name in full)
+            for h in hearers
         ]
         return _Composed(message, recipients, where.listening, bool(wakes) and not speaker.operator)
 
@@ -358,7 +359,8 @@ class Talk(Base):
                 listeners = self.registry.directory(workspace).listeners
                 hears = frozenset(name for channel in channels for name in listeners.get(channel, ()))
                 streams += [f"{workspace}/@{r.name}" for r in recipients if r.name not in hears]
-        facts = self._facts(message, recipients, saying.timeout)
+        plain = not channels and message.intent is not Intent.ASK and message.nature is Nature.MESSAGE
+        facts = () if plain else self._facts(message, recipients, saying.timeout)
         asked = context.asked
         also = () if asked is None else (Change(asked.message.id, box(workspace, message.sender), Answer(message.id)),)
         self.boxes.begin_accept(
@@ -749,7 +751,9 @@ def _may_answer(caller: Caller, read: Submission, replied: Known) -> bool:
     return read.intent in (Intent.INFORM, Intent.RESULT) and caller.name in replied.hearers
 
 
-def _recipient(space: registry.Space, name: str, message: Message, quiet: bool, now: float) -> Recipient:
+def _recipient(space: registry.Space, name: str, message: Message, quiet: bool, now: float, full: bool) -> Recipient:
+    if full:  # the others get it all the same; it reads it where it was said
+        return Recipient(name=name, state=State.FAILED, reason=Code.MAILBOX_FULL.value, since=now, quiet=quiet)
     if message.intent is Intent.ACK:
         return Recipient(name=name, state=State.QUEUED, reason="not_pushed", since=now, quiet=quiet)
     present = space.members.get(name)

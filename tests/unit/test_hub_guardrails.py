@@ -214,6 +214,10 @@ def test_nothing_is_said_in_a_terminated_conversation_by_anybody() -> None:
 def test_a_manifest_says_what_its_agent_may() -> None:
     mute = replace(ALICE, may=frozenset())
     assert code(attempt(speaker=mute)) is Code.NOT_ALLOWED
+    asker = replace(ALICE, may=frozenset({"ask"}))
+    assert code(attempt(speaker=asker)) is Code.NOT_ALLOWED
+    assert code(attempt(speaker=asker, message=message(intent=Intent.ASK))) is None
+    assert code(attempt(speaker=asker, message=message(to=("#general",), intent=Intent.ASK))) is Code.NOT_ALLOWED
     teller = replace(ALICE, may=frozenset({"send"}))
     assert code(attempt(speaker=teller)) is None
     assert code(attempt(speaker=teller, message=message(intent=Intent.ASK))) is Code.NOT_ALLOWED
@@ -243,10 +247,17 @@ def test_the_same_key_is_the_same_message_or_refused() -> None:
 
 
 def test_a_full_mailbox_takes_no_more_and_says_whose_it_is() -> None:
-    assert room({"bob": 499, "carol": 0}, 500) is None
-    full = room({"bob": 500, "carol": 0}, 500)
+    assert room(message(), [], 500) is None
+    full = room(message(), ["bob"], 500)
     assert full
     assert (full.code, full.facts) == (Code.MAILBOX_FULL, {"recipients": ["bob"]})
+
+
+def test_a_full_mailbox_keeps_nobody_from_speaking_to_a_channel() -> None:
+    assert room(message(to=("#general",)), ["bob"], 500) is None
+    named = room(message(to=("#general", "bob")), ["bob", "carol"], 500)
+    assert named
+    assert named.facts == {"recipients": ["bob"]}
 
 
 # -- thanks ----------------------------------------------------------------------------------------------------

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from fleet.hub.log import New, SqliteLog, verify
-from fleet.hub.mailbox import PROJECTIONS, RECEIPT, Change, Mailboxes, box, channel, receipts
+from fleet.hub.log import New, SqliteLog, as_json, verify
+from fleet.hub.mailbox import PROJECTIONS, RECEIPT, Change, Mailboxes, _as_events, box, channel, receipts
 from fleet.hub.message import (
     Answer,
     Attachment,
@@ -275,3 +278,15 @@ async def test_retention_never_takes_mail_that_waits_nor_what_was_changed_about_
 
 def _fact(kind, **data):
     return New.of(GENERAL, kind, "lab/alice", data)
+
+
+@given(text=st.text(), key=st.none() | st.text(), sender=st.text(), expires_at=st.none() | st.floats(0, 1e12))
+@pytest.mark.parametrize("more", [{}, {"mentions": ("bob",)}, {"metadata": {"a": [1, None]}}])
+def test_a_message_is_written_down_as_the_encoder_would(text, key, sender, expires_at, more):
+    said = Message(
+        id="m-1", workspace="lab", sender=sender, to=("bob", "#a"), text=text, at=NOW + 0.1, thread="t-1", wake=True,
+        reply_to="m-0", idempotency_key=key, expires_at=expires_at, **more,
+    )  # fmt: skip
+    events = _as_events(said, [Recipient(name="bob", since=NOW, reason="inbox")], ["lab/@bob"], True, True)
+    assert json.loads(events[0].body) == json.loads(as_json(events[0].data))
+    assert Message.from_json(json.loads(events[0].body)) == said
