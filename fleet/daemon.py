@@ -208,7 +208,12 @@ class Daemon:
             "slurm": Clusters(runtime, settings, places, clock, secrets),
         }
         supervisor = Supervisor(settings, places, clock, Ledger(database), events, runtime, kinds)
-        hearers = Hearers(standing=supervisor.standing, evidence=supervisor.hear, event=supervisor.record_event)
+        hearers = Hearers(
+            standing=supervisor.standing,
+            evidence=supervisor.hear,
+            event=supervisor.record_event,
+            spent=supervisor.hear_spent,
+        )
         turns = Turns(clock, settings, places, Sessions(database), hearers)
         hub = HubLater(lambda hubside: hubside.HubSide(supervisor, events, settings, places, clock, turns))
         supervisor.admit = hub.admit

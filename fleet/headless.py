@@ -9,7 +9,7 @@ A turn is a process tree of its own, started by the same launcher as an agent in
         end                               what came of it
 
 So a turn needs no daemon: one that is killed leaves it running, and the next one waits for it, or finds its answer
-and its exit status. What holds:
+and its exit status. Its time limit is kept without one too, a little late. What holds:
 
 - One turn at a time in a conversation, and no more than `max_parallel` of an agent.
 - A message has one turn; asked for again, the same answer comes back. Only a turn that came to nothing by a fault
@@ -25,10 +25,12 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 import os
 import shlex
 import shutil
 import signal
+import sqlite3
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -65,6 +67,12 @@ HEADLESS_MIGRATIONS = Migrations(
             PRIMARY KEY (agent, thread)
         ) STRICT, WITHOUT ROWID;
         """,
+        """
+        CREATE TABLE headless_spent (
+            agent TEXT PRIMARY KEY,
+            figures TEXT NOT NULL
+        ) STRICT, WITHOUT ROWID;
+        """,
     ),
 )
 
@@ -88,6 +96,13 @@ KEPT = 25
 """Folders of ended turns that are kept per agent."""
 TRANSCRIPT_TAIL = 65_536
 """Bytes of a conversation's end by which it is told whether it can be resumed."""
+LATE = 5.0
+"""Seconds after its time limit at which a turn ends although no daemon is there to end it."""
+TIMER = shutil.which("timeout")
+"""It stands between launcher and program, and ends the program and what it has started, but for what has moved to
+another session. Where there is none, only the daemon keeps the time limit."""
+TIMED = frozenset({124, 137})
+"""Its exit statuses when it has."""
 KILLED = frozenset({129, 130, 137, 143})
 """Exit statuses of a program that somebody has ended."""
 
@@ -125,6 +140,8 @@ class Hearers:
     """An agent's activity, by its turns."""
     event: Callable[[str, str, str, Mapping[str, Any]], None]
     """Agent, type, name, payload: into the event store."""
+    spent: Callable[[str, Mapping[str, Any]], None] = lambda name, figures: None
+    """What an agent's turns have cost together."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,6 +192,23 @@ class Sessions:
     async def forget(self, agent: str) -> None:
         await self._db.write(lambda c: c.execute("DELETE FROM headless_sessions WHERE agent = ?", (agent,)))
 
+    async def spent(self) -> dict[str, Mapping[str, Any]]:
+        """By agent, what its turns have cost together."""
+        rows = await self._db.read(lambda c: c.execute("SELECT agent, figures FROM headless_spent").fetchall())
+        return {row["agent"]: json.loads(row["figures"]) for row in rows}
+
+    async def spend(self, agent: str, result: TurnResult, now: float) -> Mapping[str, Any]:
+        """One turn more; what they have cost together."""
+
+        def add(connection: sqlite3.Connection) -> Mapping[str, Any]:
+            row = connection.execute("SELECT figures FROM headless_spent WHERE agent = ?", (agent,)).fetchone()
+            figures = spent(json.loads(row["figures"]) if row else {}, result, now)
+            values = (agent, json.dumps(figures))
+            connection.execute("INSERT OR REPLACE INTO headless_spent VALUES (?, ?)", values)
+            return figures
+
+        return await self._db.write(add)
+
 
 class Turns:
     """The turns of all headless agents. `open` it once the agents are known; `close` leaves them running."""
@@ -202,6 +236,8 @@ class Turns:
 
     async def open(self) -> None:
         """Take up the turns that an earlier daemon has left running; end what is left of those that are over."""
+        for name, figures in (await self._sessions.spent()).items():
+            self._hear.spent(name, figures)
         if not await asyncio.to_thread(lambda: any(self._root.glob("*/turns/*"))):
             return
         unfinished = await asyncio.to_thread(self._unfinished)
@@ -382,7 +418,8 @@ class Turns:
                 return TurnResult(ok=False, reason="stopped", message="The agent was stopped.", remedy=Remedy.RETRY)
             if self._stops.get((name, message.thread), 0) != stops:
                 return INTERRUPTED
-            process = _spawn(folder, up.cwd, launch.argv, {**marks, MARK: str(folder)})
+            argv = timed(launch.argv, up.spec.headless.timeout, self._settings.kill_grace)
+            process = _spawn(folder, up.cwd, argv, {**marks, MARK: str(folder)})
         except OSError as error:
             why = f"The turn could not be started: {error.strerror or error}."
             return TurnResult(ok=False, reason="not_started", message=why, remedy=Remedy.RETRY)
@@ -513,6 +550,9 @@ class Turns:
         output = files.read(folder / "out", OUTPUT_MOST) or b""
         errors = files.read(folder / "err", TAIL) or b""
         result = harness.read_turn(output, errors, status, self._clock.now())
+        note = _note(folder)
+        if cut is None and status in TIMED and note is not None and _ended_at(folder) >= note.deadline:
+            cut = _timed_out(note)
         if cut is not None and (cut is INTERRUPTED or not result.ok):
             result = cut
         elif not result.ok and result.remedy is Remedy.RETRY and (status is None or status in KILLED):
@@ -560,12 +600,16 @@ class Turns:
             "turn": turn.folder.name,
         }
         self._hear.event(note.agent, "turn", _outcome(result), payload)
+        self._beside(self._spend(note.agent, result), self._sweeps)
         if result.reason in ("usage_limit", "auth_error"):
             self._trouble[note.agent] = result
             if result.reason == "usage_limit":
                 self._beside(self._lift(note.agent, result), self._limits)
         elif result.ok:
             self._trouble.pop(note.agent, None)
+
+    async def _spend(self, name: str, result: TurnResult) -> None:
+        self._hear.spent(name, await self._sessions.spend(name, result, self._clock.now()))
 
     async def _lift(self, name: str, limit: TurnResult) -> None:
         """A usage limit is over at its time."""
@@ -614,6 +658,17 @@ def evidence(turns: list[Note], trouble: TurnResult | None, now: float) -> Evide
     return _said(Activity.ERROR, f"turns/{trouble.reason}", now, redact(trouble.message))
 
 
+def spent(before: Mapping[str, Any], result: TurnResult, now: float) -> dict[str, Any]:
+    """What an agent's turns have cost with one more: under the names of a status line, `usage` beside them."""
+    usage = dict(before.get("usage") or {})
+    usage["turns"] = usage.get("turns", 0) + 1
+    for kind, count in result.tokens.items():
+        usage[kind] = usage.get(kind, 0) + count
+    costs = [cost for cost in (before.get("cost_usd"), result.cost_usd) if cost is not None]
+    model = result.model or before.get("model")
+    return {"cost_usd": sum(costs) if costs else None, "model": model, "usage": usage, "observed_at": now}
+
+
 def _said(activity: Activity, rule: str, now: float, excerpt: str) -> Evidence:
     return Evidence(source=Source.PROCESS, rule=rule, observed_at=now, activity=activity, excerpt=excerpt)
 
@@ -622,6 +677,18 @@ def _end(result: TurnResult) -> TurnEnd:
     """The same for the hub."""
     again = not result.ok and result.remedy in (Remedy.RETRY, Remedy.FRESH, Remedy.RESUME)
     return TurnEnd(ok=result.ok, text=result.text, reason=result.reason, declined=result.declined, again=again)
+
+
+def timed(argv: tuple[str, ...], limit: float, grace: float) -> tuple[str, ...]:
+    """The same, with a time limit of its own that ends it a little after the daemon would have."""
+    if TIMER is None:
+        return argv
+    return (TIMER, "-k", str(math.ceil(grace)), str(math.ceil(limit + LATE)), *argv)
+
+
+def _ended_at(folder: Path) -> float:
+    """When its launcher noted its end."""
+    return (folder / "exit").stat().st_mtime
 
 
 def _timed_out(note: Note) -> TurnResult:

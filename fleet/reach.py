@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 LIVES = (Phase.STARTING, Phase.RUNNING, Phase.STOPPING, Phase.UNVERIFIABLE)
 """Phases in which the program may still be there."""
-DRAWN_WITHIN = 5.0
+DRAWN_WITHIN = 15.0
 """Seconds until what was typed must stand in the composer: a busy program draws late."""
 LOOK_EVERY = 0.1
 LOOKS = 200
@@ -152,6 +152,7 @@ class Agents:
             activity=state.activity,
             dialog=runner.settling is not None or (verdict is not None and verdict.activity is Activity.NEEDS_INPUT),
             draft=state.draft,
+            unsent=notes.ours if notes.ours and self._holds(runner, runner.facts.screen, notes.ours) else None,
             composer=state.composer if not _is_introduced(runner) else None,
             key_at=self._key_at(runner, notes),
             submitted_at=notes.submitted_at,
@@ -260,11 +261,14 @@ class Agents:
     async def type(self, name: str, text: str, may_submit: Callable[[Agent], bool]) -> Typing:
         runner = self._runners[name]
         handle, notes = runner.handle, self._notes_of(runner)
-        if handle is None or not await self._takes_text(runner, handle):
+        if handle is None:
+            return Typing.NOTHING
+        room = await self._room(runner, handle, text if notes.ours == text else None)
+        if room is None:
             return Typing.NOTHING
         notes.ours = text
         so_far, seen = "", 0
-        for press in typed(text, runner.harness.newline_key()):
+        for press in typed(text, runner.harness.newline_key()) if room else ():
             if _asks(runner):  # whatever was typed into it is lost, and the next key could answer it
                 return Typing.HELD
             await self._runners[name].runtime.type(handle, press.keys, literal=press.literal)
@@ -318,15 +322,20 @@ class Agents:
         await self._runners[handle.agent].runtime.type(handle, ["Enter"], literal=False)
         notes.submitted_at = self._clock.now()
 
-    async def _takes_text(self, runner: Runner, handle: Handle) -> bool:
-        """Whether, looked at now, nothing stands in the way of typing."""
+    async def _room(self, runner: Runner, handle: Handle, ours: str | None) -> bool | None:
+        """Whether there is room for a text, looked at now; `False`: it stands there already, since it was drawn too
+        late for the last look. `None`: something stands in the way of typing."""
         screen = (await runner.runtime.look(handle)).screen
         if screen is None or _asks(runner) or await self._is_stopped(runner):
-            return False
+            return None
         if not runner.harness.has_sessions:
             return True
         verdict = self._verdict(runner, screen)
-        return verdict.activity is Activity.READY and verdict.composer is True and verdict.draft is False
+        if verdict.activity is not Activity.READY or verdict.composer is not True or verdict.draft is None:
+            return None
+        if verdict.draft:
+            return False if ours is not None and self._holds(runner, screen, ours) else None
+        return True
 
     async def _is_stopped(self, runner: Runner) -> bool:
         """Whether the program is stopped (SIGSTOP, a debugger): it would get all that was typed when it goes on."""

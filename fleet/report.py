@@ -140,6 +140,7 @@ def full(
         "context_tokens": getattr(transcript, "context_tokens", None),
         "transcript_at": getattr(transcript, "last_at", None),
         "cost_usd": line.get("cost_usd"),
+        "usage": line.get("usage"),
         "context_size": line.get("context_window"),
         "quota_5h_used_pct": line.get("quota_5h_used_pct"),
         "quota_7d_used_pct": line.get("quota_7d_used_pct"),
@@ -218,9 +219,11 @@ def _why(name: str, runner: Runner) -> str:
     if runner.headless and name in ("multiplexer", "pane", "pane_text", "size", "title", "pid", "session_id"):
         return "it is headless: each turn has its own processes and session"
     if name in ("context_pct", "cost_usd", "context_size", "model", "status_line_at"):
-        return "the program's status line has not told it yet"
+        return "no turn has told it yet" if runner.headless else "the program's status line has not told it yet"
     if name in ("last_user_msg", "last_assistant_msg", "model_transcript", "context_tokens", "transcript_at"):
         return "the transcript does not tell it"
+    if name == "usage":
+        return "only the turns of a headless agent tell it"
     if name in ("current_tool", "current_tool_input"):
         return "no tool runs"
     if name in ("description", "permission_mode"):

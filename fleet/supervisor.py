@@ -565,6 +565,11 @@ class Supervisor:
         if name in self.runners:
             self.runners[name].hear(evidence)
 
+    def hear_spent(self, name: str, figures: Mapping[str, Any]) -> None:
+        """What a headless agent's turns have cost together, as a status line tells it of the others."""
+        if name in self.runners:
+            self.runners[name].facts.status_line = figures
+
     def on_change(self, listener: OnChange) -> None:
         """From now on tell it when an agent stands differently, and of each of its hooks' events."""
         self._listeners.append(listener)

@@ -42,6 +42,7 @@ class Desk:
     agents: dict[str, Standing] = field(default_factory=dict)
     heard: list[Evidence] = field(default_factory=list)
     events: list[tuple[str, str, Mapping[str, Any]]] = field(default_factory=list)
+    spent: dict[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.places = Places.of({"HOME": str(self.home), "FLEET_HOME": str(self.home / "fleet")})
@@ -53,6 +54,7 @@ class Desk:
             standing=self.agents.get,
             evidence=lambda _, evidence: self.heard.append(evidence),
             event=lambda _, kind, name, payload: self.events.append((kind, name, payload)),
+            spent=self.spent.__setitem__,
         )
         settings = Settings(kill_grace=0.2)
         return Turns(SystemClock(), settings, self.places, Sessions(self.database), hearers)

@@ -137,6 +137,9 @@ class TurnResult:
     """What may help after a turn that is not ok."""
     session_id: str | None = None
     cost_usd: float | None = None
+    model: str | None = None
+    tokens: Mapping[str, int] = field(default_factory=dict)
+    """How many it took, by their kind, as the program names it."""
     resets_at: float | None = None
     """When a usage limit ends, where one stopped the turn and says so."""
 

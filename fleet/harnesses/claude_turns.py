@@ -42,7 +42,7 @@ def instructions(spec: AgentSpec) -> str:
     return (
         f"You are the agent {spec.name} of a fleet, and you are run for one message at a time, without a terminal and "
         "with nobody to ask: each prompt is one message, and your last answer is sent to whoever wrote it as your "
-        "reply, so you need no tool to reply, whatever the prompt says of `fleet reply`. If you will not or cannot do "
+        "reply, so you need no tool to reply. If you will not or cannot do "
         f"what is asked, answer with a single line that begins with {DECLINES} and says why."
     )
 
@@ -103,7 +103,12 @@ def read(output: bytes, errors: bytes, exit_status: int | None, now: float) -> T
         elif entry.get("type") == "assistant":
             error = None
     words = errors.decode(errors="replace").strip()
-    facts: dict[str, Any] = {"session_id": _text(said, "session_id"), "cost_usd": _number(said, "total_cost_usd")}
+    facts: dict[str, Any] = {
+        "session_id": _text(said, "session_id"),
+        "cost_usd": _number(said, "total_cost_usd"),
+        "model": _model(said.get("modelUsage")),
+        "tokens": _tokens(said.get("usage")),
+    }
     if not said:
         return _died(words, exit_status)
     text = _text(said, "result") or ""
@@ -114,6 +119,21 @@ def read(output: bytes, errors: bytes, exit_status: int | None, now: float) -> T
         why = text.lstrip().removeprefix(DECLINES).strip()
         return TurnResult(ok=True, text=why, declined=True, reason="declined", message=_cut(why), **facts)
     return TurnResult(ok=True, text=text, **facts)
+
+
+TOKENS = ("input_tokens", "output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
+
+
+def _tokens(usage: object) -> dict[str, int]:
+    told = usage if isinstance(usage, Mapping) else {}
+    return {kind: told[kind] for kind in TOKENS if isinstance(told.get(kind), int)}
+
+
+def _model(usage: object) -> str | None:
+    """The model that wrote most of it: small ones do small work beside it."""
+    told = {str(name): used for name, used in usage.items()} if isinstance(usage, Mapping) else {}
+    written = {name: used.get("outputTokens") or 0 for name, used in told.items() if isinstance(used, Mapping)}
+    return max(written, key=lambda name: written[name], default=None)
 
 
 def hopeless(output: bytes) -> TurnResult | None:

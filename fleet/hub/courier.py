@@ -451,7 +451,8 @@ class Route:
         if len(facts) == len(steps):
             self._handed.pop(group.key, None)
             self._begin.discard(group.key)
-            await self._reach.clear(self.name, group.key)
+            if not all(isinstance(event, Undone) for _, event in facts) or group.way is not Way.TYPED:
+                await self._reach.clear(self.name, group.key)
         return True
 
     def _typed_again(self, group: Group) -> str:
@@ -529,7 +530,7 @@ class Route:
     def _turn_text(self, message: Message) -> str:
         if message.nature is Nature.PROMPT:
             return message.text
-        return digest([message], self._nonce(), self._rules)
+        return digest([message], self._nonce(), self._rules, turn=True)
 
     async def _conclude(self, message: Message, end: TurnEnd) -> None:
         """What came of a turn: its reply first, so that a courier that is killed in between says it again, as the

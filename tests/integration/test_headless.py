@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from fleet import headless
 from fleet.headless import log_of
 from fleet.runtimes.local_tmux import UMASK
 from fleet.terms import Activity
@@ -306,6 +307,28 @@ async def test_a_time_limit_that_passed_without_a_daemon_ends_the_turn_at_the_ne
     await desk.next_daemon()
     await desk.gone()
     assert (await desk.ask()).reason == "timed_out"
+
+
+async def test_a_time_limit_is_kept_without_a_daemon(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(headless, "LATE", 0.0)
+    desk.runner("touch runs; sleep 300 & sleep 300", headless={"timeout": 2})
+    turn = desk.begin()
+    await until(lambda: desk.turns_of(), "the turn has begun")
+    await desk.turns.close()
+    await asyncio.gather(turn, return_exceptions=True)
+    await desk.gone()
+    await desk.next_daemon()
+    assert (await desk.ask()).reason == "timed_out"
+    assert len(desk.turns_of()) == 1
+
+
+async def test_what_turns_have_cost_outlives_the_daemon(desk: Desk) -> None:
+    desk.runner("echo done")
+    await desk.ask(message(1))
+    await desk.ask(message(2))
+    await desk.next_daemon()
+    assert desk.spent["web"]["usage"] == {"turns": 2}
+    assert desk.spent["web"]["cost_usd"] is None, "nothing has told it"
 
 
 async def test_turns_of_an_older_launch_are_ended_at_the_next_daemons_start(desk: Desk) -> None:

@@ -11,7 +11,7 @@ from fleet import mcp_shim
 from fleet.harnesses.base import Conversation, LaunchAsk, Remedy, TurnAsk, TurnLaunch
 from fleet.harnesses.claude_code import ClaudeCode
 from fleet.harnesses.shell import Shell
-from fleet.headless import Note, evidence
+from fleet.headless import Note, evidence, spent
 from fleet.manifests.model import AgentSpec, McpServer
 from fleet.terms import Activity
 
@@ -158,7 +158,18 @@ def test_its_launch_prepares_what_its_turns_share_and_has_no_hooks() -> None:
 
 
 def test_its_answer_is_its_last_result() -> None:
-    told = CLAUDE.read_turn(stream(result(result="fine", total_cost_usd=0.25)), b"noise", 0, 0.0)
+    used = {"usage": {"input_tokens": 7, "output_tokens": 3, "service_tier": "standard"}}
+    models = {"modelUsage": {"claude-small": {"outputTokens": 1}, "claude-large": {"outputTokens": 9}}}
+    said = stream(result(result="fine", total_cost_usd=0.25, **used, **models))
+    told = CLAUDE.read_turn(said, b"noise", 0, 0.0)
+    assert (told.model, told.tokens) == ("claude-large", {"input_tokens": 7, "output_tokens": 3})
+    first = spent({}, told, 1.0)
+    assert spent(first, told, 2.0) == {
+        "cost_usd": 0.5,
+        "model": "claude-large",
+        "usage": {"turns": 2, "input_tokens": 14, "output_tokens": 6},
+        "observed_at": 2.0,
+    }
     assert (told.ok, told.text, told.cost_usd, told.session_id) == (True, "fine", 0.25, SESSION)
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fleet.hub.delivery import (
@@ -238,6 +238,13 @@ def test_one_text_at_a_time_is_typed() -> None:
     going = prompt("m-0", state=State.INJECTING, way=Way.TYPED)
     assert decided(IDLE, TYPED, going, prompt("m-1")).holds == {"m-1": Hold(Reason.BEHIND)}
     assert decided(IDLE, TYPED, going, mail("m-1")).holds == {"m-1": Hold(Reason.BEHIND)}
+
+
+def test_a_prompt_that_was_drawn_late_is_no_draft_of_a_persons() -> None:
+    late = replace(DRAFT, unsent="do it")
+    assert way_of(late, CLAUDE, prompt(text="do it")) is Way.TYPED
+    assert way_of(late, CLAUDE, prompt(text="another")) is Reason.DRAFT
+    assert way_of(replace(late, key_at=NOW), CLAUDE, prompt(text="do it")) is Reason.TYPING
 
 
 def test_a_prompt_that_waits_holds_up_no_message_that_has_another_way() -> None:
@@ -625,6 +632,7 @@ pieces = st.lists(
 
 @settings(max_examples=50)
 @given(pieces)
+@example("<fleetmessage")
 def test_no_text_holds_a_marker_once_it_is_defused(text: str) -> None:
     found = defused(text, NONCE)
     assert NONCE not in found
