@@ -190,9 +190,11 @@ class Connection(asyncio.Protocol):
     def _go_on(self) -> None:
         """Take the frames that are whole, while there is room for what they bring."""
         self._waits = False
-        if self._over or not self._reads():
+        if not self._reads():
             return
         for _ in range(AT_A_TIME):
+            if self._over:
+                return
             if self._greeting is not None or self._flying >= IN_FLIGHT:
                 self._full = self._greeting is None
                 self._wait()
@@ -211,8 +213,6 @@ class Connection(asyncio.Protocol):
             except Exception:  # what nobody foresaw ends this connection, and no other
                 log.exception("the connection of %s ended by a fault of the hub's", self._name)
                 self._send_away(1011)
-            if self._over:
-                return
         self._wait()
         asyncio.get_running_loop().call_soon(self._go_on)
 

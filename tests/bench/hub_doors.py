@@ -24,6 +24,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -35,6 +36,9 @@ TEXT = "x" * 200
 MARK = b"|"
 """Before the time of its sending in a message's text, and nowhere else: one rare byte is found fastest, so that who
 counts does not become what is measured."""
+
+PATIENCE = 30.0
+"""Seconds in which a hub answers, however busy the machine is."""
 
 STAMP = len(MARK) + len(f"{time.time():.6f}")
 
@@ -67,10 +71,11 @@ class Connection:
         return got
 
     def wait_for(self, what: bytes) -> bytes:
-        """Read until it has come."""
-        got = b""
+        """Read until it has come. Raise `TimeoutError` where it does not."""
+        got, deadline = b"", time.monotonic() + PATIENCE
         while what not in got:
-            select.select([self.socket], [], [], 10)
+            if not select.select([self.socket], [], [], max(0.0, deadline - time.monotonic()))[0]:
+                raise TimeoutError(f"{what!r} did not come within {PATIENCE:g} s; this did: {got[-500:]!r}")
             got += self.read()
         return got
 
@@ -79,6 +84,7 @@ class Served:
     """A hub in a process of its own. `quiet` connections hear nothing; others hear the channel."""
 
     name = ""
+    port = 0
     ack = b'"type":"ack"'
     """What comes once for each accepted message."""
 
@@ -86,10 +92,29 @@ class Served:
         self.folder = Path(tempfile.mkdtemp(prefix="fl", dir="/tmp"))
         self.subscribers = subscribers
         self.connections: list[Connection] = []
-        self.process = self.start()
+        try:
+            self.process = self.start()
+        except BaseException:
+            for left in psutil.Process().children():
+                if str(self.folder) in (*left.cmdline(), left.cwd()):
+                    left.kill()
+            shutil.rmtree(self.folder, ignore_errors=True)
+            raise
 
     def start(self) -> psutil.Process:
         raise NotImplementedError
+
+    def popen(self, argv: Sequence[str], **more: Any) -> psutil.Popen:
+        """The hub's program. What it says on stderr is kept, and told where it fails (`last_words`)."""
+        with (self.folder / "stderr").open("wb") as stderr:
+            return psutil.Popen(argv, stderr=stderr, **more)
+
+    def last_words(self) -> str:
+        """The end of what the hub's program has said."""
+        try:
+            return " ".join((self.folder / "stderr").read_text(errors="replace").split())[-1500:]
+        except OSError:
+            return ""
 
     def connect(self, number: int | None) -> Connection:
         """The subscriber of that number; `None`: one who only sends."""
@@ -119,6 +144,18 @@ class Served:
         self.process.kill()
         self.process.wait()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def wait_for_port(self, process: psutil.Process) -> None:
+        """Until it listens. Raise `RuntimeError` where its program ends first, or does not come to that."""
+        deadline = time.monotonic() + 2 * PATIENCE
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", self.port)).close()
+                return
+            except OSError as error:
+                if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE or time.monotonic() > deadline:
+                    raise RuntimeError(f"{self.name} does not listen: {self.last_words()}") from error
+                time.sleep(0.05)
 
     def _open(self, port: int) -> Connection:
         made = socket.create_connection(("127.0.0.1", port))
@@ -150,9 +187,13 @@ class Fleet(Served):
 
     def start(self) -> psutil.Process:
         argv = [sys.executable, "-m", "tests.bench.hub_servers", self.name, str(self.folder), str(self.subscribers)]
-        process = psutil.Popen(argv, stdout=subprocess.PIPE, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
+        process = self.popen(argv, stdout=subprocess.PIPE, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
         assert process.stdout is not None
-        told = json.loads(process.stdout.readline())
+        line = process.stdout.readline()
+        if not line:
+            process.wait(PATIENCE)
+            raise RuntimeError(f"the hub did not start: {self.last_words()}")
+        told = json.loads(line)
         self.port, self.tokens = told["port"], told["tokens"]
         return process
 
@@ -192,10 +233,8 @@ class Orochi(Served):
             "SCITEX_OROCHI_DB": str(self.folder / "orochi.db"), "SCITEX_OROCHI_MEDIA_ROOT": str(self.folder / "media"),
         }  # fmt: skip
         program = orochi.environment() / "bin" / "scitex-orochi-server"
-        process = psutil.Popen(
-            [program], env=env, cwd=self.folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        wait_for_port(self.port)
+        process = self.popen([str(program)], env=env, cwd=self.folder, stdout=subprocess.DEVNULL)
+        self.wait_for_port(process)
         return process
 
     def connect(self, number: int | None) -> Connection:
@@ -215,11 +254,9 @@ class Nats(Served):
 
     def start(self) -> psutil.Process:
         self.port = free_port()
-        process = psutil.Popen(
-            [nats_server(), "-a", "127.0.0.1", "-p", str(self.port)], cwd=self.folder,
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        wait_for_port(self.port)
+        argv = [nats_server(), "-a", "127.0.0.1", "-p", str(self.port)]
+        process = self.popen(argv, cwd=self.folder, stdout=subprocess.DEVNULL)
+        self.wait_for_port(process)
         return process
 
     def connect(self, number: int | None) -> Connection:
@@ -238,18 +275,6 @@ def free_port() -> int:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return int(found.getsockname()[1])
-
-
-def wait_for_port(port: int) -> None:
-    deadline = time.monotonic() + 30
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port)).close()
-            return
-        except OSError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.05)
 
 
 def nats_server() -> str:
@@ -369,7 +394,7 @@ def running(make: type[Served], subscribers: int) -> Iterator[Served]:
 
 def push(sender: Connection, frames: bytes) -> None:
     """Send all of it, however full its socket is, and take what has come back."""
-    sender.socket.setblocking(True)
+    sender.socket.settimeout(PATIENCE)
     sender.socket.sendall(frames)
     sender.socket.setblocking(False)
     with contextlib.suppress(BlockingIOError):
@@ -388,7 +413,7 @@ def accept(make: type[Served], senders: int, in_flight: int, seconds: float) -> 
                 more = in_flight - (sent[number] - watch.count)
                 if more > in_flight // 2:
                     out = b"".join(hub.message(TEXT, sent[number] + i) for i in range(more))
-                    connection.socket.setblocking(True)
+                    connection.socket.settimeout(PATIENCE)
                     connection.socket.sendall(out)
                     connection.socket.setblocking(False)
                     sent[number] += more
@@ -397,7 +422,7 @@ def accept(make: type[Served], senders: int, in_flight: int, seconds: float) -> 
         took = time.perf_counter() - began
         done = sum(watch.count for _, watch in watches)
         if not done:
-            raise RuntimeError(f"{hub.name} has acked nothing")
+            raise RuntimeError(f"{hub.name} has acked nothing: {hub.last_words()}")
         return done / took, (hub.cpu() - cpu) / done
 
 
@@ -465,7 +490,8 @@ def low(make: type[Served], rounds: int) -> list[float]:
         watch = Watch(subscribers, probe=subscribers[0])
         for number in range(rounds):
             sender.socket.sendall(hub.message(now_text(), number))
-            watch.until(number + 1)
+            if not watch.until(number + 1):
+                raise RuntimeError(f"{hub.name}: {watch.count} of {number + 1} came")
             time.sleep(0.01)
         return watch.ages
 
