@@ -67,6 +67,10 @@ class Opening(NoHub):
     """The daemon runs, but its hub does not answer (yet)."""
 
 
+class Broken(NoHub):
+    """The daemon could not open its hub, and says why: waiting mends nothing."""
+
+
 class Killed(NoDaemon):
     """The daemon was killed; what keeps it brings it back."""
 
@@ -340,7 +344,7 @@ def patiently(
             return what()
         except (NoDaemon, HubSaid) as error:
             now, patience = time.monotonic(), max(patience, patience_with(error))
-            if not patience or (isinstance(error, HubSaid) and error.code != CLOSING):
+            if not patience or isinstance(error, Broken) or (isinstance(error, HubSaid) and error.code != CLOSING):
                 raise
             if not told and (not isinstance(error, Opening) or now - (since or now) > 1.0):
                 waiting()
@@ -629,24 +633,43 @@ def nobody(to: Door, why: OSError | None = None) -> FleetError:
     if not to.path:
         said = why.strerror or str(why) if why else "nobody listens"
         return NoHub(f"No hub answers at {to}: {said}.", hint="`fleet hub info` on that machine prints its address.")
-    if not _daemon_listens():
+    problems = _problems()
+    if problems is None:
         return Killed() if isinstance(why, ConnectionRefusedError) else NoDaemon()
+    for problem in problems:
+        if problem.startswith(NO_HUB):
+            return Broken(problem, hint="The daemon tries again by itself; daemon.log in the state folder says more.")
     return Opening(
         "The daemon runs, but its hub does not answer.",
         hint="The end of daemon.log in the state folder says why; `fleet daemon restart` starts it anew.",
     )
 
 
-def _daemon_listens() -> bool:
+NO_HUB = ("There is no hub", "The hub cannot be loaded")
+"""How the daemon begins to say that its hub could not be opened."""
+
+
+def _problems() -> list[str] | None:
+    """What the daemon says that does not work; `None` where none listens."""
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     connection.settimeout(2.0)
     try:
         connection.connect(places.control_socket())
     except OSError:
-        return False
+        connection.close()
+        return None
+    try:
+        connection.sendall(json.dumps({"verb": "ping", "args": {}, "client": __version__}).encode() + b"\n")
+        with connection.makefile("rb") as stream:
+            while not (line := stream.readline()).startswith(b"="):
+                if not line:
+                    return []
+            body = json.loads(stream.read(int(line[1:].split()[1])))
+        return [str(problem) for problem in body["data"]["problems"]]
+    except (OSError, ValueError, KeyError, IndexError, TypeError):
+        return []  # it is there, and busy
     finally:
         connection.close()
-    return True
 
 
 HINTS = {

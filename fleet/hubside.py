@@ -19,7 +19,7 @@ from typing import Any
 from fleet import report
 from fleet.clock import Clock
 from fleet.db import place
-from fleet.errors import FleetError
+from fleet.errors import FleetError, StorageError
 from fleet.events import Events
 from fleet.hub.auth import MAIN, REVOKED, Caller, Role
 from fleet.hub.courier import Courier
@@ -120,7 +120,7 @@ class HubSide:
             except Exception as error:
                 expected = isinstance(error, FleetError | OSError)
                 log.error("there is no hub: %s", error, exc_info=None if expected else error)
-                self.problem = f"There is no hub: {error}"
+                self.problem = f"There is no hub: {error} {_remedy(error)}".rstrip()
                 self._tried.set()
                 await self._clock.sleep(AGAIN[min(tries, len(AGAIN) - 1)])
         self.problem = None
@@ -270,6 +270,16 @@ _OPERATOR = Caller("fleet", Role.ADMIN)
 
 _TOLD = ("phase", "activity", "reason", "since", "activity_since", "observed_at", "context_pct", "resets_at")
 """What members hear of an agent, from its report."""
+
+
+def _remedy(error: Exception) -> str:
+    """What a person can do about a hub that cannot be opened."""
+    if isinstance(error, StorageError) and "is damaged" in str(error):
+        return (
+            "Stop the daemon (`fleet daemon stop`), put hub.db and what is named like it aside, and put a copy that "
+            "`fleet hub backup` has made in its place; without one a new log begins."
+        )
+    return (error.hint or "") if isinstance(error, FleetError) else ""
 
 
 def _card(spec: AgentSpec) -> Card:

@@ -179,6 +179,32 @@ def test_a_daemon_without_a_hub_is_told_apart(place: Path) -> None:
     assert caught.value.exit_code == 69
 
 
+def test_a_hub_that_could_not_be_opened_is_told_at_once_with_why(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    token = Path(hubcall.operator_token())
+    token.parent.mkdir(parents=True)
+    token.write_text(TOKEN)
+    control = place / "run" / "control.sock"
+    control.parent.mkdir()
+    told = json.dumps({"data": {"problems": ["There is no hub: hub.db is damaged."]}}).encode()
+    asked: list[bytes] = []
+
+    def serve(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection:
+            asked.append(connection.recv(4096))
+            connection.sendall(b"=0 %d 0.1.0\n%b\n" % (len(told), told))
+
+    with socket.socket(socket.AF_UNIX) as daemon:
+        daemon.bind(str(control))
+        daemon.listen()
+        answering = threading.Thread(target=serve, args=(daemon,))
+        answering.start()
+        with pytest.raises(hubcall.Broken, match="damaged"):
+            hubcall.repeatable(hubcall.door(), "GET", f"{API}/info", stood=True)
+        answering.join()
+    assert json.loads(asked[0])["verb"] == "ping"
+
+
 def test_nobody_at_a_port_is_told_with_its_address(place: Path) -> None:
     with scripted_tcp_hub() as (_, port):
         pass
