@@ -84,7 +84,7 @@ def plan(
         height=size[1],
         version=version,
         again=again,
-        place=spec.slurm,
+        place=spec if spec.slurm is not None else None,
     )
 
 

@@ -186,7 +186,7 @@ class LaunchPlan:
     """How a later run of this very launch goes on with the conversation, where its place starts it again by itself
     (a job's successor); `None` where it cannot go on."""
     place: Any = None
-    """What the manifest says of the place that it is launched at, for that place's runtime alone."""
+    """The manifest, where it says more of the place that it is launched at: for that place's runtime alone."""
 
 
 @dataclass(frozen=True, slots=True)

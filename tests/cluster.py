@@ -22,7 +22,7 @@ import psutil
 import pytest
 
 from fleet.clock import SystemClock
-from fleet.manifests.model import Slurm
+from fleet.manifests.model import AgentSpec, Slurm
 from fleet.runtimes.base import Runtime
 from fleet.runtimes.lease import Times
 from fleet.runtimes.local import LocalRuntime
@@ -283,4 +283,5 @@ class SlurmKit(Kit):
         return handle
 
     def plan(self, agent: str, *argv: str, cwd: str | None = None) -> LaunchPlan:
-        return replace(super().plan(agent, *argv, cwd=cwd), again=argv, place=Slurm(mem="100M"))
+        spec = AgentSpec(name=agent, harness="shell", command=argv, runtime="slurm", slurm=Slurm(mem="100M"))
+        return replace(super().plan(agent, *argv, cwd=cwd), again=argv, place=spec)

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from fleet.clock import Clock
 from fleet.errors import CannotYet, FleetError, HostUnreachable, LaunchError, TimedOut, Unconfirmed
-from fleet.manifests.model import Slurm
+from fleet.manifests.model import AgentSpec, Slurm
 from fleet.redact import redact
 from fleet.runtimes import handoff as handing
 from fleet.runtimes import slurm_queue, slurm_runs, slurm_script, slurm_tmux, tmux
@@ -107,33 +107,10 @@ class SlurmRuntime:
     def mint(self, agent: str, generation: str, multiplexer: str) -> Handle:
         if multiplexer != "tmux":
             raise CannotYet(f"{multiplexer} in a SLURM job: use tmux there")
-        folder = str(self._root(agent) / generation)
-        return Handle(agent, generation, self.name, multiplexer, "", agent, folder)
+        return handle_of(self._places, agent, generation)
 
     def _root(self, agent: str) -> Path:
         return self._places.agent(agent) / "launch"
-
-    def _job(self, handle: Handle, home: str, *, requeue: bool = True) -> slurm_script.Job:
-        agent = self._places.agent(handle.agent)
-        scripts = self._scripts()
-        return slurm_script.Job(
-            agent=handle.agent,
-            generation=handle.generation,
-            folder=handle.folder,
-            wanted=str(agent / "wanted"),
-            leases=str(agent / "leases"),
-            launcher=f"{scripts}/launcher.sh",
-            lease=f"{scripts}/lease.sh",
-            home=home,
-            times=self._times,
-            settings=self._settings,
-            requeue=requeue,
-        )
-
-    def _scripts(self) -> str:
-        """Where our scripts stand that every node must see: a folder for each version of them."""
-        content = b"".join(path.read_bytes() for path in SCRIPTS.values())
-        return str(self._places.state / "jobs" / f"sh-{hashlib.sha256(content).hexdigest()[:16]}")
 
     # -- launching -----------------------------------------------------------------------------------------------
 
@@ -142,11 +119,14 @@ class SlurmRuntime:
         if await self._known(handle) is not None:
             return
         await self._check(plan)
-        section = plan.place if isinstance(plan.place, Slurm) else Slurm()
-        job = self._job(handle, plan.env.get("HOME", str(Path.home())))
+        spec = plan.place if isinstance(plan.place, AgentSpec) else None
+        section = (spec.slurm if spec is not None else None) or Slurm()
+        requeue = spec is None or spec.restart.policy != "never"
+        home = plan.env.get("HOME", str(Path.home()))
+        job = job_of(handle, self._places, self._settings, home, times=self._times, requeue=requeue)
         await self._pre_submit(section, plan)
         again = None if plan.again is None else replace(plan, argv=plan.again)
-        ours = [File(f"{self._scripts()}/{name}", path.read_bytes(), 0o700) for name, path in SCRIPTS.items()]
+        ours = [File(f"{scripts_of(self._places)}/{name}", path.read_bytes(), 0o700) for name, path in SCRIPTS.items()]
         attempt = File(f"{handle.folder}/submitting", f"{time.time():.0f}\n".encode())
         await self._host.put([*ours, *slurm_script.files(job, section, plan, again), attempt])
         self._logs.of(handle.agent).begin(handle.generation, self._clock.now())
@@ -305,7 +285,7 @@ class SlurmRuntime:
             if made.status:
                 return
         await self._clock.sleep(SUBMIT_AGAIN * (attempt - 1))
-        script = slurm_script.submit_argv(self._job(chain.handle, ""))
+        script = slurm_script.submit_argv(job_of(chain.handle, self._places, self._settings, ""))
         try:
             job = await self._cluster.submit(script)
         except HostUnreachable:
@@ -660,7 +640,7 @@ class SlurmRuntime:
         for name in found:
             names = await self._host.list(str(root / name))
             if "submitting" in names and PURGED not in names:
-                await self.end(Handle(agent, name, self.name, "tmux", "", agent, str(root / name)), grace=grace)
+                await self.end(handle_of(self._places, agent, name), grace=grace)
         if len(found) > KEPT_LAUNCHES:
             old = sorted(found, key=_counted)[: len(found) - KEPT_LAUNCHES]
             await self._host.run(["rm", "-rf", *(str(root / name) for name in old)], env=RM, cwd="/", timeout=30)
@@ -677,7 +657,7 @@ class SlurmRuntime:
                 names = await self._host.list(str(root / name))
                 if "submitting" not in names:
                     continue  # another runtime's
-                handle = Handle(agent, name, self.name, "tmux", "", agent, str(root / name))
+                handle = handle_of(self._places, agent, name)
                 if PURGED not in names:
                     words.append(f"jobs of {name}")
                 words.append(f"folder {root / name}")
@@ -826,6 +806,38 @@ class _Watched:
         self.kept: list[str] = []
         self.told: object = None
         self.closed = False
+
+
+def handle_of(places: Places, agent: str, generation: str) -> Handle:
+    """How a launch of that mark is found again."""
+    folder = str(places.agent(agent) / "launch" / generation)
+    return Handle(agent, generation, SlurmRuntime.name, "tmux", "", agent, folder)
+
+
+def job_of(
+    handle: Handle, places: Places, settings: Settings, home: str, *, times: Times | None = None, requeue: bool = True
+) -> slurm_script.Job:
+    """The job of a launch: its names and places."""
+    agent, scripts = places.agent(handle.agent), scripts_of(places)
+    return slurm_script.Job(
+        agent=handle.agent,
+        generation=handle.generation,
+        folder=handle.folder,
+        wanted=str(agent / "wanted"),
+        leases=str(agent / "leases"),
+        launcher=f"{scripts}/launcher.sh",
+        lease=f"{scripts}/lease.sh",
+        home=home,
+        times=times or Times(),
+        settings=settings,
+        requeue=requeue,
+    )
+
+
+def scripts_of(places: Places) -> str:
+    """Where our scripts stand that every node must see: a folder for each version of them."""
+    content = b"".join(path.read_bytes() for path in SCRIPTS.values())
+    return str(places.state / "jobs" / f"sh-{hashlib.sha256(content).hexdigest()[:16]}")
 
 
 def _name(handle: Handle) -> str:

@@ -14,6 +14,7 @@ from tests.homes import Home
 
 pytestmark = [pytest.mark.real, needs_slurm]
 
+FOREVER = "while :; do sleep 1; done"
 ASKS = 'echo "hello $COUNT"; while read -r line; do echo "you said $line"; done'
 
 
@@ -34,6 +35,18 @@ def jobs(slurm: Cluster, agent: str) -> list[str]:
     """The agent's jobs that wait or run."""
     told = [line.split() for line in slurm.run("squeue", "-h", "-o", "%i %j").splitlines()]
     return [job for job, name in told if name.startswith(f"fleet-{agent}.")]
+
+
+def test_what_is_rendered_is_what_the_controller_would_take(fleet: Fleet, slurm: Cluster, home: Home) -> None:
+    odd = "a b'c\"d$HOME`id`\\e\nf"
+    hooks = {"pre_agent": [{"sh": odd}], "post_agent": [["echo", odd]], "walltime_signal": [{"sh": "~/x"}]}
+    section = {"mem": "100M", "hooks": hooks, "extra_directives": ["--comment='x y'"], "time_limit": "1:00:00"}
+    rendered = fleet.json("render", fleet.shell("web", FOREVER, slurm=section, env={"TOKEN": "very-secret"}))
+    (agent,) = rendered["agents"]
+    script = home.write("job", agent["script"])
+    assert "to start at" in slurm.run("sbatch", "--test-only", str(script))
+    assert agent["commands"][0].startswith("sbatch ")
+    assert "very-secret" not in agent["script"] and FOREVER not in agent["script"]
 
 
 def test_an_agent_lives_in_a_job_as_it_would_here(fleet: Fleet, slurm: Cluster) -> None:

@@ -1,0 +1,61 @@
+"""`fleet render`: the batch script of an agent's SLURM job, and the commands that would run."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fleet.cli import call, output
+from fleet.errors import Usage
+
+
+@click.command()
+@click.argument("path", metavar="FILE", type=click.Path())
+@call.as_json
+def render(path: str, as_json: bool) -> int:
+    """Print the batch script of an agent with `slurm:`, and the commands that would run. Nothing is submitted.
+
+    The environment, the program and its arguments stand in files of their own beside the script.
+    """
+    from fleet import manifests
+
+    loaded = manifests.load_all([call.manifest(path)])
+    output.warnings([*map(str, loaded.warnings)] if not as_json else [])
+    rendered = [_rendered(spec) for spec in loaded.specs if spec.runtime == "slurm"]
+    if not rendered:
+        names = ", ".join(spec.name for spec in loaded.specs)
+        raise Usage(f"{names}: no job of its own is submitted for it.", hint="`fleet validate` reads it.")
+    if as_json:
+        output.envelope({"agents": rendered}, [*map(str, loaded.warnings)])
+        return 0
+    for agent in rendered:
+        output.warnings(agent["warnings"])
+        for command in agent["commands"]:
+            output.result(f"# {command}")
+        output.result(agent["script"])
+    return 0
+
+
+def _rendered(spec: Any) -> dict[str, Any]:
+    from fleet.runtimes import slurm_runtime, slurm_script
+    from fleet.settings import Places, Settings
+    from fleet.terms import LaunchPlan
+
+    places, settings = Places.of(), Settings()
+    handle = slurm_runtime.handle_of(places, spec.name, f"{spec.name}.1.00000000")
+    requeue = spec.restart.policy != "never"
+    job = slurm_runtime.job_of(handle, places, settings, os.environ.get("HOME", str(Path.home())), requeue=requeue)
+    width, height = settings.pane_width, settings.pane_height
+    plan = LaunchPlan(agent=spec.name, argv=("program",), cwd="/", env={}, width=width, height=height)
+    submit = slurm_script.submit_argv(job)
+    commands = [hook.words for hook in spec.slurm.hooks.pre_submit] + [submit[len(slurm_script.BARE) :]]
+    return {
+        "name": spec.name,
+        "commands": [shlex.join(words) for words in commands],
+        "script": slurm_script.script(job, spec.slurm, plan),
+        "warnings": slurm_script.warnings(spec.slurm),
+    }
