@@ -461,7 +461,7 @@ class Operator:
             inside = [r for r in self.fleet.runners.values() if r.spec.source and _holds(path.resolve(), r.spec)]
             if inside:
                 return inside
-            loaded = manifests.load(path)
+            loaded = manifests.agents(path)
             return [self._named(spec.name, cwd) for spec in loaded.specs]
         return [self._named(target, cwd)]
 
@@ -497,7 +497,7 @@ class Operator:
         warnings: list[str] = []
 
         async def take(path: Path) -> None:
-            loaded = await asyncio.to_thread(manifests.load, path)
+            loaded = await asyncio.to_thread(manifests.agents, path)
             warnings.extend(str(w) for w in loaded.warnings)
             for spec in loaded.specs:
                 if spec.name in specs and specs[spec.name].source != spec.source:
@@ -582,7 +582,7 @@ class Operator:
 
     async def _reread(self, spec: AgentSpec) -> tuple[AgentSpec, list[str]]:
         """The manifest as it stands in its file now."""
-        loaded = await asyncio.to_thread(manifests.load, Path(spec.source))
+        loaded = await asyncio.to_thread(manifests.agents, Path(spec.source))
         again = next((s for s in loaded.specs if s.name == spec.name), None)
         if again is None:
             raise UnknownAgent(
@@ -645,7 +645,7 @@ class Operator:
 
     async def _changes(self, args: Args) -> tuple[list[dict[str, Any]], list[str], dict[str, AgentSpec]]:
         folder = Path(str(args.get("cwd") or "/"), str(args.get("folder") or self.fleet.places.agents))
-        loaded = await asyncio.to_thread(manifests.load, folder)
+        loaded = await asyncio.to_thread(manifests.agents, folder)
         specs = {spec.name: spec for spec in loaded.specs}
         self._check_dependencies(specs)
         changes: list[dict[str, Any]] = []

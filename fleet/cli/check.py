@@ -84,7 +84,7 @@ def check(paths: tuple[str, ...], as_json: bool) -> int:
     """
     from fleet import manifests
 
-    loaded = manifests.load_all([call.manifest(path) for path in paths])
+    loaded = manifests.agents_of([call.manifest(path) for path in paths])
     here = Here(os.environ, Places.of())
     names = {spec.name for spec in loaded.specs}
     findings = [found for spec in loaded.specs for found in examine(spec, here, names)]
@@ -108,7 +108,7 @@ def _show(findings: list[Finding]) -> None:
 
 
 def examine(spec: AgentSpec, here: Here, names: set[str]) -> Iterator[Finding]:
-    """What an agent needs and whether it is there. What stands on another host is not looked at."""
+    """What an agent needs and whether it is there."""
     from fleet.manifests import cannot_yet, not_acting
 
     if why := cannot_yet(spec):
@@ -125,11 +125,26 @@ def examine(spec: AgentSpec, here: Here, names: set[str]) -> Iterator[Finding]:
                 "Check its manifest along with this.",
             )
     yield from _secrets(spec, here)
+    if spec.runtime == "ssh" and spec.remote is not None:
+        yield from _there(spec, here)
+        return
     if spec.runtime != "local":
         yield Finding(spec.name, "host", WARN, f"what stands on the {spec.runtime} host was not looked at")
         return
     for part in PARTS:
         yield from part(spec, here)
+
+
+def _there(spec: AgentSpec, here: Here) -> Iterator[Finding]:
+    """What is on an ssh host is asked there; what stands beside the manifest is looked at here."""
+    from fleet.cli import check_there
+    from fleet.config import load_settings
+
+    if spec.prompt_file is not None and not os.access(here.path(spec.prompt_file, spec), os.R_OK):
+        yield Finding(spec.name, "prompt_file", FAIL, f"{here.path(spec.prompt_file, spec)} cannot be read")
+    program = spec.command[0] if spec.command else PROGRAMS[spec.harness]
+    for told in check_there.examine(spec, program, load_settings(here.places)):
+        yield Finding(spec.name, told.name, told.status, told.message, told.remedy)
 
 
 # -- the parts ----------------------------------------------------------------------------------------------------

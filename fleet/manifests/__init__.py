@@ -4,6 +4,7 @@ from fleet.manifests.acting import cannot_yet, later, not_acting
 from fleet.manifests.loader import Loaded, load, load_all, load_text
 from fleet.manifests.model import AgentSpec, Command, Secret, is_name
 from fleet.manifests.problem import Problem
+from fleet.manifests.spread import agents, agents_of
 
 __all__ = [
     "AgentSpec",
@@ -11,6 +12,8 @@ __all__ = [
     "Loaded",
     "Problem",
     "Secret",
+    "agents",
+    "agents_of",
     "cannot_yet",
     "is_name",
     "later",

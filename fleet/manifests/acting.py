@@ -52,8 +52,6 @@ def cannot_yet(spec: AgentSpec) -> str | None:
         return "a headless agent cannot be started in a SLURM job by this version yet; an interactive one can"
     if spec.runtime == "slurm" and spec.multiplexer != "tmux":
         return f"multiplexer {spec.multiplexer} cannot be used in a SLURM job by this version yet; tmux can"
-    if spec.hosts is not None:
-        return "hosts cannot be started by this version yet; only local agents can"
     if spec.container.runtime != "none":
         return f"container.runtime {spec.container.runtime} cannot be started by this version yet; only none can"
     return None
@@ -73,6 +71,7 @@ def reference() -> str:
     words = (
         f"This version checks {keys} and probes of `health` beyond `multiplexer-alive`, but they do not act yet: "
         f"`start` says so once, by name. It starts the harnesses {can} on this machine, on ssh hosts and in SLURM "
-        "jobs that are submitted from here, and without a container; any other validates, and starting it says that this version cannot yet."
+        "jobs that are submitted from here, and without a container; any other validates, and starting it says that "
+        "this version cannot yet."
     )
     return textwrap.fill(words, 120, break_on_hyphens=False) + "\n"

@@ -92,7 +92,7 @@ def test_check_sees_a_file_that_stands_in_the_way(home: Home) -> None:
 
 def test_check_says_what_this_version_cannot_start(home: Home) -> None:
     found = findings(
-        home, home.write("web.yaml", SHELL + "  remote: {host: mba}\n  schedule: [{every: 1h, stop: true}]\n")
+        home, home.write("web.yaml", SHELL + "  slurm: {reservation: lab}\n  schedule: [{every: 1h, stop: true}]\n")
     )
     assert (found["start"][0], found["schedule"][0], found["host"][0]) == ("fail", "warn", "warn")
 

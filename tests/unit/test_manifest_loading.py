@@ -51,8 +51,9 @@ def test_a_manifest_without_spec_is_claude_code_on_this_machine() -> None:
 @pytest.mark.parametrize(
     ("body", "runtime"),
     [
-        ("  remote: {host: mba}\n", "ssh"),
-        ("  slurm: {}\n", "slurm"),
+        ("  remote: {host: mba}\n  mode: headless\n", "headless"),
+        ("  remote: {host: mba}\n  multiplexer: screen\n", "screen"),
+        ("  slurm: {reservation: lab}\n", "slurm-tenant"),
         ("  slurm: {reservation: pool}\n", "slurm-tenant"),
         ("  remote: {host: login}\n  slurm: {}\n", "slurm"),
         ("  runtime: ssh\n  remote: {host: mba}\n", "ssh"),
@@ -416,10 +417,10 @@ def test_a_plain_manifest_names_nothing() -> None:
 @pytest.mark.parametrize(
     ("body", "word"),
     [
-        ("  remote: {host: mba}\n", "ssh"),
-        ("  slurm: {}\n", "slurm"),
+        ("  remote: {host: mba}\n  mode: headless\n", "headless"),
+        ("  remote: {host: mba}\n  multiplexer: screen\n", "screen"),
+        ("  slurm: {reservation: lab}\n", "slurm-tenant"),
         ("  container: {runtime: docker, image: x}\n", "docker"),
-        ("  hosts: all\n", "hosts"),
         *((f"  harness: {name}\n", name) for name in ("codex", "gemini-cli", "opencode", "aider", "cursor")),
     ],
 )
