@@ -224,7 +224,11 @@ class View:
     def _read_cut(self, lines: list[str], colours: Colours | None) -> None:
         """A last message whose beginning is out of sight."""
         self.regions["cut"] = _unwrapped(lines)
-        if not _one_colour([colours.row(i) for i, line in enumerate(lines) if line.strip()] if colours else []):
+        rows = [colours.row(i) for i, line in enumerate(lines) if line.strip()] if colours else []
+        seen = {style.colour for row in rows for c, style in row if not c.isspace()}
+        if len(seen) == 1 and (only := seen.pop()) is not None:
+            self.regions["colour"] = only
+        if len(rows) < 2 or self.regions.get("colour") in (None, *_GREYS):
             self.quoted |= {"cut"}
         results = [i for i, line in enumerate(lines) if _RESULT.match(line)]
         if results and colours:
@@ -407,12 +411,6 @@ def _said(lines: list[str], row: int, end: int) -> str:
     """The paragraph that begins on a row, without the notices at the right edge."""
     last = next((i for i in range(row, end) if not lines[i].strip()), end)
     return _unwrapped([line for line in lines[row:last] if not _NOTICE.match(line)])
-
-
-def _one_colour(rows: list[list[tuple[str, Style]]]) -> bool:
-    """Whether several rows are all of one colour that is not the plain one."""
-    seen = {style.colour for row in rows for c, style in row if not c.isspace()}
-    return len(rows) > 1 and len(seen) == 1 and not seen & {None, *_GREYS}
 
 
 def _same_colour(row: list[tuple[str, Style]], *, row_glyph: bool) -> bool:

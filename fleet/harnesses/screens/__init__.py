@@ -30,6 +30,7 @@ REGIONS = (
     "answer",
     "reply",
     "cut",
+    "colour",
     "notice",
     "dialog",
     "heading",
