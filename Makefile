@@ -11,6 +11,7 @@ CLAUDE_VERSION := 2.1.329
 CAPTURES ?= tests/screens
 CLAUDE_PACKAGE := @anthropic-ai/claude-code-linux-$(if $(filter aarch64 arm64,$(shell uname -m)),arm64,x64)
 CLAUDE := $(CURDIR)/.cache/claude-code-$(CLAUDE_VERSION)/node_modules/$(CLAUDE_PACKAGE)/claude
+ALSO := PATH="$$PATH:/usr/sbin:$(CURDIR)/.cache/programs"
 export FLEET_TEST_CLAUDE ?= $(CLAUDE)
 
 check: $(MADE)  ## format, lint, check types and run the unit tests (what `make` alone does)
@@ -20,7 +21,7 @@ check: $(MADE)  ## format, lint, check types and run the unit tests (what `make`
 	@$(BIN)/pytest -q -n 2 --dist worksteal tests/unit tests/test_house.py
 
 test: lint programs welcome claude  ## set everything up, then run the whole suite on the real programs
-	$(BIN)/pytest -n 2 --dist worksteal --timeout 300
+	@$(ALSO) $(BIN)/pytest -n 2 --dist worksteal --timeout 300
 
 soak: lint programs claude  ## 200 messages into the real Claude Code, past every obstacle and two dead daemons (a quarter of an hour)
 	FLEET_TEST_MESSAGES=200 $(BIN)/pytest --timeout 3000 tests/e2e/test_mail_daemon.py
@@ -43,7 +44,9 @@ programs:  # the multiplexers
 	@tools/need tmux screen
 
 welcome:  # what some tests need, which are passed over without it
-	@PATH="$$PATH:/usr/sbin" tools/need --welcome systemd-analyze=systemd sshd=openssh-server slurmctld slurmd sbatch=slurm-client
+	@$(ALSO) tools/need --welcome systemd-analyze=systemd
+	@$(ALSO) tools/need --welcome --service --unpack sshd=openssh-server ssh-keygen=openssh-client
+	@$(ALSO) tools/need --welcome --service slurmctld slurmd sbatch=slurm-client
 
 claude: $(FLEET_TEST_CLAUDE)  ## fetch the Claude Code program that the tests run, from the npm registry
 

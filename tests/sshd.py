@@ -32,10 +32,20 @@ from tests.homes import Home
 
 SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/usr/local/sbin")
 
-needs_sshd = pytest.mark.skipif(
-    SSHD is None,
-    reason="needs sshd as another machine; `make test` installs it where it may (apt-get install openssh-server)",
-)
+
+def _missing() -> str | None:
+    """What sshd lacks on this machine."""
+    if SSHD is None or shutil.which("ssh-keygen") is None:
+        return "sshd and ssh-keygen; `make test` gets them where it may (apt-get install openssh-server)"
+    try:
+        pwd.getpwnam("sshd")
+    except KeyError:
+        if os.geteuid() == 0:
+            return "the user sshd, under which root's sshd looks at newcomers (apt-get install openssh-server)"
+    return None
+
+
+needs_sshd = pytest.mark.skipif(_missing() is not None, reason=f"another machine needs {_missing()}")
 
 
 class Wire:
@@ -140,7 +150,7 @@ class Sshd:
             "StrictModes no",
             "PasswordAuthentication no",
             "KbdInteractiveAuthentication no",
-            "UsePAM no",
+            f"UsePAM {'no' if os.geteuid() == 0 else 'yes'}",  # only PAM lets an account in that has no password
             "PermitRootLogin prohibit-password",
             f"MaxSessions {self._max_sessions}",
             f"SetEnv HOME={self.folder}/home",

@@ -10,7 +10,7 @@ import pytest
 
 from tests.homes import ROOT
 
-TOOLS = ("sh", "env", "cat", "rm", "mktemp", "dirname")
+TOOLS = ("sh", "env", "cat", "rm", "mktemp", "dirname", "sed", "mkdir", "chmod")
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def program(place: Path, name: str, script: str) -> None:
 
 
 def run(tool: str, place: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    env = {"PATH": str(place), "TMPDIR": str(place)}
+    env = {"PATH": str(place), "TMPDIR": str(place), "INIT": str(place / "init"), "PROGRAMS": str(place / "unpacked")}
     return subprocess.run([ROOT / "tools" / tool, *words], env=env, capture_output=True, text=True, check=False)
 
 
@@ -91,6 +91,64 @@ def test_what_is_only_welcome_and_cannot_be_had_is_told_and_fails_nothing(place:
     done = run("need", place, "--welcome", "systemd-analyze=systemd")
     assert done.returncode == 0
     assert "Missing: systemd-analyze." in done.stderr
+    assert "It goes on without." in done.stderr
+
+
+def packages(place: Path) -> None:
+    """An apt-get that only looks and fetches, and a dpkg that unpacks an sshd in two pieces."""
+    program(
+        place,
+        "apt-get",
+        'case $1 in -s) echo "Inst openssh-server (1)"; echo "Inst libwrap0 (1)";; download) shift 2; '
+        f'for each; do >$each.deb; done;; *) echo "$@" >>{place}/asked;; esac',
+    )
+    tree = f"{place}/unpacked/usr"
+    program(
+        place,
+        "dpkg",
+        f"mkdir -p {tree}/sbin {tree}/lib/openssh {tree}/lib/x86_64-linux-gnu; "
+        f'printf \'#!%s/sh\\necho "$LD_LIBRARY_PATH" "$@"\\n\' {place} >{tree}/sbin/sshd; '
+        f">{tree}/lib/openssh/sshd-session; chmod +x {tree}/sbin/sshd {tree}/lib/openssh/sshd-session",
+    )
+
+
+@pytest.mark.parametrize(("user", "init"), [("0", "systemd"), ("1000", "systemd"), ("1000", "sh")])
+def test_a_service_is_unpacked_where_it_would_be_started_or_nobody_may_install_it(
+    place: Path, user: str, init: str
+) -> None:
+    (place / "init").write_text(f"{init}\n")
+    program(place, "id", f"echo {user}")
+    packages(place)
+    done = run("need", place, "--welcome", "--service", "--unpack", "sshd=openssh-server")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert not (place / "asked").exists()
+    assert {path.name for path in (place / "unpacked" / "packages").iterdir()} == {"openssh-server.deb", "libwrap0.deb"}
+    said = subprocess.run([place / "unpacked" / "sshd", "-D"], capture_output=True, text=True, check=True).stdout
+    usr = place / "unpacked" / "usr"
+    assert said.split() == [
+        f"{usr}/lib/x86_64-linux-gnu",
+        "-o",
+        f"SshdSessionPath={usr}/lib/openssh/sshd-session",
+        "-D",
+    ]
+
+
+def test_a_service_is_installed_where_nothing_would_start_it(place: Path) -> None:
+    (place / "init").write_text("sh\n")
+    program(place, "id", "echo 0")
+    packages(place)
+    assert run("need", place, "--welcome", "--service", "--unpack", "sshd=openssh-server").returncode == 0
+    assert (place / "asked").read_text().split()[-1] == "openssh-server"
+
+
+def test_a_service_that_would_be_started_and_cannot_be_unpacked_is_left_to_the_person(place: Path) -> None:
+    (place / "init").write_text("systemd\n")
+    program(place, "id", "echo 0")
+    packages(place)
+    done = run("need", place, "--welcome", "--service", "slurmctld")
+    assert done.returncode == 0
+    assert not (place / "asked").exists()
+    assert "Missing: slurmctld. Their services would be started on this machine" in done.stderr
     assert "It goes on without." in done.stderr
 
 
