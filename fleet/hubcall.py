@@ -25,10 +25,12 @@ from fleet.errors import FleetError, NoDaemon, NotAllowed, TimedOut, Usage
 T = TypeVar("T")
 
 API = "/api/v1"
-AWAY = 20.0
+AWAY = 45.0
 """How long a hub that was there may be away (a restart) before a repeatable request is given up."""
-SOON_BACK = 10.0
-"""For how long it is waited for where it is being opened, or was killed and nobody has asked it anything yet."""
+SOON_BACK = 15.0
+"""For how long it is waited for where it was killed and nobody has asked it anything yet."""
+OPENED_WITHIN = 60.0
+"""For how long it is waited for where the daemon runs and is opening it: on a busy machine that takes a while."""
 ASK_EVERY = 0.1
 CLOSING = "closing"
 """With what a hub that is about to end turns requests away."""
@@ -360,7 +362,9 @@ def patience_with(error: FleetError) -> float:
     """For how long a hub that says this may be waited for."""
     if isinstance(error, WentAway) or (isinstance(error, HubSaid) and error.code == CLOSING):
         return AWAY
-    return SOON_BACK if isinstance(error, Killed | Opening) else 0.0
+    if isinstance(error, Opening):
+        return OPENED_WITHIN
+    return SOON_BACK if isinstance(error, Killed) else 0.0
 
 
 def upload(

@@ -30,7 +30,7 @@ from tests.homes import ROOT, Home
 
 LAUNCHER = ROOT / "fleet" / "runtimes" / "launcher.sh"
 
-PATIENCE = 40.0
+PATIENCE = 90.0
 """Seconds that anything which must happen may take: a deadline on a busy machine, not a wait."""
 
 T = TypeVar("T")

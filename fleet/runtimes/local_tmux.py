@@ -66,6 +66,7 @@ class LocalTmux(tmux.Tmux):
             async with asyncio.timeout(self._settings.observe_timeout):
                 while processes.alive(server):  # noqa: ASYNC110
                     await asyncio.sleep(0.01)
+            self.forget("its server was dismissed")
             server = None
         if server is None:
             await asyncio.to_thread(self._socket.unlink, missing_ok=True)

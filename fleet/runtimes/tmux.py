@@ -39,6 +39,8 @@ STILL = 2.0
 """Seconds without a capture after which a pane's next change is the first of a new series …"""
 STEADY = 3.0
 """… and how long a series lasts until the pane is one that keeps moving."""
+ANCHOR = 4
+"""Lines that were reported last, by which the next capture is joined to them."""
 TERM = "tmux-256color"
 
 _SGR = re.compile(rb"\x1b\[[0-9;:]*m|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|[\x0e\x0f]")
@@ -321,8 +323,8 @@ class _Pane:
     """How many lines the scrollback had at the sweep."""
     logged: int = -1
     """How many lines of the scrollback have been reported; -1: it was never captured."""
-    newest: str | None = None
-    """The last line that was reported."""
+    newest: tuple[str, ...] = ()
+    """The last lines that were reported."""
     grew: int = 0
     """How many lines had entered the scrollback at the last capture that showed something new."""
     seen: int = -1
@@ -405,6 +407,11 @@ class Tmux:
                 raise HostUnreachable(f"tmux did not answer within {self._settings.observe_timeout:g} s") from None
             self._control = control
             return control
+
+    def forget(self, why: str) -> None:
+        """What speaks to a server that is no more is asked nothing."""
+        if self._control is not None and not self._control.ended:
+            self._control.lost(why)
 
     def _client_lost(self) -> None:
         """Whether only our client went, or the server too, is found out now and not at the next sweep."""
@@ -707,16 +714,24 @@ class Tmux:
         if grown > len(got):  # they came after the sweep: the next one asks for them
             return Seen(screen or read_screen(detail, raw)[0], pane.id)
         lines = [line.rstrip() for line in got]
-        scrolled = lines[max(0, len(lines) - grown) :]
-        older = lines[: len(lines) - len(scrolled)]
+        begin = max(0, len(lines) - grown)
+        scrolled = lines[begin:]
         if not first and scrolled and history > 0.85 * self._settings.history_limit:
-            expected, found = (top, scrolled[0]) if pane.newest is None else (pane.newest, older[-1] if older else None)
-            if expected != found:  # lines went by faster than we look, and tmux has dropped them
-                scrolled = ["[… lines went by unseen …]", *lines]
+            # tmux may have dropped a tenth more often than its count tells: more lines are new then, never fewer
+            known = _after(lines, pane.newest, begin) if pane.newest else begin if scrolled[0] == top else None
+            scrolled = ["[… lines went by unseen …]", *lines] if known is None else lines[known:]
         pane.logged = history
         if scrolled:
-            pane.newest = scrolled[-1]
+            pane.newest = tuple([*pane.newest, *scrolled][-ANCHOR:])
         return Seen(screen or read_screen(detail, raw)[0], pane.id, tuple(scrolled), first)
+
+
+def _after(lines: Sequence[str], known: Sequence[str], latest: int) -> int | None:
+    """Where the lines go on after those that are known, at `latest` or before; `None`: they are not among them."""
+    for end in range(latest, 0, -1):
+        if lines[max(0, end - len(known)) : end] == list(known[-end:]):
+            return end
+    return None
 
 
 def plain(ansi: bytes) -> str:

@@ -210,7 +210,7 @@ class LocalHost:
         self.multiplexer = multiplexer
         self.folder = str(home / "work")
         self.places = Places.of({"FLEET_HOME": str(home / "fleet"), "HOME": str(home)})
-        self.settings = settings or Settings(observe_timeout=1.5, observe_idle_interval=0.5)
+        self.settings = settings or Settings(observe_timeout=3, observe_idle_interval=0.5)
         bin_ = Path(self.folder) / "bin"
         bin_.mkdir(parents=True, exist_ok=True)
         for name, text in PROGRAMS.items():

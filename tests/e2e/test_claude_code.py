@@ -119,7 +119,9 @@ def test_a_long_turn_is_seen_as_working_throughout(fleet: Claude, prompt: str) -
     fleet.open_gate()
     fleet.wait("web", activity="ready")
     assert fleet.activities("web") == ["working", "ready"], "once, from the beginning to the end"
-    assert set(seen[:8]) == {"working"}
+    working = seen.count("working")
+    assert working > 0
+    assert seen == ["working"] * working + ["ready"] * (len(seen) - working)
 
 
 def test_a_permission_waits_for_a_person_and_is_over_as_soon_as_it_is_answered(fleet: Claude) -> None:

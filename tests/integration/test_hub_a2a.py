@@ -21,7 +21,7 @@ a2a_client = pytest.importorskip("a2a.client", reason="A2A is an extra: pip inst
 from a2a.types import a2a_pb2 as words  # noqa: E402
 from a2a.utils.errors import A2AError  # noqa: E402
 
-DEADLINE = 60.0
+DEADLINE = 100.0
 
 
 class Hub:

@@ -24,7 +24,7 @@ from fleet.hub.exchange import Exchange
 from fleet.hub.host import HubServer
 from fleet.settings import Places, Settings
 
-DEADLINE = 60.0
+DEADLINE = 100.0
 Json = dict[str, Any]
 
 

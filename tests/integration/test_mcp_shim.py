@@ -20,7 +20,7 @@ from fleet import mcp_shim
 from tests.homes import Home
 
 SHIM = mcp_shim.__file__
-DEADLINE = 60.0
+DEADLINE = 100.0
 Json = dict[str, Any]
 
 

@@ -24,7 +24,7 @@ from tests import orochi as package
 from tests.homes import ROOT, Home
 from tests.waiting import until
 
-DEADLINE = 60.0
+DEADLINE = 100.0
 Json = dict[str, Any]
 
 

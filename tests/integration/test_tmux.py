@@ -117,7 +117,7 @@ async def test_no_pane_is_ever_stale(kit: Kit, host: LocalHost) -> None:
 
 
 async def test_more_agents_than_a_server_holds_get_another(home: Home) -> None:
-    host = LocalHost(home.path, settings=Settings(panes_per_server=2, observe_timeout=1.5))
+    host = LocalHost(home.path, settings=Settings(panes_per_server=2, observe_timeout=3))
     try:
         kit = Kit(host)
         handles = [await kit.launch(f"a{n}") for n in range(5)]
@@ -200,16 +200,21 @@ async def test_title_cursor_colours_and_alternate_screen_are_seen(kit: Kit) -> N
 
 
 async def test_the_scrollbacks_limit_loses_no_line(home: Home) -> None:
-    host = LocalHost(home.path, settings=Settings(history_limit=200, observe_timeout=5))
+    """Also where a tenth of the scrollback was dropped many times between two looks."""
+    host = LocalHost(home.path, settings=Settings(history_limit=200, observe_timeout=20))
     try:
         kit = Kit(host)
         handle = kit.mint("web")
-        line = "n=0; while [ $n -lt 600 ]; do n=$((n+1)); echo line $n; [ $((n % 15)) = 0 ] && sleep 0.3; done; read x"
-        await kit.runtime.launch(kit.plan("web", "sh", "-c", line), handle)
+        said = 0
+        program = "n=0; while read x; do m=$((n+x)); while [ $n -lt $m ]; do n=$((n+1)); echo line $n; done; done"
+        await kit.runtime.launch(kit.plan("web", "sh", "-c", program), handle)
         looks = kit.watch(handle)
-        await looks.show("line 600")
-        lines = [line for line in await kit.runtime.log_lines(handle, 5000) if line.startswith("line ")]
-        assert lines == [f"line {n}" for n in range(1, 601)]
+        for more in (15, 100, 110, 130, 30, 150, 1, 140, 90):
+            await kit.say(handle, str(more))
+            said += more
+            await looks.show(f"line {said}\n")
+        lines = [line for line in await kit.runtime.log_lines(handle, 5000) if line.startswith(("line ", "["))]
+        assert lines == [f"line {n}" for n in range(1, said + 1)]
     finally:
         await host.close()
 
