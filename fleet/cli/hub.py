@@ -16,7 +16,7 @@ import click
 
 from fleet import hubcall
 from fleet.cli import attachments, hubreads, output, talk
-from fleet.errors import FleetError, NotAllowed, Usage
+from fleet.errors import FleetError, NoDaemon, NotAllowed, Usage
 from fleet.settings import Places
 
 
@@ -162,7 +162,7 @@ def _sum(file: Path) -> str:
 def export(where: talk.Where, after: str | None, target: Path | None, as_json: bool) -> int:
     """Write the log as lines of JSON: first what it is, then each event as it was stored, with its hash.
 
-    With --after it is what came since: together with a copy from then, a backup of today.
+    It needs no daemon. With --after it is what came since: together with a copy from then, a backup of today.
     """
     if target is None:
         if as_json:
@@ -189,6 +189,23 @@ def export(where: talk.Where, after: str | None, target: Path | None, as_json: b
 
 
 def _export(where: talk.Where, after: str | None, out: IO[bytes]) -> int:
-    size = hubcall.download(where.door, hubcall.path("export", after=after), out, timeout=attachments.TIMEOUT)
+    try:
+        size = hubcall.download(where.door, hubcall.path("export", after=after), out, timeout=attachments.TIMEOUT)
+    except hubcall.WentAway:
+        raise
+    except NoDaemon:
+        if where.is_elsewhere:
+            raise
+        size = _export_file(after, out)
     out.flush()
+    return size
+
+
+def _export_file(after: str | None, out: IO[bytes]) -> int:
+    """The same from the file, where no hub is up."""
+    from fleet.hub import message, projection
+
+    size = 0
+    for line in projection.export(_log(), message.Position.parse(after) if after else None):
+        size += out.write(line.encode() + b"\n")
     return size

@@ -43,6 +43,11 @@ class Where:
     def __init__(self, host: str | None, port: int | None, token_file: str | None) -> None:
         self._named = {"host": host, "port": port, "token_file": token_file}
 
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether a hub is named that need not be this fleet's own."""
+        return any(self._named.values()) or bool(os.environ.get("FLEET_HUB"))
+
     @functools.cached_property
     def door(self) -> hubcall.Door:
         return hubcall.patiently(

@@ -801,7 +801,7 @@ def verify(path: Path) -> Verified:
     """Look at the whole file: SQLite's own integrity, that no event is missing, that each one's hash is that of it
     and all before it, and that every key is known. A copy can be verified as well. It takes seconds per million.
     """
-    with _reading(path) as connection:
+    with reading(path) as connection:
         connection.execute("BEGIN")  # all of one moment
         problems = [str(row[0]) for row in connection.execute(f"PRAGMA integrity_check({PROBLEMS})")]
         if problems == ["ok"]:
@@ -856,7 +856,7 @@ def back_up(path: Path, target: Path) -> None:
     part.unlink(missing_ok=True)
     try:
         os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
-        with _reading(path) as connection:
+        with reading(path) as connection:
             connection.execute("VACUUM INTO ?", (str(part),))
         with contextlib.closing(sqlite3.connect(part)) as copy, copy:
             copy.execute("UPDATE log_state SET copied = 1")
@@ -870,7 +870,7 @@ def back_up(path: Path, target: Path) -> None:
 
 
 @contextlib.contextmanager
-def _reading(path: Path) -> Iterator[sqlite3.Connection]:
+def reading(path: Path) -> Iterator[sqlite3.Connection]:
     """A connection of its own to read with."""
     try:
         with contextlib.closing(

@@ -21,12 +21,13 @@ import re
 import sqlite3
 from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from fleet.clock import Clock
 from fleet.db import Migrations
 from fleet.errors import FleetError, StorageError
-from fleet.hub.log import EVENT, PAGE, Event, Projection, SqliteLog, insert, is_kept
+from fleet.hub.log import EVENT, PAGE, Event, Projection, SqliteLog, insert, is_kept, reading
 from fleet.hub.message import SEQ_MAX, Position
 
 MESSAGE = "message"
@@ -561,6 +562,22 @@ def _shown(event: Event, changes: Iterable[Event]) -> Shown:
                 names.append(name)
     signs = {sign: tuple(names) for sign, names in reactions.items() if names}
     return Shown(event, text, edited_at, deleted_at, signs if deleted_at is None else {})
+
+
+def export(path: Path, after: Position | None = None) -> Iterator[str]:
+    """The lines of `History.export`, from a log's file that no hub need have open."""
+    with reading(path) as connection:
+        connection.execute("BEGIN")  # all of one moment
+        state = connection.execute("SELECT epoch, head, trimmed FROM log_state").fetchone()
+        epoch, head = state["epoch"], state["head"]
+        if after is not None:
+            _check_position(after, Position(epoch, state["trimmed"]), Position(epoch, head))
+        seq = after.seq if after else 0
+        yield _line({"epoch": epoch, "after": seq, "head": head})
+        while rows := _exported(connection, seq, head):
+            for row in rows:
+                yield _line({**row, "body": row["body"].decode(), "hash": row["hash"].hex()})
+            seq = rows[-1]["seq"]
 
 
 def _exported(connection: sqlite3.Connection, after: int, head: int) -> list[dict[str, Any]]:

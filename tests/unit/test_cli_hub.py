@@ -790,6 +790,23 @@ async def test_a_copy_of_the_log_is_whole_and_verified(fleet: Shell, place: Path
     assert sha256 in ran.out
 
 
+async def test_an_export_needs_no_daemon(fleet: Shell, place: Path) -> None:
+    from fleet.clock import SystemClock
+    from fleet.hub.log import SqliteLog
+    from fleet.hub.projection import History
+
+    path, clock = await a_log(place), SystemClock()
+    log = await SqliteLog.open(path, clock)
+    lines = [line async for line in History(log, clock).export()]
+    await log.close()
+    ran = fleet("hub", "export")
+    assert (ran.code, ran.out.splitlines()) == (0, lines), ran.err
+    epoch = json.loads(lines[0])["epoch"]
+    assert len(fleet("hub", "export", "--after", f"{epoch}:1").out.splitlines()) == 1
+    assert fleet("hub", "export", "--after", "another:1").code == 1
+    assert fleet("hub", "export", "--host", "127.0.0.1", "--port", "1").code != 0, "that is another's"
+
+
 async def test_a_changed_log_is_found(fleet: Shell, place: Path) -> None:
     import sqlite3
     from contextlib import closing
