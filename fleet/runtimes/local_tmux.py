@@ -63,9 +63,8 @@ class LocalTmux(tmux.Tmux):
         if server is not None and not await self.panes():
             with contextlib.suppress(HostUnreachable):  # it hangs up instead of answering
                 await self.ask("kill-server")
-            async with asyncio.timeout(self._settings.observe_timeout):
-                while processes.alive(server):  # noqa: ASYNC110
-                    await asyncio.sleep(0.01)
+            left = {server}
+            await processes.end(lambda: set(filter(processes.alive, left)), grace=self._settings.observe_timeout)
             self.forget("its server was dismissed")
             server = None
         if server is None:
