@@ -7,11 +7,11 @@ to in all stands with it in the log's file, and is read from there when it is sp
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from fleet.brake import Bucket
-from fleet.hub.guardrails import NO_TALLY, Accounts, Rules, Tally, Turn, Window
+from fleet.hub.guardrails import NO_PAIRS, NO_TALLY, Accounts, Rules, Tally, Turn, Window
 from fleet.hub.message import Message
 
 MANY = 20_000
@@ -49,14 +49,16 @@ class Accounting:
         if thread not in self._tallies:
             self._put(thread, tally)
 
-    def of(self, who: Who, thread: str, recipients: Iterable[str], now: float) -> Accounts:
+    def of(self, who: Who, thread: str, recipients: Sequence[str], now: float) -> Accounts:
         """The accounts that a message concerns."""
         workspace, name = who
         pairs = self._pairs
         return Accounts(
             self._senders.get(who) or Bucket.full(self._rules.sender_burst, now),
             self._tallies.get(thread, NO_TALLY),
-            {to: window for to in recipients if (window := pairs.get((workspace, name, to))) is not None},
+            {to: window for to in recipients if (window := pairs.get((workspace, name, to))) is not None}
+            if recipients
+            else NO_PAIRS,
         )
 
     def keep(self, who: Who, thread: str, accounts: Accounts, now: float) -> None:
@@ -65,8 +67,9 @@ class Accounting:
         self._senders[who] = accounts.sender
         if accounts.thread.total:
             self._put(thread, accounts.thread)
-        for to, window in accounts.pairs.items():
-            self._pairs[workspace, name, to] = window
+        if accounts.pairs:
+            for to, window in accounts.pairs.items():
+                self._pairs[workspace, name, to] = window
         if len(self._pairs) > MANY or len(self._senders) > MANY:
             self._let_go(now)
 

@@ -257,8 +257,10 @@ def admit(attempt: Attempt, accounts: Accounts, now: float, rules: Rules) -> tup
         reason = f"{attempt.speaker.name} sends more than {rules.sender_rate:g} messages a second."
         refusal = Refusal(Code.RATE_LIMITED, reason, retry_after=wait)
     else:
-        refusal = _not_allowed(attempt) or _over(attempt) or _too_many(attempt, accounts, now, rules)
-    if refusal is not None or attempt.speaker.operator or not attempt.wakes:
+        refusal = _not_allowed(attempt) or _over(attempt)
+        if refusal is None and attempt.wakes:
+            refusal = _too_many(attempt, accounts, now, rules)
+    if refusal is not None or not attempt.wakes or attempt.speaker.operator:
         return Accounts(bucket, accounts.thread, accounts.pairs), refusal
     return _counted(bucket, attempt, accounts, now, rules), None
 

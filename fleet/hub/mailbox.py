@@ -686,7 +686,7 @@ def _as_events(
     """The message and its copies."""
     stored = message.to_json()
     stored["recipients"] = standing = [_plain(recipient) for recipient in recipients]
-    text = f'{_as_text(message, stored)[:-1]},"recipients":{as_json(standing)}'
+    text = f'{_as_text(message, stored)[:-1]},"recipients":{as_json(standing) if standing else "[]"}'
     if counted:
         stored[COUNTED] = True
         text += f',"{COUNTED}":true'
@@ -703,14 +703,17 @@ def _as_events(
 def _as_text(m: Message, stored: Mapping[str, Any]) -> str:
     """`stored`, which is the message, as JSON: written down straight where it is plain, as most are. That takes a third
     of the encoder's time."""
-    if m.attachments or m.metadata or m.mentions:
+    if m.attachments or m.metadata or m.mentions or len(m.to) != 1:
         return as_json({name: value for name, value in stored.items() if name != "recipients"})
     key = "null" if m.idempotency_key is None else quoted(m.idempotency_key)
+    if m.reply_to is None and m.answer_to is None and m.cause is None:
+        before = '"reply_to":null,"answer_to":null,"cause":null'
+    else:
+        before = f'"reply_to":{_name(m.reply_to)},"answer_to":{_name(m.answer_to)},"cause":{_name(m.cause)}'
     return (
-        f'{{"id":"{m.id}","workspace":"{m.workspace}","sender":{quoted(m.sender)},"to":{as_json(stored["to"])},"text":'
+        f'{{"id":"{m.id}","workspace":"{m.workspace}","sender":{quoted(m.sender)},"to":["{m.to[0]}"],"text":'
         f'{quoted(m.text)},"at":{m.at!r},"thread":"{m.thread}","intent":"{m.intent.value}","nature":"{m.nature.value}",'
-        f'"wake":{"true" if m.wake else "false"},"reply_to":{_name(m.reply_to)},"answer_to":{_name(m.answer_to)},'
-        f'"cause":{_name(m.cause)},"hops":{m.hops},"max_hops":{m.max_hops},"expires_at":'
+        f'"wake":{"true" if m.wake else "false"},{before},"hops":{m.hops},"max_hops":{m.max_hops},"expires_at":'
         f'{"null" if m.expires_at is None else repr(m.expires_at)},"mentions":[],"attachments":[],"metadata":{{}},'
         f'"idempotency_key":{key}}}'
     )

@@ -588,13 +588,20 @@ class Receipt(NamedTuple):
     recipients: tuple[Recipient, ...]
     duplicate: bool = False
     """It was sent before, by its key; this is the receipt of then, as it stands now."""
+    at: float = 0.0
+    listening: tuple[str, ...] = ()
+    """Some of those who only listen to its channel."""
 
     def to_json(self) -> dict[str, Any]:
+        listening = [
+            Recipient(name=name, state=State.QUEUED, reason="no_wake", since=self.at, quiet=True)
+            for name in self.listening
+        ]
         told = {
             "id": self.id,
             "seq": self.position.seq,
             "epoch": self.position.epoch,
-            "recipients": [r.to_json() for r in self.recipients],
+            "recipients": [r.to_json() for r in (*self.recipients, *listening)],
         }
         return {**told, "duplicate": True} if self.duplicate else told
 

@@ -142,6 +142,8 @@ def route(message: Message, directory: Directory, *, apart: bool = False) -> Rou
         [name] = message.to  # as most are
         if directory.addressable(name):
             return Route((Hearer(name, Because.NAMED, message.intent is not Intent.ACK),), ())
+    if apart and len(channels) == len(message.to) == 1 and not message.wake and "@" not in message.text:
+        return Route((), (), directory.listeners.get(channels[0], ()))
     names = message.to if not channels else tuple(name for name in message.to if name not in channels)
     if unknown := [name for name in names if not directory.addressable(name)]:
         return _nobody(unknown, directory)

@@ -287,32 +287,16 @@ class Talk(Base):
             seen = present is not None and present.card.turns
             spoken_to = to if seen or "@" not in read.text else (*to, *mentioned(read.text, directory))
             causes = self._turns.causes(who, said, spoken_to, seen, now)
-        line = lineage(causes, read.max_hops, speaker, self.rules)
+        hops, max_hops, cause = lineage(causes, read.max_hops, speaker, self.rules)
         id = reply_id(said.id, name) if saying.turn is not None and said is not None else self._ids.mint("m", now)
         if thread is None:  # named after what opens it
             thread = f"t{id[1:]}"
             self._accounting.opened(thread)
         message = Message(
-            id=id,
-            workspace=workspace,
-            sender=name,
-            to=to,
-            text=read.text,
-            at=now,
-            thread=thread,
-            intent=read.intent,
-            nature=saying.nature,
-            wake=read.wake,
-            reply_to=read.reply_to,
-            answer_to=saying.answer_to,
-            cause=line.cause,
-            hops=line.hops,
-            max_hops=line.max_hops,
-            expires_at=now + read.expires_in if read.expires_in is not None else None,
-            attachments=read.attachments,
-            metadata=read.metadata,
-            idempotency_key=read.idempotency_key,
-        )
+            id, workspace, name, to, read.text, now, thread, read.intent, saying.nature, read.wake, read.reply_to,
+            saying.answer_to, cause, hops, max_hops, now + read.expires_in if read.expires_in is not None else None, (),
+            read.attachments, read.metadata, read.idempotency_key,
+        )  # fmt: skip
         where = route(message, directory, apart=True)
         if isinstance(where, Refusal):
             return where
@@ -322,20 +306,16 @@ class Talk(Base):
             return Refusal(Code.BAD_VALUE, reason, facts={"field": "to"})
         if where.mentions:
             message = message._replace(mentions=where.mentions)
-        wakes = () if quiet else tuple([h.name for h in hearers if h.wakes])
+        wakes = () if quiet or not hearers else tuple([h.name for h in hearers if h.wakes])
         held = self._held.get(thread)
-        attempt = Attempt(
-            message=message,
-            speaker=speaker,
-            wakes=wakes,
-            thread=held.state if held is not None else ThreadState.ACTIVE,
-            replied=said or (causes[0] if causes else None),
-            answers=asked is not None,
-        )
+        state = held.state if held is not None else ThreadState.ACTIVE
+        attempt = Attempt(message, speaker, wakes, state, said or (causes[0] if causes else None), asked is not None)
         accounts, refusal = admit(attempt, self._accounting.of(who, thread, wakes, now), now, self.rules)
         self._accounting.keep(who, thread, accounts, now)
         if refusal is not None:
             return refusal
+        if not hearers:
+            return _Composed(message, [], where.listening, False)
         most = self.limits.waiting
         full = [h.name for h in hearers if self.boxes.waiting(f"{workspace}/@{h.name}") >= most]
         if full and (refusal := guardrails.room(message, full, most)) is not None:
@@ -353,13 +333,16 @@ class Talk(Base):
         channels = message.channels
         if not channels:
             streams = [f"{workspace}/@{recipient.name}" for recipient in recipients]
+        elif not recipients and len(channels) == 1:
+            streams = [f"{workspace}/{channels[0]}"]
         else:
             streams = [f"{workspace}/{channel}" for channel in channels]
             if recipients:
                 listeners = self.registry.directory(workspace).listeners
                 hears = frozenset(name for channel in channels for name in listeners.get(channel, ()))
                 streams += [f"{workspace}/@{r.name}" for r in recipients if r.name not in hears]
-        plain = not channels and message.intent is not Intent.ASK and message.nature is Nature.MESSAGE
+        told_of = self.registry.spaces[workspace].channels
+        plain = message.intent is not Intent.ASK and message.nature is Nature.MESSAGE and told_of.issuperset(channels)
         facts = () if plain else self._facts(message, recipients, saying.timeout)
         asked = context.asked
         also = () if asked is None else (Change(asked.message.id, box(workspace, message.sender), Answer(message.id)),)
@@ -417,7 +400,7 @@ class Talk(Base):
             self._turns.spoken(known.message, message.at)
         others = _also_listed(message, recipients, listening) if listening else ()
         position = Position(self.log.epoch, accepted.seq)
-        told(Receipt(id=message.id, position=position, recipients=(*recipients, *others)))
+        told(Receipt(message.id, position, tuple(recipients), False, message.at, others))
 
     def _replied(self, caller: Caller, read: Submission, known: Known | None) -> Known:
         """What it replies to, as far as its sender may know of it."""
@@ -762,11 +745,9 @@ def _recipient(space: registry.Space, name: str, message: Message, quiet: bool, 
     return Recipient(name=name, state=State.QUEUED, reason="inbox", since=now, quiet=quiet)
 
 
-def _also_listed(message: Message, recipients: Sequence[Recipient], listening: Sequence[str]) -> Iterable[Recipient]:
+def _also_listed(message: Message, recipients: Sequence[Recipient], listening: Sequence[str]) -> tuple[str, ...]:
     named = {message.sender, *(recipient.name for recipient in recipients)}
-    for name in listening[:LISTED]:
-        if name not in named:
-            yield Recipient(name=name, state=State.QUEUED, reason="no_wake", since=message.at, quiet=True)
+    return tuple([name for name in listening[:LISTED] if name not in named])
 
 
 def _tally(

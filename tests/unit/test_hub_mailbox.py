@@ -281,11 +281,14 @@ def _fact(kind, **data):
 
 
 @given(text=st.text(), key=st.none() | st.text(), sender=st.text(), expires_at=st.none() | st.floats(0, 1e12))
-@pytest.mark.parametrize("more", [{}, {"mentions": ("bob",)}, {"metadata": {"a": [1, None]}}])
+@pytest.mark.parametrize(
+    "more",
+    [{}, {"to": ("bob", "#a")}, {"reply_to": "m-0"}, {"mentions": ("bob",)}, {"metadata": {"a": [1, None]}}],
+)
 def test_a_message_is_written_down_as_the_encoder_would(text, key, sender, expires_at, more):
     said = Message(
-        id="m-1", workspace="lab", sender=sender, to=("bob", "#a"), text=text, at=NOW + 0.1, thread="t-1", wake=True,
-        reply_to="m-0", idempotency_key=key, expires_at=expires_at, **more,
+        id="m-1", workspace="lab", sender=sender, text=text, at=NOW + 0.1, thread="t-1", wake=True,
+        idempotency_key=key, expires_at=expires_at, **{"to": ("bob",), **more},
     )  # fmt: skip
     events = _as_events(said, [Recipient(name="bob", since=NOW, reason="inbox")], ["lab/@bob"], True, True)
     assert json.loads(events[0].body) == json.loads(as_json(events[0].data))
