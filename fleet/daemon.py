@@ -19,7 +19,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -43,6 +43,9 @@ from fleet.spool import Drain
 from fleet.supervisor import Supervisor
 
 log = logging.getLogger("fleet")
+
+HUB_FIRST = 2.0
+"""Seconds that agents wait for the hub at a start: nothing of what is said to them is to be lost meanwhile."""
 
 SOCKET_CHECK = 2.0
 """Seconds between two looks at whether the socket is still there."""
@@ -116,6 +119,8 @@ class Side(Protocol):
 
     def begin(self) -> None: ...
 
+    async def tried(self) -> None: ...
+
     def adopted(self) -> None: ...
 
     async def admit(self, spec: AgentSpec, generation: str) -> Admission | None: ...
@@ -124,8 +129,8 @@ class Side(Protocol):
 
 
 class HubLater:
-    """The hub, which is loaded beside all else: its libraries take as long as the rest of the daemon, and whoever
-    speaks need not wait until the agents have been looked at."""
+    """The hub. Its libraries take as long to load as the rest of the daemon, and agents take long to be looked at: it
+    is loaded beside that, and first of all, for whoever speaks has to be answered."""
 
     def __init__(self, make: Callable[[Any], Side]) -> None:
         self._make = make
@@ -151,6 +156,14 @@ class HubLater:
             self._problem = f"The hub cannot be loaded: {error}"
         finally:
             self._loaded.set()
+
+    async def opened(self, within: float) -> None:
+        """Wait until it accepts messages, or cannot; but no longer than that."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within):
+                await self._loaded.wait()
+                if self._side is not None:
+                    await self._side.tried()
 
     def adopted(self) -> None:
         """The agents are known: the hub may carry their mail."""
@@ -223,6 +236,7 @@ class Daemon:
         cleaning = asyncio.create_task(keep_clean(events, settings, places, clock), name="clean")
         try:
             hub.load()
+            await hub.opened(within=HUB_FIRST)
             await supervisor.open()
             await turns.open()
             hub.adopted()

@@ -96,6 +96,10 @@ class HubSide:
         """Open it, and try again until it is open."""
         self._beside(self._keep_open(), "hub")
 
+    async def tried(self) -> None:
+        """Wait until it is open, or could not be opened at first."""
+        await self._tried.wait()
+
     def adopted(self) -> None:
         """The supervisor knows its agents as they are."""
         self._adopted.set()
