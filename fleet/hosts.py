@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from fleet.clock import Clock
-from fleet.errors import HostUnreachable
+from fleet.errors import HostUnreachable, Unauthenticated
 from fleet.manifests.model import AgentSpec, Remote
 from fleet.runtimes import files
 from fleet.runtimes.base import Runtime
@@ -93,7 +93,8 @@ class Hosts:
         """See that the agent's next launch has a host. Raise `HostUnreachable` with every host's reason."""
         if spec.runtime not in self._kinds or self._stays(spec, handle):
             return
-        kind, reasons, hint = self._kinds[spec.runtime], [], None
+        kind = self._kinds[spec.runtime]
+        errors: list[HostUnreachable] = []
         for host in kind.choices(spec):
             try:
                 if (spec.runtime, host) not in self._runtimes:
@@ -101,9 +102,12 @@ class Hosts:
                 self._chosen[spec.name] = host
                 return
             except HostUnreachable as error:
-                reasons.append(str(error))
-                hint = hint or error.hint
-        raise HostUnreachable("; ".join(reasons) or f"{spec.name} names no host", hint=hint)
+                errors.append(error)
+        a_persons = all(isinstance(error, Unauthenticated) for error in errors)
+        raise (Unauthenticated if errors and a_persons else HostUnreachable)(
+            "; ".join(map(str, errors)) or f"{spec.name} names no host",
+            hint=next((error.hint for error in errors if error.hint), None),
+        )
 
     def _stays(self, spec: AgentSpec, handle: Handle | None) -> bool:
         """Whether the host of the newest launch is still one of the manifest's."""

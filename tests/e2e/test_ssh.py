@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.fleets import Claude, Fleet, alive, kill, until
+from tests.e2e.test_bad_input import fill, small_disk
 from tests.homes import Home, Stub, fleet_argv
 from tests.sshd import There, needs_sshd
 
@@ -84,6 +85,76 @@ def test_a_cut_link_is_told_and_is_no_death(fleet: Fleet, there: There) -> None:
     there.heal()
     after = fleet.wait("web", phase="running")
     assert (after["pid"], after["generation"], after["restarts"]) == (before["pid"], before["generation"], 0)
+
+
+def test_the_first_host_that_answers_takes_the_agent_and_one_that_is_away_is_named_and_awaited(
+    fleet: Fleet, there: There
+) -> None:
+    there.sshd.config.write_text(f"{there.sshd.config.read_text()}\nHost nowhere\n  HostName 127.0.0.1\n  Port 1\n")
+    path = away(fleet, "web", remote={"host": ["nowhere", "there"]}, venv="env", workdir="/no/such/folder")
+    checked = {c["name"]: c for c in fleet.json("check", path, code=1)["checks"] if c["status"] != "ok"}
+    assert {name: c["status"] for name, c in checked.items()} == {"host": "warn", "venv": "fail", "workdir": "fail"}
+    assert checked["venv"]["remedy"] == "ssh there python3 -m venv env"
+
+    fleet.run("start", away(fleet, "web", remote={"host": ["nowhere", "there"]}))
+    assert fleet.status("web")["pane"]["socket"].startswith(str(there.folder))
+    lost = fleet.json("start", away(fleet, "lost", remote={"host": "nowhere"}), code=4)["agents"][0]
+    assert (lost["outcome"], lost["reason"]) == ("held", "HostUnreachable") and "nowhere" in lost["message"]
+    config = there.sshd.config.read_text()
+    there.sshd.known_hosts.rename(there.sshd.folder / "aside")
+    there.sshd.known_hosts.write_text("")
+    there.sshd.config.write_text(config.partition("Host nowhere")[0].replace("Host there", "Host there nowhere"))
+    unknown = fleet.wait("lost", reason="Unauthenticated")
+    assert "host key is not known yet" in unknown["message"] and "`ssh nowhere`" in unknown["message"]
+    (there.sshd.folder / "aside").rename(there.sshd.known_hosts)
+    fleet.wait("lost", phase="running")
+
+
+def test_what_happens_to_the_host_is_no_fault_of_its_agents(fleet: Fleet, there: There) -> None:
+    fleet.run("start", away(fleet, "web", restart={"policy": "on-failure", "max_retries": 1}))
+    before = fleet.status("web")
+    there.sshd.stop()
+    fleet.wait("web", phase="unverifiable")
+    there.sshd.start()
+    same = fleet.wait("web", phase="running")
+    assert (same["pid"], same["restarts"]) == (before["pid"], 0)
+
+    tmux = int((there.folder / "agents" / "web" / "launch" / before["generation"] / "server").read_text().split()[0])
+    kill(tmux)
+    other = until(
+        lambda: (s := fleet.status("web"))["phase"] == "running" and s["pid"] != before["pid"] and s, "a new one"
+    )
+    until(lambda: not alive(before["pid"]), "the old one has ended")
+
+    there.sshd.stop()
+    fleet.wait("web", phase="unverifiable")
+    launch = there.folder / "agents" / "web" / "launch" / other["generation"]
+    for name in ("launcher", "program", "server"):
+        kill(int((launch / name).read_text().split()[0]))
+    (launch / "boot").write_text("another boot\n")
+    there.sshd.start()
+    after = until(
+        lambda: (s := fleet.status("web"))["phase"] == "running" and s["pid"] != other["pid"] and s, "a third"
+    )
+    assert after["life"]["budget"]["deaths"] == [], "the host's end is nobody's fault"
+
+
+def test_a_full_disk_there_ends_nobody_and_a_start_waits_for_space(fleet: Fleet, there: There) -> None:
+    disk = there.user_home / ".local"
+    with small_disk(disk):
+        try:
+            fleet.run("start", away(fleet, "web"))
+            before = fleet.status("web")
+            fill(disk / "ballast")
+            late = fleet.json("start", away(fleet, "late"), code=1)["agents"][0]
+            assert "No space left" in late["message"]
+            assert (fleet.status("web")["phase"], fleet.status("web")["pid"]) == ("running", before["pid"])
+            (disk / "ballast").unlink()
+            fleet.wait("late", phase="running")
+            assert fleet.status("web")["pid"] == before["pid"]
+        finally:
+            (disk / "ballast").unlink(missing_ok=True)
+            fleet.run("shutdown")
 
 
 # -- the real program, over there --------------------------------------------------------------------------------------
