@@ -156,7 +156,8 @@ def route(message: Message, directory: Directory, *, apart: bool = False) -> Rou
         else:
             because = dict.fromkeys(_listeners(message, directory), Because.CHANNEL)
         because |= dict.fromkeys(mentions, Because.MENTIONED)
-    because |= dict.fromkeys(names, Because.NAMED)
+    called = mentions if channels else mentioned(message.text, directory)
+    because |= {name: Because.MENTIONED if name in called else Because.NAMED for name in names}
     because.pop(message.sender, None)
     hearers = tuple([Hearer(name, why, _wakes(message, why)) for name, why in sorted(because.items())])
     return Route(hearers, mentions, listening)

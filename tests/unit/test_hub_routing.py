@@ -74,6 +74,13 @@ def test_a_mention_reaches_across_channels_and_wakes() -> None:
     }
 
 
+def test_a_mention_wakes_who_is_named_beside_others_as_well() -> None:
+    for to in (("bob", "carol"), ("bob", "carol", "#build")):
+        told = heard(message(to, "@bob please, and @dave"))
+        assert (told["bob"], told["carol"]) == ((Because.MENTIONED, True), (Because.NAMED, False))
+        assert ("dave" in told) is ("#build" in to)
+
+
 def test_who_does_not_listen_is_reached_by_a_mention() -> None:
     assert heard(message(("#general",), "@logger stop"))["logger"] == (Because.MENTIONED, True)
 
