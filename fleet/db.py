@@ -296,7 +296,7 @@ def _settle(answered: Iterable[_Job]) -> None:
         if isinstance(error, sqlite3.Error):
             error = _translate(error, None)
             error.__cause__ = job.error
-        job.done(job.result, error)
+        job.done(job.result if error is None else None, error)  # it may have run, and its commit have failed
 
 
 # -- connections ---------------------------------------------------------------------------------------------------

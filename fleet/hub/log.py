@@ -460,7 +460,7 @@ class SqliteLog:
             return _store(connection, taken, self._clock.now(), self.projections)
 
         def done(outcome: _Outcome | None, error: BaseException | None) -> None:
-            if outcome is None:
+            if outcome is None or error is not None:
                 self._settle_failed(taken or self._take(), error)
             else:
                 self._committed(outcome.events)

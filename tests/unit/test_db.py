@@ -322,6 +322,25 @@ async def test_a_full_disk_is_told_and_it_goes_on_once_there_is_space(tmp_path):
     await database.close()
 
 
+async def test_a_write_whose_commit_fails_has_no_result(tmp_path):
+    database = Database.open(tmp_path / "fleet.db", [NOTES])
+
+    def orphan(connection):
+        connection.execute("CREATE TABLE IF NOT EXISTS known (id INTEGER PRIMARY KEY)")
+        connection.execute(
+            "CREATE TABLE IF NOT EXISTS told (id INTEGER REFERENCES known (id) DEFERRABLE INITIALLY DEFERRED)"
+        )
+        connection.execute("INSERT INTO told VALUES (7)")
+        return "written"
+
+    went = asyncio.get_running_loop().create_future()
+    database.submit(orphan, lambda result, error: went.set_result((result, error)))
+    result, error = await went
+    assert result is None
+    assert isinstance(error, StorageError)
+    await database.close()
+
+
 WRITER = """
 import asyncio, sys
 from pathlib import Path

@@ -236,6 +236,30 @@ async def test_one_event_that_cannot_be_projected_fails_alone(logs):
     assert verify(log.database.path).ok
 
 
+async def test_what_could_be_written_and_not_be_committed_is_not_stored(logs):
+    tables = """
+        CREATE TABLE known (id TEXT PRIMARY KEY);
+        CREATE TABLE told (id TEXT REFERENCES known (id) DEFERRABLE INITIALLY DEFERRED);
+    """
+
+    def project(connection, events):
+        connection.executemany(
+            "INSERT INTO told VALUES (?)", [[e.data["text"]] for e in events if e.data["text"] == "bad"]
+        )
+
+    log = await logs.open(Projection(Migrations("told", (tables,)), project))
+    shown = []
+    log.tail(0, shown.extend)
+    await log.append([said("one")])
+    with pytest.raises(NotStored):
+        await log.append([said("bad")])
+    went = await asyncio.gather(*(log.append([said(text)]) for text in ("two", "bad", "three")), return_exceptions=True)
+    assert [isinstance(one, NotStored) for one in went] == [False, True, False]
+    assert [event.data["text"] for event in shown] == ["one", "two", "three"]
+    assert log.head == 3
+    assert verify(log.database.path).ok
+
+
 async def test_a_projection_that_is_new_to_a_log_is_filled_from_it_once(logs, monkeypatch):
     monkeypatch.setattr(log_module, "PAGE", 3)
     first = await logs.open()
