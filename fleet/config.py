@@ -70,7 +70,7 @@ Read = dict[str, tuple[Any, str]]
 def _from_file(file: Path, problems: list[Problem]) -> Read:
     try:
         text = file.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, UnicodeDecodeError) as e:
         problems.append(Problem(str(file), 1, 1, "", f"cannot be read: {e}"))

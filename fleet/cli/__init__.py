@@ -10,7 +10,7 @@ import errno
 import os
 import sys
 
-from fleet.errors import FleetError
+from fleet.errors import FleetError, NotAllowed
 
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 """What stdout says where it is a file that can take no more."""
@@ -33,7 +33,11 @@ def main() -> int:
         _let_go_of_stdout()  # who read our output has heard enough
         return 141
     except OSError as error:
-        if error.filename is not None or error.errno not in UNWRITABLE:
+        if error.filename is not None:  # a file or folder that is not as a command needs it
+            from fleet.cli import output
+
+            return output.error(NotAllowed(f"{error.filename}: {error.strerror}."), as_json="--json" in words)
+        if error.errno not in UNWRITABLE:
             raise
         _let_go_of_stdout()
         print(f"fleet: The answer could not be written: {error.strerror}.", file=sys.stderr)

@@ -158,6 +158,9 @@ def folders(places: Places) -> Iterator[Finding]:
 
 def _folder(name: str, folder: Path) -> Finding:
     if not folder.exists():
+        above = next(parent for parent in folder.parents if parent.exists())
+        if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+            return Finding(name, FAIL, f"{folder} cannot be made in {above}", "Set FLEET_HOME to a folder of yours.")
         return Finding(name, OK, f"{folder} (made by the first start)")
     found = folder.stat()
     mode = stat.S_IMODE(found.st_mode)

@@ -17,7 +17,20 @@ from fleet.cli import output
 from fleet.errors import DaemonBusy, FleetError, NoDaemon, NotAllowed
 from fleet.settings import Places, Settings
 
-BARE = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "TZ", "TMPDIR", "FLEET_HOME", "PYTHONPATH", "SLURM_CONF")
+BARE = (
+    "PATH",
+    "HOME",
+    "USER",
+    "LOGNAME",
+    "SHELL",
+    "LANG",
+    "TZ",
+    "TMPDIR",
+    "FLEET_HOME",
+    "PYTHONPATH",
+    "SLURM_CONF",
+    "SSH_AUTH_SOCK",
+)
 BARE_PREFIXES = ("LC_", "XDG_")
 ASK_EVERY = 0.05
 ASK_AGAIN = 0.5

@@ -262,6 +262,19 @@ def test_a_full_disk_below_the_answer_is_told_in_a_line(daemon: ScriptedDaemon, 
     assert ran.stderr == "fleet: The answer could not be written: No space left on device.\n"
 
 
+@pytest.mark.parametrize("words", [["init", "web"], ["hooks", "install"], ["start", "web"]], ids=" ".join)
+def test_a_home_that_is_a_file_is_told_by_its_name(
+    fleet: Shell, place: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    (place / "file").write_text("")
+    monkeypatch.setenv("FLEET_HOME", str(place / "file"))
+    ran = fleet(*words)
+    assert ran.code == 1
+    assert str(place / "file") in ran.err
+    assert re.search("Not a directory|File exists", ran.err)
+    assert json.loads(fleet(*words, "--json").out)["error"]["code"] == "not_allowed"
+
+
 @pytest.mark.parametrize("words", [["status"], ["status", "--json"], ["--help"], ["nosuch"]], ids=" ".join)
 def test_closed_standard_streams_change_nothing_else(daemon: ScriptedDaemon, words: list[str]) -> None:
     daemon.will("status", {"agents": [WEB]})

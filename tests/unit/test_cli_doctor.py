@@ -87,6 +87,12 @@ def test_folders_that_others_can_read_are_told(place: Path) -> None:
     assert "chmod 700" in str(found("state folder").remedy)
 
 
+def test_a_folder_that_cannot_be_made_is_told(place: Path) -> None:
+    (place / "file").write_text("")
+    (found,) = (f for f in doctor.folders(Places.of({"FLEET_HOME": str(place / "file")})) if f.name == "state folder")
+    assert (found.status, found.message) == (FAIL, f"{place}/file/state cannot be made in {place}/file")
+
+
 def test_another_users_folder_is_told(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (place / "state").mkdir(mode=0o700)
     uid = os.getuid()
