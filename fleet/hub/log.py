@@ -368,7 +368,8 @@ class SqliteLog:
             told(NotStored("The hub's log is closed."))
             return
         if self._reserve.spent and not self._writable(batch):
-            told(NotStored("The disk is full: the hub only reads until there is space again.", hint="Free some space."))
+            hint = f"Free some space; it goes on by itself where {2 * self._reserve.size / 2**20:.0f} MB are free."
+            told(NotStored("The disk is full: the hub only reads until there is space again.", hint=hint))
             return
         with self._lock:
             self._pending.append(_Waiting(batch, told))
