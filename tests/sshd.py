@@ -132,8 +132,8 @@ class Sshd:
         argv = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", name, "-f", str(self.folder / name)]
         subprocess.run(argv, check=True, stdin=subprocess.DEVNULL)
 
-    def start(self) -> None:
-        """Start it, on the port it had."""
+    def start(self, *environment: str) -> None:
+        """Start it, on the port it had. `environment`: what its sessions have beside a home."""
         assert SSHD is not None
         if os.geteuid() == 0:
             Path("/run/sshd").mkdir(exist_ok=True)  # where it must find an empty folder to shut itself in
@@ -153,7 +153,7 @@ class Sshd:
             f"UsePAM {'no' if os.geteuid() == 0 else 'yes'}",  # only PAM lets an account in that has no password
             "PermitRootLogin prohibit-password",
             f"MaxSessions {self._max_sessions}",
-            f"SetEnv HOME={self.folder}/home",
+            " ".join(["SetEnv", f"HOME={self.folder}/home", *environment]),
         ]
         (self.folder / "sshd_config").write_text("\n".join(lines) + "\n")
         argv = [SSHD, "-D", "-f", str(self.folder / "sshd_config"), "-E", str(self.folder / "sshd.log")]

@@ -5,16 +5,20 @@ from __future__ import annotations
 import asyncio
 import signal
 import stat
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
+from fleet import harnesses as hooks
 from fleet import processes
+from fleet.clock import SystemClock
 from fleet.errors import HostUnreachable, TimedOut, Unauthenticated
 from fleet.runtimes import files
-from fleet.runtimes.ssh import Link
+from fleet.runtimes.ssh import Channel, Link
 from fleet.runtimes.ssh_hosts import HostState
+from fleet.runtimes.ssh_runtime import SshRuntime, folder_for
 from fleet.terms import File
 from tests.contract.hosts import Kit, until
 from tests.homes import Home
@@ -117,6 +121,64 @@ async def test_all_agents_of_a_host_share_one_connection(kit: Kit, host: SshHost
     for each in looks:
         await each.show("hello")
     assert host.wire.connections == 1
+
+
+async def test_twenty_agents_that_idle_cost_one_round_trip_a_tick(
+    kit: Kit, host: SshHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handles = await asyncio.gather(*(kit.launch(f"web-{number}") for number in range(20)))
+    for looks in [kit.watch(handle) for handle in handles]:
+        await looks.show("hello")
+    said: list[bytes] = []
+    write = Channel.write
+
+    def heard(channel: Channel, data: bytes) -> None:
+        said.append(data)
+        write(channel, data)
+
+    monkeypatch.setattr(Channel, "write", heard)
+
+    def is_a_tick(data: bytes) -> bool:
+        return data.startswith(b"'list-panes'") and data.count(b"\n") == 1
+
+    await until(lambda: len(said) > 4 and all(is_a_tick(data) for data in said[-4:]), "ticks of one line each")
+    assert host.wire.connections == 1
+
+
+async def test_a_clock_that_is_an_hour_off_over_there_changes_no_time_here(kit: Kit, host: SshHost) -> None:
+    wrong = Path(host.folder) / "bin" / "date"
+    wrong.write_text('#!/bin/sh\nexec /bin/date -d "+1 hour" "$@"\n')
+    wrong.chmod(0o755)
+    host.sshd.stop()
+    host.sshd.start(f"PATH={host.folder}/bin:/usr/bin:/bin")
+    runtime = host.ssh
+    await runtime.link.use()
+    assert 3590 < runtime.ahead < 3610
+    spool = f"{host.root}/spool/web"
+    hook = Path(hooks.__file__).with_name("hook.sh")
+    before = time.time()
+    ran = await runtime.run(
+        ["sh", str(hook), spool], env={"FLEET_GENERATION": "web.1.ab"}, cwd="/", timeout=20, stdin=b"{}"
+    )
+    assert ran.status == 0
+    (event,), more = await runtime.spooled(spool)
+    assert before - 0.1 <= event.at <= time.time() and not more
+    await runtime.forget(spool, [event.name])
+    assert await runtime.spooled(spool) == ([], False)
+
+
+async def test_another_machine_that_answers_under_its_name_is_told_from_it(host: SshHost) -> None:
+    link = host.link()
+    folder = await folder_for(link, "this fleet")
+    ours = SshRuntime(link, folder, host.places, host.settings, SystemClock(), fleet="this fleet")
+    await ours.prepare()
+    elsewhere = SshRuntime(
+        host.link(), f"{folder[:-1]}x", host.places, host.settings, SystemClock(), fleet="this fleet"
+    )
+    with pytest.raises(HostUnreachable, match="answers under this name now"):
+        await elsewhere.list("/")
+    await ours.close()
+    await elsewhere.close()
 
 
 async def test_more_questions_at_once_than_sshd_has_sessions_are_all_answered(host: SshHost) -> None:
