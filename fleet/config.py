@@ -73,7 +73,8 @@ def _from_file(file: Path, problems: list[Problem]) -> Read:
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, UnicodeDecodeError) as e:
-        problems.append(Problem(str(file), 1, 1, "", f"cannot be read: {e}"))
+        why = e.strerror if isinstance(e, OSError) else e
+        problems.append(Problem(str(file), 1, 1, "", f"cannot be read: {why}"))
         return {}
     trees = parse(text)
     if not trees:
@@ -99,7 +100,7 @@ def _checked(file: Path, tree: Tree, given: dict[str, Any], problems: list[Probl
             continue
         line, column = tree.locate((name,))
         try:
-            read[name] = (_of_type(value, types[name]), f"{file}:{line}")
+            read[name] = (_within(name, _of_type(value, types[name])), f"{file}:{line}")
         except ValueError as e:
             problems.append(Problem(str(file), line, column, name, str(e)))
     return read
@@ -117,7 +118,8 @@ def _from_environment(environ: Mapping[str, str], problems: list[Problem]) -> Re
         if variable not in environ:
             continue
         try:
-            read[name] = (_of_type(_parsed(environ[variable], types[name]), types[name]), variable)
+            given = _of_type(_parsed(environ[variable], types[name]), types[name])
+            read[name] = (_within(name, given), variable)
         except ValueError as e:
             problems.append(Problem(variable, 0, 0, "", str(e)))
     return read
@@ -179,7 +181,20 @@ def _of_type(value: Any, kind: Any) -> Any:
     raise ValueError(f"must be {words}, not {value!r}")
 
 
+def _within(name: str, value: Any) -> Any:
+    least, most = _RANGES.get(name, (0, math.inf))
+    for number in value if isinstance(value, tuple) else (value,):
+        if isinstance(number, int | float) and not isinstance(number, bool) and not least <= number <= most:
+            raise ValueError(
+                f"must be a number from {least} {'up' if most == math.inf else f'to {most}'}, not {number}"
+            )
+    return value
+
+
+_RANGES = {"hub_port": (0, 65535), "hub_orochi_ws_port": (-1, 65535), "hub_orochi_http_port": (-1, 65535)}
+
+
 def _measure(value: float) -> float:
-    if not math.isfinite(value) or value < 0:
+    if not math.isfinite(value):
         raise ValueError(f"must be a number from 0 up, not {value}")
     return value

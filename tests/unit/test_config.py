@@ -53,6 +53,9 @@ def test_an_empty_file_sets_nothing(places: Places, text: str) -> None:
         ("fresh: yes\n", r"must be a number, not True"),
         ("fresh: -1\n", r"from 0 up"),
         ("fresh: .nan\n", r"from 0 up"),
+        ("start_backoff: [1, -1]\n", r"from 0 up, not -1"),
+        ("hub_port: 99999\n", r"from 0 to 65535, not 99999"),
+        ("hub_orochi_ws_port: -2\n", r"from -1 to 65535, not -2"),
         ("brake_burst: 1.5\n", r"must be a whole number"),
         ("start_backoff: 5\n", r"must be a list, not 5"),
         ("start_backoff: [a]\n", r"must be a number, not 'a'"),
@@ -81,6 +84,12 @@ def test_a_mistake_in_the_file_is_told_with_its_place(places: Places, text: str,
 def test_a_mistake_in_a_variable_is_told_by_its_name(places: Places, variable: str, value: str, said: str) -> None:
     with pytest.raises(InvalidSettings, match=re.escape(said)):
         load(places, {variable: value})
+
+
+def test_a_port_for_orochis_clients_can_be_none(places: Places) -> None:
+    places.config_file.write_text("hub_orochi_ws_port: -1\n")
+    settings = load_settings(places, {"FLEET_HUB_OROCHI_HTTP_PORT": "-1"})
+    assert (settings.hub_orochi_ws_port, settings.hub_orochi_http_port) == (-1, -1)
 
 
 def test_fleets_other_variables_are_no_settings(places: Places) -> None:
