@@ -64,7 +64,7 @@ demo: $(MADE)  ## install what is missing, start a small fleet and show it
 demo-stop:  ## end the demo and all it started
 	@tools/demo stop
 
-bench: $(MADE) programs  ## measure fleet beside its peers, and write docs/benchmarks.md (ONLY=supervision or ONLY=hub: that table)
+bench: $(MADE) programs  ## measure fleet beside its peers, and write docs/benchmarks.md (ONLY=supervision, hub or ssh: that table)
 	@$(BIN)/python -m tests.bench $(if $(ONLY),--only $(ONLY))
 
 accuracy: $(MADE)  ## judge every screen of CAPTURES=DIR, and print the table by state

@@ -28,7 +28,6 @@ from fleet.runtimes.ssh_runtime import SshRuntime
 from fleet.settings import Places, Settings
 from fleet.terms import Handle, Process
 from tests.contract.hosts import PATIENCE, PROGRAMS, until
-from tests.homes import Home
 
 SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/usr/local/sbin")
 
@@ -214,6 +213,11 @@ class SshHost:
             (bin_ / name).write_text(text)
             (bin_ / name).chmod(0o755)
 
+    @property
+    def written(self) -> int:
+        """Requests so far, over all kept channels."""
+        return self.ssh.link.written
+
     async def open(self) -> None:
         self.sshd.start()
         self.wire = Wire(self.sshd.port)
@@ -280,9 +284,9 @@ class SshHost:
 class There:
     """The same for a fleet that runs as programs: its settings lead it over a wire to an sshd on this machine."""
 
-    def __init__(self, home: Home) -> None:
-        self.home = home
-        self.sshd = Sshd(home.path / "sshd")
+    def __init__(self, home: Path, *, settings: bool = True) -> None:
+        """`settings`: write them, with a keepalive that is short."""
+        self.sshd = Sshd(home / "sshd")
         self.sshd.start()
         self.wire = Wire(self.sshd.port)
         self._loop = asyncio.new_event_loop()
@@ -290,7 +294,9 @@ class There:
         self._thread.start()
         self._do(self.wire.open())
         self.sshd.lead(self.wire.port, f"User {pwd.getpwuid(os.getuid()).pw_name}")
-        config = home.path / "fleet" / "config.yaml"
+        if not settings:
+            return
+        config = home / "fleet" / "config.yaml"
         config.parent.mkdir(exist_ok=True)
         config.write_text(f"ssh_config: {self.sshd.config}\nssh_keepalive: 1\nssh_probe_within: 2\n")
 

