@@ -142,12 +142,12 @@ class _Chunk:
         self.events = events
         self.first, self.last = events[0].seq, events[-1].seq
         self._frames = frames
-        self._joined: dict[Framing, bytes] = {}
+        self._joined: dict[int, bytes] = {}
 
     def joined(self, framing: Framing) -> bytes:
-        found = self._joined.get(framing)
+        found = self._joined.get(id(framing))
         if found is None:
-            found = self._joined[framing] = b"".join(self._frames(event, framing) for event in self.events)
+            found = self._joined[id(framing)] = b"".join(self._frames(event, framing) for event in self.events)
         return found
 
 
@@ -399,12 +399,18 @@ class Streams:
 
     def _write(self, reader: Reader, before: int, merged: dict[tuple[int, ...], bytes]) -> None:
         """One write, unless the reader is too far behind for events: then they stay in the log."""
-        chunks, out = reader.chunks, reader.out
+        chunks, out, transport = reader.chunks, reader.out, reader.transport
+        if len(chunks) == 1 and not (out or reader.behind or reader.ended or transport.is_closing()):  # nearly always
+            chunk = chunks[0]
+            if chunk.first > reader.after and transport.get_write_buffer_size() <= self.pace.behind:
+                chunks.clear()
+                transport.write(chunk.joined(reader.framing))
+                return
         if chunks:
             reader.chunks = []
         if out:
             reader.out = []
-        if reader.ended or reader.transport.is_closing():
+        if reader.ended or transport.is_closing():
             return
         told = b""
         if chunks and not reader.behind:
@@ -415,7 +421,7 @@ class Streams:
         if out:
             told = b"".join((*out, told))
         if told:
-            reader.transport.write(told)
+            transport.write(told)
 
     def _merged(self, reader: Reader, chunks: list[_Chunk], merged: dict[tuple[int, ...], bytes]) -> bytes:
         """The chunks in the log's order, without what the reader has."""
