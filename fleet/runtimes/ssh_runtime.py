@@ -22,7 +22,7 @@ import secrets
 import shlex
 import tarfile
 import time
-from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,6 +34,7 @@ from fleet.runtimes.base import Capabilities, Ended, OnHost, OnLook
 from fleet.runtimes.logs import Logs, not_kept
 from fleet.runtimes.multiplexers import Seen, ServerGone
 from fleet.runtimes.ssh import Link
+from fleet.runtimes.ssh_hosts import HostState
 from fleet.runtimes.ssh_shell import Facts, HostShell
 from fleet.runtimes.ssh_tmux import SshTmux, sh
 from fleet.settings import Places, Settings
@@ -46,6 +47,8 @@ NOTED_WITHIN = 10.0
 """Seconds the launcher may take to note its program."""
 SETTLE = 0.5
 """Seconds to wait, after a death, for what else it brings: the pane's last output, the server's own end."""
+AGAIN = 1.0
+"""Seconds until what a host that answers could not tell is asked again."""
 COMMAND_WITHIN = 60.0
 """Seconds a command of ours (files put, a tree ended) may take beyond what it has to wait for."""
 KEPT_LAUNCHES = 5
@@ -301,8 +304,25 @@ class SshRuntime:
     def seen_at(self, handle: Handle) -> float | None:
         return self._of(handle).seen_at(handle.generation) if handle.generation in self._watched else None
 
+    async def _insist(self, watched: _Watched, doing: Callable[[_Watched], Awaitable[None]]) -> None:
+        """Do it, and again where the host answers and could not tell (its file system hangs, its sh was slow). Where
+        the link is lost, all begins anew once it is back."""
+        while not watched.over():
+            try:
+                await doing(watched)
+            except HostUnreachable as error:
+                if self.link.known.state is not HostState.REACHABLE:
+                    raise
+                log.info("%s: %s", watched.handle.generation, error)
+                await asyncio.sleep(AGAIN)
+            else:
+                return
+
     async def _begin(self, watched: _Watched) -> None:
         """The first look, and the first after a cut; from then on the pane and the launcher."""
+        await self._insist(watched, self._begin_now)
+
+    async def _begin_now(self, watched: _Watched) -> None:
         handle = watched.handle
         facts = await self._facts(handle)
         if watched.over():
@@ -352,8 +372,9 @@ class SshRuntime:
 
     async def _gone(self, watched: _Watched) -> None:
         """The launcher has ended, or its pane is gone: wait for what belongs together, and tell it once."""
-        if watched.over():
-            return
+        await self._insist(watched, self._tell_gone)
+
+    async def _tell_gone(self, watched: _Watched) -> None:
         handle = watched.handle
         facts = await self._settled(handle, lambda facts: not facts.alive)
         if facts.alive:

@@ -15,7 +15,7 @@ from fleet import harnesses as hooks
 from fleet import processes
 from fleet.clock import SystemClock
 from fleet.errors import HostUnreachable, TimedOut, Unauthenticated
-from fleet.runtimes import files
+from fleet.runtimes import files, launches
 from fleet.runtimes.ssh import Channel, Link
 from fleet.runtimes.ssh_hosts import HostState
 from fleet.runtimes.ssh_runtime import SshRuntime, folder_for
@@ -143,6 +143,24 @@ async def test_twenty_agents_that_idle_cost_one_round_trip_a_tick(
 
     await until(lambda: len(said) > 4 and all(is_a_tick(data) for data in said[-4:]), "ticks of one line each")
     assert host.wire.connections == 1
+
+
+async def test_a_launch_folder_that_cannot_be_read_is_no_death_and_is_read_once_it_can(kit: Kit, host: SshHost) -> None:
+    handle = await kit.launch("web")
+    looks = kit.watch(handle)
+    await looks.show("hello")
+    folder = Path(handle.folder)
+    aside = folder.with_name("aside")
+    folder.rename(aside)
+    folder.symlink_to(folder)  # it leads to itself, and can be read as little as one on a disk that is lost
+    with pytest.raises(HostUnreachable):
+        await host.runtime.look(handle)
+    processes.send(launches.facts(aside).program, signal.SIGKILL)  # type: ignore[arg-type]
+    await until(lambda: not processes.alive(launches.facts(aside).launcher), "the end")  # type: ignore[arg-type]
+    assert not looks.deaths
+    folder.unlink()
+    aside.rename(folder)
+    assert (await looks.death()).exit_status in (128 + signal.SIGKILL, None)
 
 
 async def test_a_clock_that_is_an_hour_off_over_there_changes_no_time_here(kit: Kit, host: SshHost) -> None:
