@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import Protocol
 
 
@@ -24,6 +25,25 @@ class SystemClock:
 
     def now(self) -> float:
         return time.time()
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(max(0.0, seconds))
+
+
+class SteadyClock:
+    """The machine's clock, but one that never falls: set back while this process runs, it goes on from where it was, at
+    its pace. (Set forward, it follows.) For what is ordered by time, and for what ends at a time that was promised."""
+
+    def __init__(self, wall: Callable[[], float] = time.time, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._wall, self._monotonic = wall, monotonic
+        self._ahead = wall() - monotonic()
+        """What is to be added to the time that only rises."""
+
+    def now(self) -> float:
+        wall = self._wall()
+        steady = self._monotonic()  # read second, so that a pause between the two does not push it forward
+        self._ahead = max(self._ahead, wall - steady)
+        return steady + self._ahead
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(max(0.0, seconds))

@@ -17,7 +17,7 @@ from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any
 
 from fleet import report
-from fleet.clock import Clock
+from fleet.clock import Clock, SteadyClock
 from fleet.db import place
 from fleet.errors import FleetError, StorageError
 from fleet.events import Events
@@ -135,7 +135,7 @@ class HubSide:
 
     async def _opened(self) -> tuple[Exchange, HubServer]:
         folder = place(self._places.state / "hub", self._settings.database_folder)
-        exchange = await Exchange.open(folder, self._settings, self._clock)
+        exchange = await Exchange.open(folder, self._settings, SteadyClock())
         try:
             await self._keep_operators_token(exchange)
             server = HubServer(exchange, self._settings, self._places)

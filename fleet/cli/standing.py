@@ -69,7 +69,9 @@ def explained(recipient: Mapping[str, Any]) -> str:
     """Why, or by which proof, in words."""
     reason = recipient.get("reason")
     if reason:
-        return REASONS.get(str(reason)) or ENDS.get(str(reason)) or str(reason)
+        word, _, cause = str(reason).partition(": ")
+        told = REASONS.get(word) or ENDS.get(word)
+        return str(reason) if told is None else f"{told}: {cause}" if cause else told
     way, evidence = recipient.get("way"), recipient.get("evidence")
     if way and evidence:
         return f"by {way}, proven by {evidence}" if evidence != way else f"by {way}"

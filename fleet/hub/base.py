@@ -109,6 +109,8 @@ class Base:
         """By workspace, sender and key: the message."""
         self._coming: dict[tuple[str, str, str], list[Callable[[], None]]] = {}
         """Keys whose message is on its way into the log, and who waits to see it there."""
+        self._enrolling = asyncio.Lock()
+        """Who is a member is looked at and written down by one at a time, so that nobody is enrolled twice."""
         self._taking: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         """Boxes that somebody takes mail from right now."""
         self._refusals: dict[tuple[str, str], tuple[Bucket, int]] = {}
@@ -153,8 +155,11 @@ class Base:
             return
         card = Card(name=caller.name, kind="person" if caller.operator else "agent")
         channels = [self.settings.hub_channel] if self.settings.hub_channel else []
-        facts = self.registry.enrolling(caller.workspace, card, Speaker(name=caller.name), channels)
-        await self.log.append(facts)
+        async with self._enrolling:
+            if self.registry.present(caller.workspace, caller.name) is None:
+                await self.log.append(
+                    self.registry.enrolling(caller.workspace, card, Speaker(name=caller.name), channels)
+                )
 
     def _sender(self, caller: Caller) -> str:
         return f"{caller.workspace}/{caller.name}"
@@ -166,9 +171,9 @@ class Base:
 
     # -- what becomes of mail --------------------------------------------------------------------------------------
 
-    async def change(self, changes: Sequence[Change]) -> list[Recipient | None]:
+    async def change(self, changes: Sequence[Change], facts: Sequence[New] = ()) -> list[Recipient | None]:
         """Write down what became of mail (`Mailboxes.change`), and do what follows from it."""
-        if not changes:
+        if not changes and not facts:
             return []
         at_work = {}
         for change in changes:
@@ -177,7 +182,7 @@ class Base:
         for change in changes:  # before it is written down: the agent cannot have it sooner
             if isinstance(change.event, HandOver) and (known := at_work[change.message]) is not None:
                 self._turns.handed(who_of(change.box), known.message)
-        after = await self.boxes.change(changes)
+        after = await self.boxes.change(changes, facts)
         now = self.clock.now()
         for change, stands in zip(changes, after, strict=True):
             self._follow(change, stands, at_work.get(change.message), now)
@@ -258,6 +263,8 @@ class Base:
         message = mail.message
         return {
             **message_json(message.to_json(), mail.seq, self.log.epoch),
+            "text": None if mail.deleted_at is not None else message.text,
+            "deleted_at": mail.deleted_at,
             "recipient": mail.recipient.to_json(),
         }
 

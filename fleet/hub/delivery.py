@@ -237,7 +237,8 @@ def _end(mail: Mail, ways: Ways, now: float, rules: Rules) -> Event | None:
     if mail.message.expires_at is not None and now >= mail.message.expires_at and not mail.recipient.pending:
         return Expire()
     if ways.turns and mail.recipient.state in WAITING and mail.recipient.attempts >= rules.tries:
-        return Fail("set_aside")
+        cause = mail.recipient.reason
+        return Fail(f"set_aside: {cause}" if cause else "set_aside")
     return None
 
 

@@ -89,6 +89,8 @@ class Mail(NamedTuple):
     recipient: Recipient
     heard: bool = False
     """It is there because the box listens to a channel, and nothing has become of it yet."""
+    deleted_at: float | None = None
+    """When it was taken back."""
 
 
 def box(workspace: str, name: str) -> str:
@@ -362,11 +364,12 @@ class Mailboxes:
             else:
                 del self._coming[of]
 
-    async def change(self, changes: Sequence[Change]) -> list[Recipient | None]:
+    async def change(self, changes: Sequence[Change], facts: Sequence[New] = ()) -> list[Recipient | None]:
         """Write down what happened, and return how each message then stands at its recipient.
 
-        All of it is in one append, or nothing. What changes nothing is not written. `None` where there is no such
-        message in the box (any more). Raise `NotStored`. A caller that is cancelled leaves it to happen.
+        All of it, and the `facts` that it follows from, is in one append, or nothing. What changes nothing is not
+        written. `None` where there is no such message in the box (any more). Raise `NotStored`. A caller that is
+        cancelled leaves it to happen.
         """
         future: asyncio.Future[list[Recipient | None]] = asyncio.get_running_loop().create_future()
         answer = answer_of(future)
@@ -375,7 +378,7 @@ class Mailboxes:
             if isinstance(went, Exception):
                 answer(went)
 
-        self._changed(changes, [], stored, answer)
+        self._changed(changes, facts, stored, answer)
         return await future
 
     def _changed(
@@ -515,7 +518,8 @@ class Mailboxes:
         self, of: str | None = None, *, after: int = 0, limit: int = 500, heard: int = HEARD_AT_ONCE
     ) -> list[Mail]:
         """What the hub has still to do about, oldest first: what waits, and what was being handed over, also by a
-        hub that was killed. In one box, with so much of what it has heard and not read; or in all."""
+        hub that was killed. In one box, with so much of what it has heard and not read; or in all. What was said to
+        a channel and taken back before a box that only listens has read it, is not there any more."""
 
         def read(connection: sqlite3.Connection) -> list[Mail]:
             where, values = ("1", ()) if of is None else ("box = ?", (of,))
@@ -527,7 +531,7 @@ class Mailboxes:
             if of is not None:
                 read_to = connection.execute("SELECT seq FROM caught_up WHERE box = ?", (of,)).fetchone()
                 since = max(after, read_to["seq"] if read_to else 0)
-                told += [(seq, None) for seq in _heard(connection, of, since, min(heard, limit), newest=False)]
+                told += [(seq, None) for seq in _heard(connection, of, since, min(heard, limit), standing=True)]
             return [
                 _read_mail(connection, seq, recipient)
                 if recipient is not None
@@ -613,17 +617,21 @@ def answer_of(future: asyncio.Future[T]) -> Callable[[T | Exception], None]:
 # -- what a box hears by listening ---------------------------------------------------------------------------------
 
 
-def _heard(connection: sqlite3.Connection, of: str, after: int, limit: int, *, newest: bool) -> list[int]:
-    """Where those messages are that the box has by listening and that have no receipt of their own there."""
+def _heard(
+    connection: sqlite3.Connection, of: str, after: int, limit: int, *, newest: bool = False, standing: bool = False
+) -> list[int]:
+    """Where those messages are that the box has by listening and that have no receipt of their own there; `standing`:
+    without those that were taken back."""
     order = "DESC" if newest else "ASC"
+    stands = f" AND NOT {_TAKEN_BACK}" if standing else ""
     me = of.replace("/@", "/", 1)
     of_each = [
         [
             row[0]
             for row in connection.execute(
                 "SELECT seq FROM log WHERE stream = ? AND seq > ? AND kind = 'message' AND sender != ?"
-                f" AND NOT EXISTS (SELECT 1 FROM receipts r WHERE r.box = ? AND r.seq = log.seq) ORDER BY seq {order}"
-                " LIMIT ?",
+                f" AND NOT EXISTS (SELECT 1 FROM receipts r WHERE r.box = ? AND r.seq = log.seq){stands}"
+                f" ORDER BY seq {order} LIMIT ?",
                 (hearing["channel"], max(after, hearing["since"]), me, of, limit),
             )
         ]
@@ -634,11 +642,17 @@ def _heard(connection: sqlite3.Connection, of: str, after: int, limit: int, *, n
     return sorted(heapq.merge(*of_each, reverse=newest), reverse=newest)[:limit]
 
 
+_TAKEN_BACK = (
+    "EXISTS (SELECT 1 FROM changes c JOIN log d ON d.seq = c.seq WHERE c.target = log.seq AND d.kind = 'deletion')"
+)
+
+
 def _heard_mail(connection: sqlite3.Connection, of: str, seq: int, caught_up: int) -> Mail:
     row = connection.execute(f"SELECT {EVENT} FROM log WHERE seq = ?", (seq,)).fetchone()
     shown = as_it_stands(connection, Event(*row))
     message = Message.from_json(shown.event.data)._replace(text=shown.text or "")
-    return Mail(seq, message, _listening(of, shown.event.at, read=seq <= caught_up), heard=True)
+    listening = _listening(of, shown.event.at, read=seq <= caught_up)
+    return Mail(seq, message, listening, heard=True, deleted_at=shown.deleted_at)
 
 
 def _listening(of: str, at: float, *, read: bool) -> Recipient:
@@ -801,4 +815,4 @@ def _read_mail(connection: sqlite3.Connection, seq: int, recipient: str) -> Mail
     row = connection.execute(f"SELECT {EVENT} FROM log WHERE seq = ?", (seq,)).fetchone()
     shown = as_it_stands(connection, Event(*row))
     message = Message.from_json(shown.event.data)._replace(text=shown.text or "")
-    return Mail(seq, message, Recipient.from_json(json.loads(recipient)))
+    return Mail(seq, message, Recipient.from_json(json.loads(recipient)), deleted_at=shown.deleted_at)

@@ -45,7 +45,8 @@ class Membership(Base):
     async def enroll(self, card: Card, speaker: Speaker, channels: Sequence[str], workspace: str = MAIN) -> None:
         """A supervised agent, as its manifest declares it (again): what has changed is written down."""
         named = [channel_of(channel) for channel in channels]
-        await self.log.append(self.registry.enrolling(workspace, card, speaker, named))
+        async with self._enrolling:
+            await self.log.append(self.registry.enrolling(workspace, card, speaker, named))
 
     async def introduce(self, caller: Caller, body: object) -> None:
         """What a member without a supervisor says of itself: machine, role, harness, model, project, description."""

@@ -334,12 +334,14 @@ class History:
         words: str,
         *,
         streams: Collection[str] | None = None,
+        sender: str | None = None,
         within: str | None = None,
         before: int | None = None,
         limit: int = 20,
     ) -> Found:
         """Messages that hold all of the words, newest first; `"two words"` stand together, `wor*` begins a word.
 
+        With `streams`, those that are there, and those that `sender` has sent wherever they went.
         `before` is the seq of the last one on the page before. What was said a moment ago is found as well, but for
         a long tail of it, which `behind` counts.
         """
@@ -354,7 +356,9 @@ class History:
             behind = head - _indexed(connection)
             if not match:
                 return Found([], False, behind)
-            where = "" if streams is None else " AND log.stream IN (SELECT value FROM json_each(:streams))"
+            where = ""
+            if streams is not None:
+                where = " AND (log.stream IN (SELECT value FROM json_each(:streams)) OR log.sender = :sender)"
             if within is not None:
                 where += " AND log.stream >= :within || '/' AND log.stream < :within || '0'"
             rows = connection.execute(
@@ -364,6 +368,7 @@ class History:
                     "match": match,
                     "before": SEQ_MAX if before is None else before,
                     "streams": json.dumps([] if streams is None else list(streams)),
+                    "sender": sender,
                     "within": within,
                     "limit": limit + 1,
                 },

@@ -174,14 +174,17 @@ class Reading(Base):
         self._check(caller)
         workspace = caller.workspace
         streams: Iterable[str] | None = None
+        sender = None
         if channel is not None:
             streams = [f"{workspace}/{channel_of(channel)}"]
         elif not caller.observes:
             channels = self.registry.spaces[workspace].channels
             streams = [box(workspace, caller.name), *(f"{workspace}/{name}" for name in channels)]
+            sender = self._sender(caller)
         found = await self.history.search(
             str(words),
             streams=None if streams is None else list(streams),
+            sender=sender,
             within=workspace,
             before=before,
             limit=max(1, min(limit, 200)),

@@ -571,11 +571,15 @@ class Talk(Base):
             self._operator(caller)
         if (await self.history.shown([event]))[0].deleted_at is not None:
             return
-        await self._fact(caller, event, DELETION, {"message": id})
+        known = known_of(event)
+        boxes = [box(caller.workspace, name) for name in sorted(known.hearers)]
+        # In one append: a hub that is killed leaves nobody a message with nothing in it.
+        await self.change(
+            [Change(known.message.id, of, Cancel("deleted")) for of in boxes],
+            self._facts_of(caller, event, DELETION, {"message": id}),
+        )
         if not own:
             await self._acted(caller, "delete", message=id)
-        if (known := await self._find(id)) is not None:
-            await self._withdraw(known, "deleted")
 
     async def react(self, caller: Caller, id: str, reaction: object, on: bool = True) -> dict[str, Any]:
         """Set a sign at a message, or take it away."""
@@ -594,6 +598,9 @@ class Talk(Base):
         return await self.message_json(event)
 
     async def _fact(self, caller: Caller, event: Event, kind: str, body: Mapping[str, Any]) -> None:
+        await self.log.append(self._facts_of(caller, event, kind, body))
+
+    def _facts_of(self, caller: Caller, event: Event, kind: str, body: Mapping[str, Any]) -> list[New]:
         """A change to a message, for everybody who has the message."""
         data = event.data
         workspace = data["workspace"]
@@ -602,7 +609,7 @@ class Talk(Base):
             streams = [box(workspace, recipient["name"]) for recipient in data.get("recipients", ())]
             streams.append(receipts(workspace, data["sender"]))
         sender = self._sender(caller)
-        await self.log.append([New.of(stream, kind, sender, body) for stream in dict.fromkeys(streams)])
+        return [New.of(stream, kind, sender, body) for stream in dict.fromkeys(streams)]
 
     # -- conversations ---------------------------------------------------------------------------------------------
 

@@ -226,7 +226,8 @@ def test_what_no_turn_can_handle_is_set_aside_after_three_tries_and_its_sender_i
         for e in spoken(talk.caller("c11a").events(), "receipt")
         if e["data"]["message"] == sent["id"]
     ]
-    assert (mine[-1]["state"], mine[-1]["reason"]) == ("failed", "set_aside")
+    assert mine[-1]["state"] == "failed"
+    assert mine[-1]["reason"].startswith("set_aside: ")
     assert talk.status("c11f")["phase"] == "running"
 
 
@@ -245,7 +246,7 @@ def test_whatever_the_program_does_its_asker_gets_one_typed_outcome(
 ) -> None:
     talk.cast({name: script}, headless={"timeout": 2})
     ended = talk.caller("c12a").ask(name, "Well?")
-    assert (ended["outcome"], ended["reason"]) == (outcome, reason)
+    assert (ended["outcome"], ended["reason"] and ended["reason"].partition(": ")[0]) == (outcome, reason)
     talk.quiet()
     assert len(talk.turns(name)) == turns
     ends = [e for e in spoken(talk.caller("c12a").events(), "ask_ended") if e["data"]["message"] == ended["id"]]

@@ -475,7 +475,7 @@ async def test_killed_at_any_step_a_headless_agent_replies_once_and_runs_one_tur
     [
         (TurnEnd(ok=True, declined=True, reason="not_mine"), "declined", "not_mine", 1),
         (TurnEnd(ok=False, reason="timed_out"), "failed", "timed_out", 1),
-        (TurnEnd(ok=False, reason="crashed", again=True), "failed", "set_aside", 3),
+        (TurnEnd(ok=False, reason="crashed", again=True), "failed", "set_aside: crashed", 3),
         (TurnEnd(ok=True, text=" "), "failed", "no_answer", 1),
     ],
 )

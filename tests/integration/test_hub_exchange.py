@@ -9,11 +9,13 @@ from itertools import count
 
 import pytest
 
+from fleet.clock import SteadyClock
 from fleet.errors import StorageError
-from fleet.hub.exchange import Caller, Refused, Role
+from fleet.hub.exchange import Caller, Exchange, Refused, Role
 from fleet.hub.mailbox import Change, box
 from fleet.hub.message import Answer, Code, HandOver, Message, Nature, Outcome, Position, Receipt, Verb, Way
 from fleet.hub.shown import presence_of
+from fleet.settings import Settings
 from fleet.terms import Activity
 from tests.stage import BOSS, INTERACTIVE, Died, Stage, with_
 from tests.waiting import until
@@ -293,7 +295,7 @@ async def test_poison_is_set_aside_after_three_tries_and_the_asker_hears_of_it(s
     await stage.run()
     assert stage.handed_over(asked, "bob") == 3
     ended = await stage.exchange.ask_end(ALICE, asked)
-    assert (ended.outcome, ended.reason) == (Outcome.FAILED, "set_aside")
+    assert (ended.outcome, ended.reason) == (Outcome.FAILED, "set_aside: turn_died")
 
 
 @pytest.mark.parametrize(
@@ -853,6 +855,69 @@ async def test_what_was_said_can_be_changed_by_who_said_it_and_only_as_a_new_fac
     assert (shown["text"], shown["deleted_at"]) == (None, stage.clock.now())
     assert (await stage.states(id))["bob"] == ("cancelled", "deleted")
     assert [e["data"]["verb"] for e in await stage.audit()] == ["delete"]
+
+
+async def test_what_was_taken_back_is_handed_to_nobody(stage):
+    exchange = stage.exchange
+    for name in ("alice", "bob", "carol"):
+        await stage.join(name)
+    direct = await stage.sent("alice", "bob", "Do not read this")
+    call = await stage.sent("alice", "#general", "Nor this")
+    for id in (direct, call):
+        await exchange.delete(ALICE, id)
+    await stage.again()
+    exchange = stage.exchange
+    assert await exchange.take(BOB) == await exchange.take(CAROL) == []
+    assert (await exchange.inbox(BOB, "me", waiting=True))["messages"] == []
+    [kept] = (await exchange.inbox(CAROL, "me"))["messages"]
+    assert (kept["id"], kept["text"], kept["deleted_at"]) == (call, None, stage.clock.now())
+    last = await stage.sent("alice", "#general", "This you may read")
+    assert [m["id"] for m in await exchange.take(CAROL)] == [last]
+
+
+async def test_who_said_it_finds_it_again(stage):
+    for name in ("alice", "bob", "carol"):
+        await stage.join(name)
+    id = await stage.sent("alice", "bob", "The anchor is in the third drawer")
+    for caller, found in ((ALICE, [id]), (BOB, [id]), (CAROL, [])):
+        assert [m["id"] for m in (await stage.exchange.search(caller, "anchor"))["messages"]] == found
+
+
+async def test_one_who_does_not_read_silences_no_channel(tmp_path):
+    async with Stage(tmp_path, with_(hub_waiting=3, hub_pair=100)) as stage:
+        stage_of = {name: await stage.join(name, wake=True) for name in ("alice", "bob", "carol")}
+        stage_of["bob"].up = False
+        for _ in range(3):
+            await stage.sent("alice", "bob", "Are you there?")
+        for text, more in (("@bob @carol look", {}), ("All of you, look", {"wake": True})):
+            id = await stage.sent("alice", "#general", text, **more)
+            states = await stage.states(id)
+            assert states["bob"] == ("failed", "mailbox_full")
+            assert states["carol"][0] == "accepted"
+        assert isinstance(await stage.say("alice", ["#general", "bob"], "And you"), Refused)
+
+
+async def test_an_agent_that_is_declared_twice_at_once_is_enrolled_once(stage):
+    await asyncio.gather(*(stage.join("web") for _ in range(5)), stage.exchange.tokens.create(Role.AGENT, "db", by="x"))
+    events = (await stage.exchange.history.read(streams=["main/!members"])).events
+    assert [e.data["name"] for e in events if e.kind == "enrolled"].count("web") == 1
+
+
+async def test_a_clock_that_is_set_back_turns_no_order_round_and_ends_nothing_early(tmp_path):
+    wall, ticks = [5_000_000.0], [100.0]
+    clock = SteadyClock(lambda: wall[0], lambda: ticks[0])
+    exchange = await Exchange.open(tmp_path, Settings(), clock)
+    try:
+        sent = []
+        for back in (0.0, 3600.0, 0.0):
+            wall[0] += 1.0 - back
+            ticks[0] += 1.0
+            receipt = await exchange.send(BOSS, {"to": "#general", "text": "tick", "expires_in": 60})
+            sent.append(await exchange.receipt(BOSS, receipt.id))
+        assert [m["at"] for m in sent] == [5_000_001.0, 5_000_002.0, 5_000_003.0]
+        assert [m["expires_at"] - m["at"] for m in sent] == [60.0] * 3
+    finally:
+        await exchange.close()
 
 
 async def test_a_discussion_is_between_two_and_ends_at_its_ceiling(stage):

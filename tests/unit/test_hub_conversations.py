@@ -197,7 +197,7 @@ def test_poison_is_set_aside_after_three_tries_and_the_asker_hears_of_it() -> No
     hub.run()
     assert hub.handed_over(asked, "bob") == 3
     ended = hub.outcome(asked)
-    assert (ended.outcome, ended.reason) == (Outcome.FAILED, "set_aside")
+    assert (ended.outcome, ended.reason) == (Outcome.FAILED, "set_aside: turn_died")
 
 
 # -- routing and presence --------------------------------------------------------------------------------------

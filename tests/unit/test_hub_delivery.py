@@ -265,6 +265,9 @@ def test_a_headless_agent_takes_one_message_a_conversation_and_several_conversat
 def test_a_message_that_kills_three_turns_is_set_aside() -> None:
     assert decided(IDLE, HEADLESS, mail(attempts=2, state=State.QUEUED)).gives
     assert decided(IDLE, HEADLESS, mail(attempts=3, state=State.QUEUED)).ends == {"m-1": Fail("set_aside")}
+    poison = mail(attempts=3, state=State.QUEUED)
+    crashed = replace(poison, recipient=poison.recipient._replace(reason="crashed"))
+    assert decided(IDLE, HEADLESS, crashed).ends == {"m-1": Fail("set_aside: crashed")}
     assert decided(IDLE, CLAUDE, mail(attempts=3, state=State.QUEUED)).gives
 
 
