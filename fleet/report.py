@@ -324,16 +324,20 @@ def conditions(runner: Runner, now: float) -> list[dict[str, Any]]:
         return None if state.activity in (Activity.UNKNOWN, Activity.BOOTING) else state.activity in wanted
 
     asks = doing(Activity.NEEDS_INPUT)
-    parked = life.phase is Phase.FAILED
+    parked, running, began = life.phase is Phase.FAILED, life.phase is Phase.RUNNING, life.started_at
     rows: list[tuple[str, bool | None, str, str | None, float | None]] = [
-        ("HostReachable", seen, "Seen" if seen else life.reason or "HostUnreachable", life.message, None),
-        ("Started", life.phase is Phase.RUNNING if seen else None, _camel(life.phase), life.message, life.started_at),
+        ("HostReachable", seen, "Seen", None, None)
+        if seen
+        else ("HostReachable", False, life.reason or "HostUnreachable", life.message, life.since),
+        ("Started", running if seen else None, _camel(life.phase), life.message, began if running else life.since),
         ("Ready", doing(Activity.READY), word, None, since),
         ("InputRequired", asks, _camel(state.kind) if asks and state.kind else word, state.question, since),
         ("Progressing", doing(Activity.WORKING), word, None, since),
         ("BackgroundWork", state.background if up else False, "Announced" if state.background else "None", None, None),
         ("Resumable", used, "ConversationRecorded" if used else "NoConversation", None, None),
-        ("BudgetOK", not parked, life.reason if parked and life.reason else "WithinBudget", life.message, None),
+        ("BudgetOK", False, life.reason or "Failed", life.message, life.since)
+        if parked
+        else ("BudgetOK", True, "WithinBudget", None, None),
     ]
     return [
         {

@@ -54,11 +54,27 @@ def _terminal() -> bool:
     return sys.stdin.isatty() and sys.stdout.isatty()
 
 
+def _can_draw() -> bool:
+    """Whether this machine knows the terminal, and it can be cleared: no multiplexer draws on less."""
+    import curses
+
+    try:
+        curses.setupterm(os.environ.get("TERM") or "unknown", 1)
+    except curses.error:
+        return False
+    return curses.tigetstr("clear") is not None
+
+
 def _refuse_where_it_cannot_work(pane: dict[str, Any]) -> None:
     if not _terminal():
         raise Usage(
             "`fleet attach` needs a terminal.",
             hint="`fleet logs NAME --screen` shows the pane; `fleet attach NAME --print` the command that opens it.",
+        )
+    if not _can_draw():
+        raise Usage(
+            f"Nothing can be drawn on this terminal: TERM is {os.environ.get('TERM', '')!r}.",
+            hint="Say which one it is, such as: TERM=xterm-256color fleet attach NAME",
         )
     inside = os.environ.get("TMUX", "").split(",")[0]
     if inside and Path(inside).resolve() == Path(pane["socket"]).resolve():

@@ -692,6 +692,7 @@ def test_attach_becomes_the_command_that_opens_the_pane(
     daemon.will("pane", PANE)
     monkeypatch.setenv("TMUX", "/tmp/tmux-0/default,1,0")  # a person's own tmux: that is no hindrance
     monkeypatch.setattr(os, "execvpe", become)
+    monkeypatch.setattr("fleet.cli.attach._can_draw", lambda: True)
     for stream in (sys.stdin, sys.stdout):
         monkeypatch.setattr(stream, "isatty", lambda: True, raising=False)
     with pytest.MonkeyPatch.context() as within:
@@ -709,10 +710,35 @@ def test_attach_refuses_inside_the_same_tmux(
     daemon.will("pane", PANE)
     monkeypatch.setenv("TMUX", "/run/t.sock,1,0")
     monkeypatch.setattr("fleet.cli.attach._terminal", lambda: True)
+    monkeypatch.setattr("fleet.cli.attach._can_draw", lambda: True)
     monkeypatch.setattr(os, "execvpe", lambda *args: pytest.fail("it went in"))
     ran = fleet("attach", "web")
     assert ran.code == 2
     assert "Ctrl-B D" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("term", "known"),
+    [("xterm", True), ("xterm-256color", True), ("dumb", False), ("no-such-terminal", False), ("", False)],
+)
+def test_a_terminal_on_which_nothing_can_be_drawn_is_told_from_others(term: str, known: bool) -> None:
+    script = "from fleet.cli import attach; print(attach._can_draw())"
+    ran = subprocess.run(
+        [sys.executable, "-c", script], env={**os.environ, "TERM": term}, capture_output=True, text=True, check=True
+    )
+    assert ran.stdout == f"{known}\n"
+
+
+def test_attach_names_the_terminal_on_which_nothing_can_be_drawn(
+    fleet: Shell, daemon: ScriptedDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    daemon.will("pane", PANE)
+    monkeypatch.setenv("TERM", "paper")
+    monkeypatch.setattr("fleet.cli.attach._terminal", lambda: True)
+    monkeypatch.setattr("fleet.cli.attach._can_draw", lambda: False)
+    ran = fleet("attach", "web")
+    assert ran.code == 2
+    assert "TERM is 'paper'" in ran.err
 
 
 # -- the commands themselves ---------------------------------------------------------------------------------------
