@@ -6,6 +6,7 @@ handle names the host. A host that has never answered has no runtime, and no lau
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import secrets
 from collections.abc import Callable, Collection, Mapping
@@ -55,6 +56,7 @@ class Hosts:
         self._kinds = kinds or {}
         self._runtimes: dict[tuple[str, str], Runtime] = {}
         """By kind and host."""
+        self._opening: dict[tuple[str, str], asyncio.Lock] = {}
         self._chosen: dict[str, str] = {}
         """By agent, the host that answered when it was to be started for the first time."""
         self._hearers: list[Callable[[Runtime, str | None], None]] = []
@@ -97,8 +99,9 @@ class Hosts:
         errors: list[HostUnreachable] = []
         for host in kind.choices(spec):
             try:
-                if (spec.runtime, host) not in self._runtimes:
-                    self._take(spec.runtime, host, await kind.opened(host, spec))
+                async with self._opening.setdefault((spec.runtime, host), asyncio.Lock()):
+                    if (spec.runtime, host) not in self._runtimes:
+                        self._take(spec.runtime, host, await kind.opened(host, spec))
                 self._chosen[spec.name] = host
                 return
             except HostUnreachable as error:

@@ -6,6 +6,7 @@ the agent's record is to hold from then on comes back with the plan, so that it 
 
 from __future__ import annotations
 
+import asyncio
 import json
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
@@ -130,7 +131,8 @@ class Preparing:
         """Everything decided. With `must_resume` the program itself has said that its conversation is there."""
         spec, handle, cwd, env = self._spec, self._handle, around.cwd, around.env
         told = await version(self._harness, spec, env, cwd)
-        wanted = {path: await self._runtime.read(path) for path in self._harness.wants(spec, env, cwd)}
+        paths = self._harness.wants(spec, env, cwd)
+        wanted = dict(zip(paths, await asyncio.gather(*map(self._runtime.read, paths)), strict=True))
         conversation = await self._conversation(env, cwd, must_resume)
         files, wrote, warnings = await sources.workspace_files(
             spec, cwd, environ={**around.starters, **env}, read=self._runtime.read, wrote=self._record.wrote
@@ -175,9 +177,16 @@ class Preparing:
 
     async def _working_folder(self, env: Mapping[str, str]) -> str:
         spec, far = self._spec, self._runtime.far
+        if spec.workdir is None and far is not None:  # in one round trip
+            own_there = f"{far.folder}/workspaces/{spec.name}"
+            words = ["sh", "-c", 'mkdir -p -m 700 "$0" && cd "$0" && pwd -P', own_there]
+            ran = await self._runtime.run(words, env={}, cwd="/", timeout=HOST_ANSWERS)
+            if ran.status:
+                said = ran.stderr.decode(errors="replace").strip()
+                raise LaunchError(f"its workspace on {far.machine} cannot be made: {said}")
+            return ran.stdout.decode(errors="surrogateescape").removesuffix("\n")
         if spec.workdir is None:
-            own = self._places.workspace(spec.name)
-            cwd = str(own) if far is None else f"{far.folder}/workspaces/{spec.name}"
+            cwd = str(self._places.workspace(spec.name))
             await self._runtime.run(["mkdir", "-p", "-m", "700", cwd], env={}, cwd="/", timeout=HOST_ANSWERS)
         else:
             cwd = resolved(spec.workdir, self._base(env), env)

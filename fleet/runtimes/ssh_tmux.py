@@ -70,7 +70,7 @@ class SshTmux(tmux.Tmux):
         words = sh(f"(umask 077; mkdir -p {folder}) && umask 022 && cd / && exec {start}")
         for _ in range(START_TRIES):
             ran = await self._link.command(words, timeout=self._settings.observe_timeout)
-            if ran.status == 0:
+            if ran.status == 0 or b"duplicate session" in ran.stderr:  # somebody else was faster
                 return
             if ran.status == 127:
                 raise LaunchError(f"tmux is not installed on {self._link.alias}", hint="apt install tmux there")

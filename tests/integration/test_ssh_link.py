@@ -163,6 +163,16 @@ async def test_a_launch_folder_that_cannot_be_read_is_no_death_and_is_read_once_
     assert (await looks.death()).exit_status in (128 + signal.SIGKILL, None)
 
 
+async def test_the_environment_is_a_sessions_there_and_a_logins_where_that_is_asked_for(host: SshHost) -> None:
+    home = host.sshd.folder / "home"
+    (home / ".profile").write_text("echo welcome\nexport MARK='two\nlines'\n")
+    await host.ssh.link.use()
+    session, login = await host.ssh.environment(False), await host.ssh.environment(True)
+    assert session["HOME"] == login["HOME"] == str(home)
+    assert (session.get("MARK"), login["MARK"]) == (None, "two\nlines")
+    assert not [name for name in (*session, *login) if name.startswith("SSH_C")]
+
+
 async def test_a_clock_that_is_an_hour_off_over_there_changes_no_time_here(kit: Kit, host: SshHost) -> None:
     wrong = Path(host.folder) / "bin" / "date"
     wrong.write_text('#!/bin/sh\nexec /bin/date -d "+1 hour" "$@"\n')

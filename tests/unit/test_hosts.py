@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ class Far:
     def __init__(self, **answers: Exception | None) -> None:
         self.answers = answers
         self.made: dict[str, MemoryRuntime] = {}
+        self.opened_: list[str] = []
 
     def choices(self, spec: AgentSpec) -> tuple[str, ...]:
         return spec.remote.choices if spec.remote else ()
@@ -32,6 +34,8 @@ class Far:
         return self.made.setdefault(handle.host, MemoryRuntime(TurnedClock()))
 
     async def opened(self, host: str, spec: AgentSpec) -> Runtime:
+        await asyncio.sleep(0)
+        self.opened_.append(host)
         error = self.answers.get(host)
         if error is not None:
             raise error
@@ -70,6 +74,13 @@ async def test_the_first_host_that_answers_takes_it_and_then_it_stays(here: Memo
     far.answers = {"b": silent("b")}
     await hosts.reach(spec("a", "b", "c"), handle("b"))
     assert hosts.next(spec("a", "b", "c"), handle("b")) is far.made["b"] is hosts.of(handle("b"))
+
+
+async def test_agents_that_start_at_once_share_one_opening_of_their_host(here: MemoryRuntime) -> None:
+    far = Far()
+    hosts = Hosts(here, {"ssh": far})
+    await asyncio.gather(*(hosts.reach(spec("a").model_copy(update={"name": name}), None) for name in ("x", "y", "z")))
+    assert far.opened_ == ["a"]
 
 
 async def test_a_manifest_that_names_other_hosts_moves_the_next_launch(here: MemoryRuntime) -> None:
