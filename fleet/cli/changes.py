@@ -25,7 +25,7 @@ def show(data: dict[str, Any]) -> None:
 
 def _row(change: dict[str, Any]) -> list[output.Cell]:
     word = str(change.get("change"))
-    fields = ", ".join(map(str, change.get("fields") or ()))
+    fields = ", ".join(str(field["path"]) for field in change.get("fields") or ())
     told = [
         fields,
         "needs a restart" if change.get("restart") and word == "changed" else "",

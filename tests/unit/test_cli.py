@@ -569,12 +569,13 @@ def test_wait_ends_with_4_when_it_was_not_reached_in_time(fleet: Shell, daemon: 
 def test_a_folder_of_manifests_is_named_in_full(fleet: Shell, daemon: ScriptedDaemon, verb: str) -> None:
     Path("agents").mkdir()
     daemon.will("ping", {})
-    change = {"name": "web", "change": "changed", "fields": ["spec.model"], "restart": True, "outcome": "restarted"}
+    fields = [{"path": "model", "restart": True}, {"path": "labels.t", "restart": False}]
+    change = {"name": "web", "change": "changed", "fields": fields, "restart": True, "outcome": "restarted"}
     daemon.will(verb, {"changes": [change, {"name": "db", "change": "same", "fields": []}]}, exit_code=1)
     ran = fleet(verb, "agents")
     assert daemon.asked(verb)["folder"] == str(Path("agents").absolute())
     assert ran.code == 1
-    assert "spec.model" in ran.out
+    assert "model, labels.t · needs a restart · restarted" in ran.out
     assert "db" not in ran.out
 
 
