@@ -216,9 +216,11 @@ class Daemon:
 
         events = Events(database, secrets)
         runtime = WithHeadless(LocalRuntime(places, settings, clock, secrets), places, clock)
+        clusters = Clusters(runtime, settings, places, clock, secrets)
         kinds: dict[str, Kind] = {
             "ssh": SshHosts(settings, places, clock, secrets),
-            "slurm": Clusters(runtime, settings, places, clock, secrets),
+            "slurm": clusters,
+            "slurm-tenant": clusters.tenants,
         }
         supervisor = Supervisor(settings, places, clock, Ledger(database), events, runtime, kinds)
         hearers = Hearers(

@@ -21,6 +21,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "reset": ("fleet.cli.reset:reset", "Clear what agents have failed at, so that they may start again."),
         "attach": ("fleet.cli.attach:attach", "Go into an agent's pane (Ctrl-B D leaves)."),
         "wait": ("fleet.cli.wait:wait", "Wait until an agent has reached a state."),
+        "slurm": ("fleet.cli.slurm:slurm", "Hold allocations that several agents share."),
         "render": ("fleet.cli.render:render", "Print the batch script of an agent in a SLURM job."),
         "diff": ("fleet.cli.diff:diff", "Show what `apply` would change."),
         "apply": ("fleet.cli.apply:apply", "Make what runs the same as a folder of manifests."),

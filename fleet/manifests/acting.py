@@ -9,7 +9,7 @@ from fleet.manifests.model import AgentSpec, Budget, ContextManagement, Health, 
 
 HARNESSES = ("claude-code", "shell")
 """The harnesses that this version can start."""
-RUNTIMES = ("local", "ssh", "slurm")
+RUNTIMES = ("local", "ssh", "slurm", "slurm-tenant")
 """Where it can start them."""
 
 
@@ -46,11 +46,11 @@ def cannot_yet(spec: AgentSpec) -> str | None:
         return "a headless agent cannot be started on another machine by this version yet; an interactive one can"
     if spec.runtime == "ssh" and spec.multiplexer != "tmux":
         return f"multiplexer {spec.multiplexer} cannot be used on another machine by this version yet; tmux can"
-    if spec.runtime == "slurm" and spec.remote is not None:
+    if spec.slurm is not None and spec.remote is not None:
         return "jobs cannot be submitted over ssh by this version yet; from the machine where fleet runs they can"
-    if spec.runtime == "slurm" and spec.mode == "headless":
+    if spec.slurm is not None and spec.mode == "headless":
         return "a headless agent cannot be started in a SLURM job by this version yet; an interactive one can"
-    if spec.runtime == "slurm" and spec.multiplexer != "tmux":
+    if spec.slurm is not None and spec.multiplexer != "tmux":
         return f"multiplexer {spec.multiplexer} cannot be used in a SLURM job by this version yet; tmux can"
     if spec.container.runtime != "none":
         return f"container.runtime {spec.container.runtime} cannot be started by this version yet; only none can"

@@ -15,10 +15,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from fleet.errors import FleetError, HostUnreachable, LaunchError, TimedOut
-from fleet.runtimes import slurm_queue
-from fleet.runtimes.base import Runtime
+from fleet.runtimes import slurm_queue, tmux
+from fleet.runtimes.base import Capabilities, Far, OnHost, Runtime
 from fleet.runtimes.slurm_queue import Job, Pace, Poll
-from fleet.terms import Ran
+from fleet.terms import File, LaunchPlan, Ran
 
 log = logging.getLogger(__name__)
 
@@ -222,6 +222,59 @@ class Cluster:
             return None
         found = slurm_queue.accounted(ran.stdout.decode(errors="replace")) if not ran.status else []
         return found[-1] if found else None
+
+
+class OnSubmitHost:
+    """What of a runtime concerns the submit host itself: its own runtime does it."""
+
+    far: Far | None = None
+    """The folders that the nodes see, the submit host sees too."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._host: Runtime = cluster.host
+        self._on_host: list[OnHost] = []
+        cluster.on_state(self._controller)
+
+    def _controller(self, reason: str | None) -> None:
+        for callback in self._on_host:
+            callback(reason)
+
+    def on_host(self, callback: OnHost) -> None:
+        self._on_host.append(callback)
+
+    def capabilities(self, multiplexer: str) -> Capabilities:
+        return tmux.CAPABILITIES
+
+    async def run(
+        self, argv: Sequence[str], *, env: Mapping[str, str], cwd: str, timeout: float, stdin: bytes = b""
+    ) -> Ran:
+        return await self._host.run(argv, env=env, cwd=cwd, timeout=timeout, stdin=stdin)
+
+    async def put(self, files: Sequence[File]) -> None:
+        await self._host.put(files)
+
+    async def read(self, path: str, *, tail: int | None = None) -> bytes | None:
+        return await self._host.read(path, tail=tail)
+
+    async def list(self, folder: str) -> list[str]:
+        return await self._host.list(folder)
+
+    def watch_folder(self, folder: str, on_change: Callable[[str], None]) -> Callable[[], None]:
+        return self._host.watch_folder(folder, on_change)
+
+
+async def check(host: Runtime, plan: LaunchPlan) -> None:
+    """Raise `LaunchError` where the plan cannot be launched from there. (A program may be on the nodes alone.)"""
+    if not plan.argv or not plan.argv[0]:
+        raise LaunchError("there is no program to run")
+    given = {"an argument": "".join(plan.argv), **{f"the variable {name}": text for name, text in plan.env.items()}}
+    if zero := next((what for what, text in given.items() if "\0" in text), None):
+        raise LaunchError(f"{zero} holds a zero byte, which no program can be given")
+    ran = await host.run(["test", "-d", plan.cwd], env={}, cwd="/", timeout=10)
+    if ran.status:
+        hint = "make it where all nodes see it, or name another as workdir"
+        raise LaunchError(f"the folder {plan.cwd} does not exist on the submit host", hint=hint)
 
 
 def said(ran: Ran) -> str:

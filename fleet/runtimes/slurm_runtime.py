@@ -17,7 +17,7 @@ import functools
 import hashlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,17 +26,17 @@ from fleet.errors import CannotYet, FleetError, HostUnreachable, LaunchError, Ti
 from fleet.manifests.model import AgentSpec, Slurm
 from fleet.redact import redact
 from fleet.runtimes import handoff as handing
-from fleet.runtimes import slurm_queue, slurm_runs, slurm_script, slurm_tmux, tmux
-from fleet.runtimes.base import Capabilities, Ended, OnHost, OnLook, Runtime
+from fleet.runtimes import slurm_queue, slurm_runs, slurm_script, slurm_tmux
+from fleet.runtimes.base import Ended, OnLook
 from fleet.runtimes.handoff import Handoff, Outcome, Successor
 from fleet.runtimes.lease import Times
 from fleet.runtimes.logs import Logs, not_kept
 from fleet.runtimes.multiplexers import Seen, ServerGone
-from fleet.runtimes.slurm_cluster import SUBMIT_WITHIN, Answer, Cluster
+from fleet.runtimes.slurm_cluster import SUBMIT_WITHIN, Answer, Cluster, OnSubmitHost, check
 from fleet.runtimes.slurm_queue import Cause, Standing
 from fleet.runtimes.slurm_runs import Run
 from fleet.settings import Places, Settings
-from fleet.terms import File, Handle, LaunchPlan, Look, Ran, Screen
+from fleet.terms import File, Handle, LaunchPlan, Look, Screen
 
 log = logging.getLogger(__name__)
 
@@ -64,12 +64,10 @@ async def nothing_to_write(handle: Handle) -> None:
     """Of an agent that has no words."""
 
 
-class SlurmRuntime:
+class SlurmRuntime(OnSubmitHost):
     """Agents in jobs of one cluster."""
 
     name = "slurm"
-    far = None
-    """The folders that the nodes see, the submit host sees too."""
 
     def __init__(
         self,
@@ -83,8 +81,7 @@ class SlurmRuntime:
         read_every: float = READ_EVERY,
     ) -> None:
         """`secrets` tells what an agent was given as such: it goes from what is kept of its pane."""
-        self._cluster = cluster
-        self._host: Runtime = cluster.host
+        super().__init__(cluster)
         self._places, self._settings, self._clock, self._secrets = places, settings, clock, secrets
         self._times = times or Times()
         self._read_every = read_every
@@ -92,17 +89,12 @@ class SlurmRuntime:
         """By generation."""
         self._watched: dict[str, _Watched] = {}
         self._logs = Logs(places.agent, int(settings.log_kept_mb * 2**20), secrets)
-        self._on_host: list[OnHost] = []
         self.on_walltime: OnWalltime = nothing_to_write
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
         cluster.on_answer(self._queue_answered)
-        cluster.on_state(self._controller)
 
     # -- minting -------------------------------------------------------------------------------------------------
-
-    def capabilities(self, multiplexer: str) -> Capabilities:
-        return tmux.CAPABILITIES
 
     def mint(self, agent: str, generation: str, multiplexer: str) -> Handle:
         if multiplexer != "tmux":
@@ -118,7 +110,7 @@ class SlurmRuntime:
         """Submit the job; that it waits is seen by looking."""
         if await self._known(handle) is not None:
             return
-        await self._check(plan)
+        await check(self._host, plan)
         spec = plan.place if isinstance(plan.place, AgentSpec) else None
         section = (spec.slurm if spec is not None else None) or Slurm()
         requeue = spec is None or spec.restart.policy != "never"
@@ -136,17 +128,6 @@ class SlurmRuntime:
 
     async def _note(self, handle: Handle, known: Handoff) -> None:
         await self._host.put([File(f"{handle.folder}/handoff", slurm_runs.to_json(known))])
-
-    async def _check(self, plan: LaunchPlan) -> None:
-        if not plan.argv or not plan.argv[0]:
-            raise LaunchError("there is no program to run")
-        given = {"an argument": "".join(plan.argv), **{f"the variable {name}": text for name, text in plan.env.items()}}
-        if zero := next((what for what, text in given.items() if "\0" in text), None):
-            raise LaunchError(f"{zero} holds a zero byte, which no program can be given")
-        ran = await self._host.run(["test", "-d", plan.cwd], env={}, cwd="/", timeout=LOOK_WITHIN * 3)
-        if ran.status:
-            hint = "make it where all nodes see it, or name another as workdir"
-            raise LaunchError(f"the folder {plan.cwd} does not exist on the submit host", hint=hint)
 
     async def _pre_submit(self, section: Slurm, plan: LaunchPlan) -> None:
         for hook in section.hooks.pre_submit:
@@ -372,10 +353,6 @@ class SlurmRuntime:
         else:
             await self._start_over(chain, chain.run.number)
 
-    def _controller(self, reason: str | None) -> None:
-        for callback in self._on_host:
-            callback(reason)
-
     # -- looking -------------------------------------------------------------------------------------------------
 
     async def look(self, handle: Handle) -> Look:
@@ -468,9 +445,6 @@ class SlurmRuntime:
         chain = self._chains.get(handle.generation)
         if chain is not None and chain.server is not None:
             chain.server.unwatch(handle.generation)
-
-    def on_host(self, callback: OnHost) -> None:
-        self._on_host.append(callback)
 
     def seen_at(self, handle: Handle) -> float | None:
         chain = self._chains.get(handle.generation)
@@ -702,25 +676,6 @@ class SlurmRuntime:
         kept = self._logs.of(handle.agent)
         await kept.flush()
         return (await asyncio.to_thread(kept.last, count) + showing)[-count:]
-
-    # -- the submit host -------------------------------------------------------------------------------------------
-
-    async def run(
-        self, argv: Sequence[str], *, env: Mapping[str, str], cwd: str, timeout: float, stdin: bytes = b""
-    ) -> Ran:
-        return await self._host.run(argv, env=env, cwd=cwd, timeout=timeout, stdin=stdin)
-
-    async def put(self, files: Sequence[File]) -> None:
-        await self._host.put(files)
-
-    async def read(self, path: str, *, tail: int | None = None) -> bytes | None:
-        return await self._host.read(path, tail=tail)
-
-    async def list(self, folder: str) -> list[str]:
-        return await self._host.list(folder)
-
-    def watch_folder(self, folder: str, on_change: Callable[[str], None]) -> Callable[[], None]:
-        return self._host.watch_folder(folder, on_change)
 
     async def close(self) -> None:
         """Let go; jobs go on. The submit host's own runtime is its owner's to close."""

@@ -113,7 +113,7 @@ def files(job: Job, slurm: Slurm, first: LaunchPlan, again: LaunchPlan | None) -
 def script(job: Job, slurm: Slurm, plan: LaunchPlan) -> str:
     """The batch script. It says nothing of the environment, the program or its arguments."""
     return "\n".join(
-        [*_head(job, slurm), "", *_traps(), "", *_values(job, slurm, plan), "", BODY.read_text().partition("\n")[2]]
+        [*_head(job, slurm), "", *TRAPS, "", *_values(job, slurm, plan), "", BODY.read_text().partition("\n")[2]]
     )
 
 
@@ -147,6 +147,13 @@ def attach_argv(job_id: str, socket: str, agent: str) -> list[str]:
 
 
 def _head(job: Job, slurm: Slurm) -> list[str]:
+    logs = f"{expand(slurm.logs_dir, job.home)}" if slurm.logs_dir else job.folder.replace("%", "%%")
+    requeue = "#SBATCH --requeue" if job.requeue else "#SBATCH --no-requeue"
+    return [*head(slurm, job.name, job.folder, logs), requeue]
+
+
+def head(slurm: Slurm, name: str, folder: str, logs: str) -> list[str]:
+    """The options of a job: what a manifest asks for, and then what is ours to say."""
     wishes = {
         "partition": slurm.partition,
         "account": slurm.account,
@@ -157,11 +164,10 @@ def _head(job: Job, slurm: Slurm) -> list[str]:
         "mem": slurm.mem,
         "time": slurm.time_limit,
     }
-    logs = f"{expand(slurm.logs_dir, job.home)}" if slurm.logs_dir else job.folder.replace("%", "%%")
     ours = {
-        "job-name": job.name,
-        "output": f"{logs}/{job.name}.%j.out",
-        "chdir": job.folder,
+        "job-name": name,
+        "output": f"{logs}/{name}.%j.out",
+        "chdir": folder,
         "export": "ALL",
         "signal": f"B:USR1@{lead(slurm)}",
         "open-mode": "append",
@@ -169,17 +175,17 @@ def _head(job: Job, slurm: Slurm) -> list[str]:
     lines = [f"#SBATCH --{name}={escaped(str(value))}" for name, value in wishes.items() if value is not None]
     lines += [f"#SBATCH {line}" for line in slurm.extra_directives]
     lines += [f"#SBATCH --{name}={escaped(value)}" for name, value in ours.items()]
-    return ["#!/bin/bash", *lines, "#SBATCH --requeue" if job.requeue else "#SBATCH --no-requeue"]
+    return ["#!/bin/bash", *lines]
 
 
-def _traps() -> list[str]:
-    return [
-        "ended='' walltime=''",
-        "trap 'ended=term' TERM",
-        "trap 'walltime=${walltime:-signal}' USR1",
-        "trap : HUP INT",
-        "umask 077",
-    ]
+TRAPS = (
+    "ended='' walltime=''",
+    "trap 'ended=term' TERM",
+    "trap 'walltime=${walltime:-signal}' USR1",
+    "trap : HUP INT",
+    "umask 077",
+)
+"""The first that a script does: a signal that comes before its trap stands is lost."""
 
 
 def _values(job: Job, slurm: Slurm, plan: LaunchPlan) -> list[str]:

@@ -24,7 +24,9 @@ def fleet(slurm: Cluster, home: Home) -> Iterator[Fleet]:
     yield Fleet(there)
     if (home.path / "fleet").exists():
         there.fleet("shutdown")
-    for line in slurm.run("squeue", "-h", "-o", "%i %j").splitlines():
+        if (home.path / "fleet" / "state" / "bookings").exists():
+            there.fleet("slurm", "release", "pool")
+    for line in slurm.run("squeue", "-h", "-t", "PD,R", "-o", "%i %j").splitlines():
         job, name = line.split()
         if str(home.path) in slurm.run("scontrol", "show", "job", job, check=False):
             slurm.run("scancel", job, check=False)
@@ -72,3 +74,34 @@ def test_an_agent_lives_in_a_job_as_it_would_here(fleet: Fleet, slurm: Cluster) 
     fleet.json("stop", "web")
     assert fleet.status("web")["phase"] == "stopped"
     until(lambda: not jobs(slurm, "web"), "no job is left")
+
+
+def test_tenants_share_a_booking_are_sized_against_it_and_move_along_with_it(fleet: Fleet, slurm: Cluster) -> None:
+    pool = fleet.home.path / "fleet" / "state" / "bookings" / "pool"
+    job = fleet.json("slurm", "book", "pool", "--cpus", "2", "--mem", "300M", "--time", "1:00:00", "--persistent")[
+        "job"
+    ]
+    until((pool / "place").exists, "the booking has its node")
+    agents = {
+        name: fleet.shell(name, ASKS, slurm={"reservation": "pool", "mem": "100M"}, env={"COUNT": name})
+        for name in ("one", "two", "three")
+    }
+    told = fleet.json("start", agents["one"], agents["two"])
+    assert [agent["outcome"] for agent in told["agents"]] == ["started", "started"]
+    assert "no room" in fleet.json("start", agents["three"], code=1)["agents"][0]["message"]
+    shown = fleet.json("slurm", "show", "pool")
+    assert shown["free_cpus"] == 0 and {t["agent"] for t in shown["tenants"]} == {"one", "two"}
+    assert "--overlap" in fleet.run("attach", "one", "--print")
+    until(lambda: "hello one" in "\n".join(fleet.json("logs", "one")["lines"]), "its first line is in the log")
+
+    fleet.json("stop", "two")
+    assert fleet.json("slurm", "show", "pool")["free_cpus"] == 1
+    before = fleet.status("one")["pid"]
+    slurm.run("scancel", "--batch", "--signal=USR1", job)
+    until(lambda: not (pool / "place").read_text().startswith(f"{job} "), "the next allocation has taken over")
+    assert fleet.wait("one", phase="running", restarts=1)["pid"] != before
+    assert fleet.status("two")["phase"] == "stopped"
+
+    fleet.json("slurm", "release", "pool")
+    fleet.wait("one", phase="finished", reason="JobCancelled")
+    assert fleet.json("slurm", "list")["bookings"] == []

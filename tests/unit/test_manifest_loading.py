@@ -51,9 +51,8 @@ def test_a_manifest_without_spec_is_claude_code_on_this_machine() -> None:
 @pytest.mark.parametrize(
     ("body", "runtime"),
     [
-        ("  remote: {host: mba}\n  mode: headless\n", "headless"),
-        ("  remote: {host: mba}\n  multiplexer: screen\n", "screen"),
-        ("  slurm: {reservation: lab}\n", "slurm-tenant"),
+        ("  remote: {host: mba}\n", "ssh"),
+        ("  slurm: {}\n", "slurm"),
         ("  slurm: {reservation: pool}\n", "slurm-tenant"),
         ("  remote: {host: login}\n  slurm: {}\n", "slurm"),
         ("  runtime: ssh\n  remote: {host: mba}\n", "ssh"),
@@ -419,7 +418,8 @@ def test_a_plain_manifest_names_nothing() -> None:
     [
         ("  remote: {host: mba}\n  mode: headless\n", "headless"),
         ("  remote: {host: mba}\n  multiplexer: screen\n", "screen"),
-        ("  slurm: {reservation: lab}\n", "slurm-tenant"),
+        ("  remote: {host: login}\n  slurm: {}\n", "over ssh"),
+        ("  slurm: {reservation: lab}\n  mode: headless\n", "headless"),
         ("  container: {runtime: docker, image: x}\n", "docker"),
         *((f"  harness: {name}\n", name) for name in ("codex", "gemini-cli", "opencode", "aider", "cursor")),
     ],

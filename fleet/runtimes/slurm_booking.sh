@@ -1,0 +1,75 @@
+#!/bin/bash
+# What the job of a booking does, below the options and values that slurm_booking.py writes above it (bash): it owns a
+# tmux server in which agents are started from outside, and ends it with all that lives in it.
+#
+# The booking's folder:
+#
+#   wanted        there for as long as the booking is; a job that does not find it ends
+#   place         job, node and socket of the newest allocation, written by its own job
+#   successor.N   the job that job N has submitted, near its limit, to take over
+#
+# A successor does not wait for the job before it. When it has its node it writes `place`; the older job sees that and
+# ends what it holds, which then comes back in the new allocation.
+
+note() { # NAME TEXT
+    printf '%s\n' "$2" >"$folder/.$1.$SLURM_JOB_ID" && mv -f "$folder/.$1.$SLURM_JOB_ID" "$folder/$1"
+}
+
+pause() { # a second, or less when a signal comes
+    sleep 1 &
+    wait "$!"
+}
+
+clock() {
+    printf -v now '%(%s)T' -1
+}
+
+identity() { # PID: "PID START", nothing where it is gone
+    local stat
+    if read -r stat 2>/dev/null <"/proc/$1/stat"; then
+        set -- "$1" ${stat##*) }
+        [ "$2" = Z ] || printf '%s %s' "$1" "${21}"
+    fi
+}
+
+clock
+end=$((now + limit))
+node=${SLURMD_NODENAME:-$(uname -n)}
+job_mark=FLEET_JOB=$SLURM_JOB_ID@$node
+base=/tmp/fleet-$UID
+mkdir -m 700 "$base" 2>/dev/null
+[ -O "$base" ] && [ ! -L "$base" ] && [ -d "$base" ] || exit 73
+here=$base/$SLURM_JOB_ID.$node
+socket=$here/tmux
+on_server() { env -i PATH=/usr/local/bin:/usr/bin:/bin LANG=C.UTF-8 tmux -u -S "$socket" -f /dev/null "$@"; }
+
+[ -e "$folder/wanted" ] || exit 0
+rm -rf "$here"
+mkdir -p "$here" || exit 73
+on_server "${tmux_start[@]}" || exit 69
+server=$(identity "$(on_server display-message -p '#{pid}')")
+note place "$SLURM_JOB_ID $node $socket"
+
+while [ -z "$ended" ] && [ -e "$folder/wanted" ] && [ "$(identity "${server%% *}")" = "$server" ]; do
+    clock
+    [ "$now" -lt $((end - before)) ] || walltime=${walltime:-deadline}
+    if [ -n "$walltime" ] && [ -n "$persistent" ] && [ ! -e "$folder/successor.$SLURM_JOB_ID" ]; then
+        said=$(env -i PATH="$PATH" HOME="$HOME" USER="${USER:-}" ${SLURM_CONF:+SLURM_CONF="$SLURM_CONF"} \
+            timeout 60 sbatch --parsable "$folder/job" 2>&1) && said=${said##*$'\n'}
+        note "successor.$SLURM_JOB_ID" "$said"
+        [ -e "$folder/wanted" ] || scancel "${said%%;*}"
+    fi
+    [ "$now" -lt $((end - grace - 20)) ] || break
+    read -r newest _ <"$folder/place"
+    [ "$newest" = "$SLURM_JOB_ID" ] || break
+    pause
+done
+
+# First nobody is sent here any more, so that who ends now is known to end with the allocation.
+read -r newest _ <"$folder/place"
+[ "$newest" != "$SLURM_JOB_ID" ] || rm -f "$folder/place"
+sh "$lease" end "$job_mark" "$grace" &
+ending=$!
+until wait "$ending"; do [ -n "$(identity "$ending")" ] || break; done
+sh "$lease" end "$job_mark" 2 "$server"
+rm -rf "$here"

@@ -1,0 +1,455 @@
+"""Agents that share an allocation: tenants of a booking, each in a pane of the tmux server that its job holds.
+
+A launch is one round trip over a client that is kept in the booking's job. What belongs to a launch stands in its
+folder, as everywhere; that the program has ended is noted there by its launcher, and what cannot be noted (a launcher
+that was killed, an allocation that is gone) is told by tmux and by the queue. When the booking has moved to another
+allocation, those of the older one are over, and nobody's fault: they come back in the new one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import json
+import logging
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from fleet import processes
+from fleet.clock import Clock
+from fleet.errors import CannotYet, FleetError, HostUnreachable, LaunchError
+from fleet.manifests.model import AgentSpec, Slurm
+from fleet.redact import redact
+from fleet.runtimes import launches, slurm_booking, slurm_queue, slurm_runtime, slurm_tmux, tmux
+from fleet.runtimes.base import Ended, OnLook, Runtime
+from fleet.runtimes.logs import Logs, not_kept
+from fleet.runtimes.multiplexers import Seen, ServerGone
+from fleet.runtimes.slurm_booking import Booking, Place
+from fleet.runtimes.slurm_cluster import Cluster, OnSubmitHost, check, said
+from fleet.runtimes.slurm_queue import Standing
+from fleet.settings import Places, Settings
+from fleet.terms import File, Handle, LaunchPlan, Look, Process, Screen
+
+log = logging.getLogger(__name__)
+
+NOTED_WITHIN = 20.0
+"""Seconds the launcher may take to note its program."""
+PURGED = "purged"
+TENANT = "tenant"
+"""The file in a launch's folder that says where it is and what it takes of the booking."""
+
+
+class TenantRuntime(OnSubmitHost):
+    """Agents in one booking."""
+
+    name = "slurm-tenant"
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        booking: str,
+        places: Places,
+        settings: Settings,
+        clock: Clock,
+        secrets: Callable[[str], Collection[str]] = lambda _: (),
+        *,
+        read_every: float = slurm_runtime.READ_EVERY,
+    ) -> None:
+        super().__init__(cluster)
+        self._booking = booking
+        self._folder = str(folder_of(places, booking))
+        self._places, self._settings, self._clock, self._secrets = places, settings, clock, secrets
+        self._read_every = read_every
+        self._servers: dict[Place, slurm_tmux.JobTmux] = {}
+        self._known: dict[Place, float] = {}
+        """Since when: what the queue was asked before may not know of it."""
+        self._watched: dict[str, _Watched] = {}
+        """By generation."""
+        self._launching = asyncio.Lock()
+        self._logs = Logs(places.agent, int(settings.log_kept_mb * 2**20), secrets)
+
+    # -- the booking ---------------------------------------------------------------------------------------------
+
+    async def _place(self) -> Place:
+        """Where the booking is now. Raise `HostUnreachable` with why it is nowhere."""
+        place = Place.parse(await self._host.read(f"{self._folder}/place"))
+        if place is not None:
+            return place
+        if await self._host.read(f"{self._folder}/wanted") is None:
+            hint = f"`fleet slurm book {self._booking} …` books it."
+            raise HostUnreachable(f"there is no booking {self._booking}.", hint=hint)
+        answer = self._cluster.answer or await self._cluster.newer(-1.0)
+        waiting = answer.named(slurm_booking.job_name(self._folder))
+        why = slurm_queue.summary(waiting[-1], time.time()) if waiting else "it has no job"
+        raise HostUnreachable(f"the booking {self._booking} has no node: {why}")
+
+    def _server(self, place: Place) -> slurm_tmux.JobTmux:
+        if place not in self._servers:
+            self._servers[place] = slurm_tmux.JobTmux(
+                place.job, place.node, place.socket, self._cluster.env, self._settings, self._clock
+            )
+        return self._servers[place]
+
+    async def _gone(self, place: Place) -> bool:
+        """Whether the allocation is no more, as far as anybody can tell; `HostUnreachable` where nobody can."""
+        if self._cluster.silent is not None:
+            raise HostUnreachable(self._cluster.silent)
+        since = self._known.setdefault(place, time.monotonic())
+        answer = self._cluster.answer
+        if answer is None:
+            try:
+                async with asyncio.timeout(slurm_runtime.LOOK_WITHIN):
+                    answer = await self._cluster.newer(-1.0)
+            except TimeoutError:
+                raise HostUnreachable("SLURM's controller has not been heard yet") from None
+        job = answer.jobs.get(place.job)
+        return answer.asked_at > since if job is None else job.standing is Standing.ENDED
+
+    # -- launching -----------------------------------------------------------------------------------------------
+
+    def mint(self, agent: str, generation: str, multiplexer: str) -> Handle:
+        if multiplexer != "tmux":
+            raise CannotYet(f"{multiplexer} in a SLURM job: use tmux there")
+        return self._handle(agent, generation)
+
+    def _handle(self, agent: str, generation: str) -> Handle:
+        return replace(slurm_runtime.handle_of(self._places, agent, generation), runtime=self.name, host=self._booking)
+
+    async def launch(self, plan: LaunchPlan, handle: Handle) -> None:
+        if await self._tenant(handle) is None:
+            await check(self._host, plan)
+            async with self._launching:  # two that come at once are counted one after the other
+                place = await self._put_launch(plan, handle)
+            launcher = f"{slurm_runtime.scripts_of(self._places)}/launcher.sh"
+            argv = ["env", "-i", "/bin/sh", launcher, handle.folder, plan.cwd, *plan.argv]
+            self._logs.of(handle.agent).begin(handle.generation, self._clock.now())
+            await self._server(place).new_session(handle.session, handle.generation, argv, plan.width, plan.height)
+        deadline = time.monotonic() + NOTED_WITHIN
+        while not {"program", "exit"} & set(await self._host.list(handle.folder)):
+            if time.monotonic() > deadline:
+                raise LaunchError(f"the launcher of {handle.generation} has noted nothing in {handle.folder}")
+            await asyncio.sleep(0.02)
+
+    async def _put_launch(self, plan: LaunchPlan, handle: Handle) -> Place:
+        """Put all files, once it is known that there is room. The last of them says that the launch takes its part."""
+        place = await self._place()
+        spec = plan.place if isinstance(plan.place, AgentSpec) else None
+        wish = (spec.slurm if spec is not None else None) or Slurm()
+        booked = await self._host.read(f"{self._folder}/booking")
+        if booked is None:
+            raise LaunchError(f"there is no booking {self._booking}.")
+        there = await tenants(self._host, self._places, self._booking, place)
+        slurm_booking.fits(Booking.from_json(booked), [tenant.section for tenant in there], wish)
+        env = {
+            **plan.env,
+            processes.MARK: handle.generation,
+            "FLEET_LAUNCH": handle.folder,
+            "FLEET_JOB": place.mark,
+            "TERM": tmux.TERM,
+        }
+        if not env.get("TMUX"):  # an agent's own tmux must reach neither the booking's server nor the person's
+            env["TMUX"] = f"{place.socket}.own-{handle.agent},0,0"
+        takes = {"cpus_per_task": wish.cpus_per_task, "mem": wish.mem}
+        noted = {"booking": self._booking, "job": place.job, "node": place.node, "socket": place.socket, **takes}
+        scripts = slurm_runtime.scripts_of(self._places)
+        ours = [File(f"{scripts}/{name}", path.read_bytes(), 0o700) for name, path in slurm_runtime.SCRIPTS.items()]
+        own = [
+            File(f"{handle.folder}/env", launches.quote_env(env)),
+            File(f"{handle.folder}/{TENANT}", json.dumps(noted).encode()),
+        ]
+        await self._host.put([*ours, *plan.files, *own])
+        return place
+
+    async def _tenant(self, handle: Handle) -> Tenant | None:
+        return Tenant.parse(handle.agent, await self._host.read(f"{handle.folder}/{TENANT}"))
+
+    # -- looking -------------------------------------------------------------------------------------------------
+
+    async def look(self, handle: Handle) -> Look:
+        return (await self._looked(handle, see=True))[0]
+
+    async def _looked(self, handle: Handle, *, see: bool) -> tuple[Look, Tenant | None]:
+        """How it stands; with `see` its pane too."""
+        tenant = await self._tenant(handle)
+        if tenant is None:
+            return Look(at=self._clock.now(), alive=False), None
+        names = await self._host.list(handle.folder)
+        program = processes.parse(await self._host.read(f"{handle.folder}/program"))
+        noted = (await self._host.read(f"{handle.folder}/exit") or b"").strip()
+        look = Look(at=self._clock.now(), alive=True, program=program)
+        if noted.isdigit() or PURGED in names:
+            gone, words = await self._why(tenant)
+            status = int(noted) if noted.isdigit() else None
+            return replace(look, alive=False, exit_status=status, gone=gone, words=words), tenant
+        if await self._gone(tenant.place):
+            gone, words = await self._why(tenant)
+            return replace(look, alive=False, gone=gone or "host", words=words or "its allocation is gone"), tenant
+        if not see:
+            return look, tenant
+        try:
+            seen = await self._server(tenant.place).see(handle.generation)
+        except ServerGone:
+            return replace(look, alive=False, multiplexer_lost=True), tenant
+        if seen is None or seen.screen.dead:
+            return replace(look, alive=False, screen=seen.screen if seen else None), tenant
+        return replace(look, screen=seen.screen, pane=seen.pane), tenant
+
+    async def _why(self, tenant: Tenant) -> tuple[str | None, str | None]:
+        """Whether it ended with its allocation, and not by itself."""
+        if await self._host.read(f"{self._folder}/wanted") is None:
+            return "cancelled", f"its booking {self._booking} was released"
+        if Place.parse(await self._host.read(f"{self._folder}/place")) != tenant.place:
+            return "host", f"its booking {self._booking} left the allocation of job {tenant.place.job}"
+        return None, None
+
+    def watch(self, handle: Handle, on_look: OnLook) -> None:
+        self.unwatch(handle)
+        watched = _Watched(handle, on_look)
+        self._watched[handle.generation] = watched
+        self._cluster.want(handle.generation)
+        watched.task = asyncio.get_running_loop().create_task(
+            self._watch_on(watched), name=f"fleet-{handle.generation}"
+        )
+
+    def unwatch(self, handle: Handle) -> None:
+        watched = self._watched.pop(handle.generation, None)
+        if watched is None:
+            return
+        watched.closed = True
+        if watched.task is not None and watched.task is not asyncio.current_task():
+            watched.task.cancel()
+        self._cluster.unwant(handle.generation)
+        for server in self._servers.values():
+            server.unwatch(handle.generation)
+
+    def seen_at(self, handle: Handle) -> float | None:
+        watched = self._watched.get(handle.generation)
+        return watched.server.seen_at(handle.generation) if watched is not None and watched.server is not None else None
+
+    async def _watch_on(self, watched: _Watched) -> None:
+        """Look for its end again and again; its pane is watched beside."""
+        handle = watched.handle
+        while not watched.closed:
+            try:
+                look, tenant = await self._looked(handle, see=watched.server is None or watched.missing)
+                if not look.alive:
+                    await self._keep_screen(handle, tenant, watched.screen)
+                    self._tell(watched, replace(look, screen=look.screen or watched.screen))
+                    return
+                if watched.server is None and tenant is not None:
+                    await self._watch_pane(watched, tenant.place)
+                    self._tell(watched, look)
+            except (FleetError, TimeoutError) as error:  # it says nothing of the agent; the next round asks again
+                log.debug("agent %s: %s", handle.agent, error)
+            except Exception:
+                log.exception("agent %s: a look failed", handle.agent)
+            await self._clock.sleep(self._read_every)
+
+    async def _watch_pane(self, watched: _Watched, place: Place) -> None:
+        handle = watched.handle
+        watched.kept = await asyncio.to_thread(self._logs.of(handle.agent).tail_of, handle.generation)
+        if not watched.closed:
+            watched.server = self._server(place)
+            watched.server.on_gone(self._server_gone)
+            watched.server.watch(handle.generation, functools.partial(self._saw, watched), watched.miss)
+
+    def _server_gone(self) -> None:
+        for watched in self._watched.values():
+            watched.miss()
+
+    def _saw(self, watched: _Watched, seen: Seen) -> None:
+        if watched.closed:
+            return
+        if seen.scrolled:
+            lines = list(seen.scrolled)
+            self._logs.of(watched.handle.agent).add(not_kept(watched.kept, lines) if seen.first else lines)
+        if seen.screen.dead:
+            watched.miss()
+            return
+        watched.screen = seen.screen
+        look = Look(at=self._clock.now(), alive=True, program=watched.program, screen=seen.screen, pane=seen.pane)
+        self._tell(watched, look)
+
+    def _tell(self, watched: _Watched, look: Look) -> None:
+        watched.program = look.program or watched.program
+        if not watched.closed:
+            watched.on_look(watched.handle, look)
+
+    # -- typing --------------------------------------------------------------------------------------------------
+
+    async def type(self, handle: Handle, keys: Sequence[str], *, literal: bool) -> None:
+        tenant = await self._tenant(handle)
+        if tenant is None:
+            raise HostUnreachable(f"{handle.agent} has no pane")
+        await self._server(tenant.place).type(handle.generation, keys, literal=literal)
+
+    def attach_argv(self, handle: Handle) -> list[str]:
+        try:
+            tenant = Tenant.parse(handle.agent, Path(handle.folder, TENANT).read_bytes())
+        except OSError:
+            tenant = None
+        if tenant is None:
+            raise HostUnreachable(f"{handle.agent} has no pane at the moment.")
+        place = tenant.place
+        return slurm_tmux.attach_argv(place.job, place.node, place.socket, handle.session)
+
+    # -- ending --------------------------------------------------------------------------------------------------
+
+    async def end(self, handle: Handle, *, grace: float) -> Ended:
+        tenant = await self._tenant(handle)
+        names = await self._host.list(handle.folder)
+        if tenant is not None and PURGED not in names:
+            over = "exit" in names and (await self._why(tenant))[0] is not None  # its job ends what is left
+            if not over and not await self._gone(tenant.place):
+                await self._end_there(handle, tenant, grace)
+            await self._host.put([File(f"{handle.folder}/{PURGED}", b"")])
+            await self._logs.of(handle.agent).flush()
+        noted = (await self._host.read(f"{handle.folder}/exit") or b"").strip()
+        return Ended(int(noted) if noted.isdigit() else None)
+
+    async def _end_there(self, handle: Handle, tenant: Tenant, grace: float) -> None:
+        """Its processes, by the mark they bear, in a step of the job; then its pane."""
+        place, lease = tenant.place, f"{slurm_runtime.scripts_of(self._places)}/lease.sh"
+        mark = f"{processes.MARK}={handle.generation}"
+        words = ("sh", lease, "end", mark, str(max(1, round(grace))))
+        ran = await self._cluster.command(slurm_tmux.step_argv(place.job, place.node, *words), grace + 60)
+        if ran.status and not await self._gone(place):
+            self._cluster.sooner()
+            raise HostUnreachable(f"{handle.agent} could not be ended in job {place.job}: {said(ran)}")
+        deadline = time.monotonic() + NOTED_WITHIN
+        while "exit" not in await self._host.list(handle.folder):  # its launcher notes it, unless it was killed too
+            if time.monotonic() > deadline or await self._gone(place):
+                break
+            await asyncio.sleep(0.05)
+        watched = self._watched.get(handle.generation)
+        await self._keep_screen(handle, tenant, watched.screen if watched is not None else None)
+        await self._server(place).close_pane(handle.generation)
+
+    async def purge(self, agent: str, *, keep: str | None = None, grace: float = 0.5) -> tuple[int, ...]:
+        root = self._places.agent(agent) / "launch"
+        for name in await self._host.list(str(root)):
+            if name != keep:
+                await self.end(self._handle(agent, name), grace=grace)
+        return ()
+
+    async def cleanup(self, keep: Collection[str], *, dry_run: bool) -> list[str]:
+        words = []
+        agents = self._places.state / "agents"
+        for agent in await self._host.list(str(agents)):
+            root = agents / agent / "launch"
+            for name in sorted(set(await self._host.list(str(root))) - set(keep)):
+                handle = self._handle(agent, name)
+                tenant = await self._tenant(handle)
+                if tenant is None or tenant.booking != self._booking:
+                    continue
+                words.append(f"folder {root / name}")
+                if not dry_run:
+                    await self.end(handle, grace=self._settings.kill_grace)
+                    env = slurm_runtime.RM
+                    await self._host.run(["rm", "-rf", str(root / name)], env=env, cwd="/", timeout=30)
+        return words
+
+    async def dismiss(self) -> None:
+        """A booking is released by who booked it."""
+
+    # -- what is kept ----------------------------------------------------------------------------------------------
+
+    async def _keep_screen(self, handle: Handle, tenant: Tenant | None, before: Screen | None) -> None:
+        """Write down, once, the pane's screen as it stands at the end; where that is gone, as it last stood."""
+        if tenant is None or "screen" in await self._host.list(handle.folder):
+            return
+        last: Seen | None = None
+        with contextlib.suppress(HostUnreachable):
+            last = await self._server(tenant.place).last(handle.generation)
+        shown = last.screen if last is not None else before
+        if shown is None:
+            return
+        text = redact(shown.text.rstrip() + "\n", self._secrets(handle.agent))
+        await self._host.put([File(f"{handle.folder}/screen", text.encode(errors="surrogateescape"))])
+        scrolled = list(last.scrolled) if last is not None and not last.first else []
+        self._logs.of(handle.agent).add(scrolled + [line.rstrip() for line in text.splitlines()])
+
+    async def last_screen(self, handle: Handle) -> str | None:
+        kept = await self._host.read(f"{handle.folder}/screen")
+        return None if kept is None else kept.decode(errors="replace")
+
+    async def log_lines(self, handle: Handle, count: int) -> list[str]:
+        watched = self._watched.get(handle.generation)
+        showing: list[str] = []
+        if watched is not None and watched.screen is not None and "screen" not in await self._host.list(handle.folder):
+            with contextlib.suppress(HostUnreachable):  # then it is what was seen last
+                seen = await watched.server.last(handle.generation) if watched.server is not None else None
+                if seen is not None:
+                    self._saw(watched, seen)
+            showing = redact(watched.screen.text.rstrip(), self._secrets(handle.agent)).splitlines()
+        kept = self._logs.of(handle.agent)
+        await kept.flush()
+        return (await asyncio.to_thread(kept.last, count) + showing)[-count:]
+
+    async def close(self) -> None:
+        """Let go; tenants and bookings go on."""
+        tasks = [watched.task for watched in self._watched.values() if watched.task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for server in self._servers.values():
+            await server.close()
+        await self._cluster.close()
+        await self._logs.close()
+
+
+class Tenant:
+    """One launch in a booking."""
+
+    def __init__(self, agent: str, noted: dict[str, str]) -> None:
+        self.agent = agent
+        self.booking = noted["booking"]
+        self.place = Place(noted["job"], noted["node"], noted["socket"])
+        self.section = Slurm(cpus_per_task=int(noted["cpus_per_task"]), mem=noted["mem"])
+
+    @classmethod
+    def parse(cls, agent: str, content: bytes | None) -> Tenant | None:
+        return None if content is None else cls(agent, json.loads(content))
+
+
+class _Watched:
+    """One launch that somebody watches."""
+
+    def __init__(self, handle: Handle, on_look: OnLook) -> None:
+        self.handle = handle
+        self.on_look = on_look
+        self.task: asyncio.Task[None] | None = None
+        self.server: slurm_tmux.JobTmux | None = None
+        self.program: Process | None = None
+        self.screen: Screen | None = None
+        """The last screen seen while it lived."""
+        self.kept: list[str] = []
+        self.missing = False
+        """Its pane was not found, or is dead: the next round looks closer."""
+        self.closed = False
+
+    def miss(self) -> None:
+        self.missing = True
+
+
+def folder_of(places: Places, booking: str) -> Path:
+    """A booking's folder, which all nodes see."""
+    return places.state / "bookings" / booking
+
+
+async def tenants(host: Runtime, places: Places, booking: str, place: Place | None) -> list[Tenant]:
+    """Who lives in the booking's allocation."""
+    found = []
+    agents = places.state / "agents"
+    for agent in await host.list(str(agents)):
+        root = agents / agent / "launch"
+        for name in await host.list(str(root)):
+            names = await host.list(str(root / name))
+            if TENANT in names and "exit" not in names and PURGED not in names:
+                tenant = Tenant.parse(agent, await host.read(str(root / name / TENANT)))
+                if tenant is not None and tenant.booking == booking and tenant.place == place:
+                    found.append(tenant)
+    return found
