@@ -6,14 +6,16 @@ large, is `Broken`, as soon as its head says so.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 TEXT, BINARY, CLOSE, PING, PONG = 0x1, 0x2, 0x8, 0x9, 0xA
 _CONTINUED = 0x0
 _CONTROL = 0x8
 """The bit that says that a frame is about the connection; such a one is short and whole."""
 
 NOT_THE_PROTOCOL, NOT_UNICODE, TOO_LARGE = 1002, 1007, 1009
+
+
+PIECES = 512
+"""So many are kept side by side: many small ones would take far more room than what they hold."""
 
 
 class Broken(Exception):
@@ -25,83 +27,100 @@ class Broken(Exception):
         """With which the connection is closed."""
 
 
-class Got(NamedTuple):
-    """A whole message, or a ping, a pong, a close."""
-
-    opcode: int
-    payload: bytes
-
-
 class Incoming:
     """One client's bytes as they come: `feed` them, and take what is whole by `next`."""
 
-    __slots__ = ("_begun", "_held", "_largest", "_opcode")
+    __slots__ = ("_at", "_begun", "_held", "_largest", "_more", "_need", "_opcode", "_size")
 
     def __init__(self, largest: int) -> None:
         self._largest = largest
-        self._held = bytearray()
+        self._held = b""
+        self._at = 0
+        """How much of that has been taken."""
+        self._more: list[bytes] | None = None
+        """What came since; put to the rest once the frame can be whole, so that no byte is moved often."""
+        self._size = 0
+        """Of what is there altogether."""
+        self._need = 2
+        """So many bytes the next frame has at least."""
         self._opcode = _CONTINUED
         """Of the message that has begun."""
         self._begun: bytearray | None = None
         """What has come of it."""
 
     def feed(self, data: bytes) -> None:
-        self._held += data
+        if not self._size:
+            self._held, self._at = data, 0
+        elif self._more is None:
+            self._more = [data]
+        elif len(self._more) < PIECES:
+            self._more.append(data)
+        else:
+            self._more = [b"".join((*self._more, data))]
+        self._size += len(data)
 
-    def next(self) -> Got | None:
-        """What is whole; `None`: nothing yet. Raise `Broken`."""
+    def next(self) -> tuple[int, bytes] | None:
+        """The opcode and the payload of a whole message, or of a ping, a pong, a close; `None`: nothing is whole yet.
+        Raise `Broken`."""
         while (frame := self._frame()) is not None:
-            last, opcode, payload = frame
+            first, payload = frame
+            opcode = first & 0x0F
             if opcode & _CONTROL:
-                return Got(opcode, payload)
-            if (opcode == _CONTINUED) == (self._begun is None):  # goes on with nothing, or begins amid another
+                return opcode, payload
+            begun = self._begun
+            if (opcode == _CONTINUED) == (begun is None):  # goes on with nothing, or begins amid another
                 raise Broken(NOT_THE_PROTOCOL)
-            if self._begun is None:
-                if last:
-                    return Got(opcode, payload)
+            if begun is None:
+                if first & 0x80:
+                    return opcode, payload
                 self._opcode, self._begun = opcode, bytearray(payload)
             else:
-                self._begun += payload
-                if last:
-                    whole, self._begun = bytes(self._begun), None
-                    return Got(self._opcode, whole)
+                begun += payload
+                if first & 0x80:
+                    self._begun = None
+                    return self._opcode, bytes(begun)
         return None
 
-    def _frame(self) -> tuple[bool, int, bytes] | None:
-        """Whether it is the last of its message, its opcode, and what it carries."""
-        held = self._held
-        there = len(held)
-        if there < 2:
+    def _frame(self) -> tuple[int, bytes] | None:
+        """The next frame's first byte, and what it carries."""
+        there = self._size
+        if there < self._need:
             return None
-        first, second = held[0], held[1]
-        opcode, size, start = first & 0x0F, second & 0x7F, 6
-        if first & 0x70 or not second & 0x80 or opcode not in _KNOWN:
+        if self._more is not None:
+            self._held = b"".join((self._held[self._at :], *self._more))
+            self._at, self._more = 0, None
+        held, at = self._held, self._at
+        first, second = held[at], held[at + 1]
+        opcode, size = first & 0x0F, second & 0x7F
+        if first & 0x70 or second < 0x80 or opcode not in _KNOWN:
             raise Broken(NOT_THE_PROTOCOL)
-        if opcode & _CONTROL and (size > 125 or not first & 0x80):
+        if opcode & _CONTROL and (size > 125 or first < 0x80):
             raise Broken(NOT_THE_PROTOCOL)
-        if size == 126:
-            start = 8
-            size = int.from_bytes(held[2:4], "big") if there >= 4 else 0
-        elif size == 127:
-            start = 14
-            size = int.from_bytes(held[2:10], "big") if there >= 10 else 0
+        head = 6
+        if size > 125:
+            head = 8 if size == 126 else 14
+            if there < head - 4:  # the key comes last
+                self._need = head - 4
+                return None
+            size = int.from_bytes(held[at + 2 : at + head - 4], "big")
         if size + (0 if self._begun is None or opcode & _CONTROL else len(self._begun)) > self._largest:
             raise Broken(TOO_LARGE)
-        end = start + size
-        if there < start or there < end:
+        if there < head + size:
+            self._need = head + size
             return None
+        start = at + head
+        self._at = end = start + size
+        self._size, self._need = there - head - size, 2
         payload = unmasked(held[start:end], held[start - 4 : start])
-        if there == end:
-            held.clear()
-        else:
-            del held[:end]
-        return bool(first & 0x80), opcode, payload
+        if not self._size:
+            self._held, self._at = b"", 0
+        return first, payload
 
 
 _KNOWN = frozenset({_CONTINUED, TEXT, BINARY, CLOSE, PING, PONG})
 
 
-def unmasked(payload: bytes | bytearray, key: bytes | bytearray) -> bytes:
+def unmasked(payload: bytes, key: bytes) -> bytes:
     """What was masked by that key, as it was (all of it at once, as one number)."""
     size = len(payload)
     keys = int.from_bytes((key * (size // 4 + 1))[:size], "little")

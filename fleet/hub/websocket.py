@@ -352,9 +352,6 @@ class Connection(asyncio.Protocol):
 
     def _send(self, reader: Reader, message: dict[str, Any], ref: str | None) -> None:
         """Its ack goes out after its commit, and not before, with those of all others that were committed with it."""
-        if not self._exchange.tokens.good(reader.caller):
-            self._streams.say(reader, _error(Fault("unauthorized", "The token is not valid any more."), ref))
-            return
         self._flying += 1
         self._exchange.begin_send(reader.caller, message, functools.partial(self._stored, reader, ref))
 
@@ -362,7 +359,9 @@ class Connection(asyncio.Protocol):
         """What became of a message."""
         self._flying -= 1
         if isinstance(came, Exception):
-            self._streams.say(reader, _error(as_fault(came), ref))
+            good = self._exchange.tokens.good(reader.caller)
+            fault = as_fault(came) if good else Fault("unauthorized", "The token is not valid any more.")
+            self._streams.say(reader, _error(fault, ref))
         else:
             self._streams.say(reader, ws_frame(wire.accepted(came, ref).encode()))
         if self._full and self._flying <= IN_FLIGHT // 2:

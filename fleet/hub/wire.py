@@ -129,7 +129,9 @@ def read_json(raw: bytes | bytearray) -> Any:
     except UnicodeDecodeError as error:
         raise Fault(Code.INVALID_UNICODE, f"Byte {error.start} is not UTF-8.") from None
     try:
-        value = _decoder.decode(text)
+        value, end = _decoder.raw_decode(text) if text[:1] == "{" else (None, -1)  # nearly always, and all of it
+        if end != len(text):
+            value = _decoder.decode(text)
     except RecursionError:
         raise _too_deep() from None
     except ValueError as error:

@@ -18,7 +18,6 @@ from fleet.hub.framing import (
     TEXT,
     TOO_LARGE,
     Broken,
-    Got,
     Incoming,
     closing,
     unmasked,
@@ -37,8 +36,8 @@ def client_frame(payload: bytes, opcode: int = TEXT, *, last: bool = True, key: 
     return bytes(head) + key + unmasked(payload, key)
 
 
-def taken(incoming: Incoming, *pieces: bytes) -> list[Got]:
-    def each() -> Iterator[Got]:
+def taken(incoming: Incoming, *pieces: bytes) -> list[tuple[int, bytes]]:
+    def each() -> Iterator[tuple[int, bytes]]:
         for piece in pieces:
             incoming.feed(piece)
             while (got := incoming.next()) is not None:
@@ -63,13 +62,22 @@ def test_messages_come_out_as_they_were_sent_however_their_bytes_are_cut(
     sent = b"".join(client_frame(payload, opcode, key=key) for opcode, payload in messages)
     places = sorted({0, len(sent), *(cut for cut in cuts if cut < len(sent))})
     pieces = [sent[a:b] for a, b in itertools.pairwise(places)]
-    assert taken(Incoming(1000), *pieces) == [Got(*message) for message in messages]
+    assert taken(Incoming(1000), *pieces) == messages
 
 
 @pytest.mark.parametrize("size", [0, 1, 125, 126, 127, 65535, 65536, 200_000])
 def test_a_message_of_any_length_is_read(size: int) -> None:
     payload = bytes(range(256)) * (size // 256 + 1)
-    assert taken(Incoming(200_000), client_frame(payload[:size])) == [Got(TEXT, payload[:size])]
+    assert taken(Incoming(200_000), client_frame(payload[:size])) == [(TEXT, payload[:size])]
+
+
+def test_a_large_message_that_comes_byte_by_byte_is_read_once_it_is_whole() -> None:
+    incoming, sent = Incoming(100_000), client_frame(b"x" * 100_000)
+    for byte in sent[:-1]:
+        incoming.feed(bytes((byte,)))
+        assert incoming.next() is None
+    incoming.feed(sent[-1:] + client_frame(b"next"))
+    assert taken(incoming, b"") == [(TEXT, b"x" * 100_000), (TEXT, b"next")]
 
 
 def test_a_message_in_several_frames_is_one_and_a_ping_may_stand_between_them() -> None:
@@ -80,7 +88,7 @@ def test_a_message_in_several_frames_is_one_and_a_ping_may_stand_between_them() 
         client_frame(b"two ", 0, last=False) + client_frame(b"three", 0),
         client_frame(b"four"),
     )
-    assert got == [Got(PING, b"are you there"), Got(TEXT, b"one two three"), Got(TEXT, b"four")]
+    assert got == [(PING, b"are you there"), (TEXT, b"one two three"), (TEXT, b"four")]
 
 
 @pytest.mark.parametrize(
@@ -104,7 +112,7 @@ def test_what_is_too_large_is_told_before_it_is_there() -> None:
     assert code_of(client_frame(b"x" * 1001)[:8]) == TOO_LARGE
     assert code_of(b"\x81\xff" + (2**63 - 1).to_bytes(8, "big")) == TOO_LARGE
     assert code_of(client_frame(b"x" * 600, last=False), client_frame(b"x" * 600, 0)[:8]) == TOO_LARGE
-    assert taken(Incoming(1000), client_frame(b"x" * 1000)) == [Got(TEXT, b"x" * 1000)]
+    assert taken(Incoming(1000), client_frame(b"x" * 1000)) == [(TEXT, b"x" * 1000)]
 
 
 def test_a_close_has_a_code_that_may_be_sent_back_or_is_broken() -> None:
@@ -121,4 +129,4 @@ def test_a_close_has_a_code_that_may_be_sent_back_or_is_broken() -> None:
         with pytest.raises(Broken) as broken:
             closing(payload)
         assert broken.value.code == code
-    assert taken(Incoming(10), client_frame(b"\x03\xe8", CLOSE)) == [Got(CLOSE, b"\x03\xe8")]
+    assert taken(Incoming(10), client_frame(b"\x03\xe8", CLOSE)) == [(CLOSE, b"\x03\xe8")]
