@@ -59,6 +59,8 @@ LOG_TAIL = 2_000_000
 DIALOG_GOES = 2.0
 """Seconds after which a dialog of a started agent is one that a person should hear of."""
 
+UNENDED = (Phase.STOPPING, Phase.UNVERIFIABLE)
+"""Where a stop is under way, or waits for the host: something of the agent may live."""
 EVENT_TYPES = ("hook", "phase", "activity", "launch", "exit", "killed", "action", "session", "fault")
 """What events are of, as far as agents are concerned."""
 
@@ -314,7 +316,7 @@ class Operator:
         told = [
             {
                 "name": r.name,
-                "outcome": "stopped" if r.life.phase is not Phase.STOPPING and not r.life.wanted else "held",
+                "outcome": "held" if r.life.wanted or r.life.phase in UNENDED else "stopped",
                 "was": was[r.name],
                 "phase": r.life.phase,
                 "exit_status": r.life.exit_status,

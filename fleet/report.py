@@ -162,9 +162,11 @@ def _seed_facts(runner: Runner, up: bool) -> dict[str, Any]:
     spec, state, line = runner.spec, runner.state, runner.facts.status_line
     stuck = up and pane_state(runner) in ("y_n_prompt", "auth_error", "limit_reached", "compose_pending_unsent")
     seen = state.proof.excerpt if state.proof else None
+    far = runner.runtime.far
+    where = machine(spec) if far is None else far.machine
     return {
-        "machine": machine(spec),
-        "hostname_canonical": machine(spec),
+        "machine": where,
+        "hostname_canonical": where,
         "remote": spec.remote.model_dump(mode="json") if spec.remote else None,
         "project": Path(runner.facts.cwd).name if runner.facts.cwd else None,
         "hooks_configured": runner.harness.has_sessions,
