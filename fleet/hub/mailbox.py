@@ -25,7 +25,7 @@ from fleet.db import Migrations
 from fleet.hub import message as words
 from fleet.hub.log import EVENT, Event, New, Projection, SqliteLog, Stored, as_json, insert, quoted
 from fleet.hub.message import WAITING, Message, Recipient, State, Way, step
-from fleet.hub.projection import COPY, HISTORY, MESSAGE, as_it_stands, fields
+from fleet.hub.projection import COPY, DELETION, EDIT, HISTORY, MESSAGE, as_it_stands, fields
 
 RECEIPT = "receipt"
 """`{message, seq, box, was, recipient}`: where a message stands at one recipient now, and in which state it was."""
@@ -55,6 +55,11 @@ HEARD_AT_ONCE = 100
 
 STANDINGS = 10_000
 """Receipts that are kept at hand."""
+
+TEXTS = 4096
+"""Messages that are kept at hand for their hand-over …"""
+SHORT = 2048
+"""… if they are no longer than this."""
 
 OPEN = WAITING | {State.INJECTING}
 """The hub still has something to do about it; retention leaves the message."""
@@ -260,6 +265,10 @@ class Mailboxes:
         self._reading: set[asyncio.Task[None]] = set()
         self._standings: OrderedDict[Which, _Standing] = OrderedDict()
         """How messages stand in boxes that were lately of concern: nobody else changes that."""
+        self._texts: OrderedDict[str, Message] = OrderedDict()
+        """Messages that may soon be handed over, as they were accepted; none that was changed since."""
+        self._edits = 0
+        """How often something was changed about what was said."""
 
     async def load(self) -> int:
         """Count what waits, after a start. The seq after which `seen` is to go on."""
@@ -285,6 +294,9 @@ class Mailboxes:
                     if stored["state"] in WAITING:
                         of = f"{data['workspace']}/@{stored['name']}"
                         self._waiting[of] = self._waiting.get(of, 0) + 1
+            elif event.kind in (EDIT, DELETION):
+                self._texts.pop(str(fields(event).get("message")), None)
+                self._edits += 1
             elif event.kind == RECEIPT:
                 data = fields(event)
                 self._waiting[data["box"]] += (data["recipient"]["state"] in WAITING) - (data["was"] in WAITING)
@@ -349,6 +361,8 @@ class Mailboxes:
                     which = (message.id, f"{message.workspace}/@{recipient.name}")
                     if which not in self._standings:  # else it has been changed since
                         self._standings[which] = _Standing(seq, told_to, recipient, message.expires_at)
+                if recipients:
+                    self._keep_text(message)
                 self._keep_some()
             then(Accepted(seq, duplicate))
 
@@ -478,9 +492,16 @@ class Mailboxes:
         while len(self._standings) > STANDINGS:
             self._standings.popitem(last=False)
 
+    def _keep_text(self, message: Message) -> None:
+        if len(message.text) <= SHORT and not message.metadata:
+            self._texts[message.id] = message
+            if len(self._texts) > TEXTS:
+                self._texts.popitem(last=False)
+
     def forget(self) -> None:
         """Retention was here: what is kept at hand may be gone."""
         self._standings.clear()
+        self._texts.clear()
 
     # -- reading ---------------------------------------------------------------------------------------------------
 
@@ -524,22 +545,35 @@ class Mailboxes:
         def read(connection: sqlite3.Connection) -> list[Mail]:
             where, values = ("1", ()) if of is None else ("box = ?", (of,))
             rows = connection.execute(
-                f"SELECT seq, recipient FROM receipts WHERE open = 1 AND {where} AND seq > ? ORDER BY seq LIMIT ?",
+                "SELECT seq, message, recipient FROM receipts"
+                f" WHERE open = 1 AND {where} AND seq > ? ORDER BY seq LIMIT ?",
                 (*values, after, limit),
-            ).fetchall()
-            told = [(row["seq"], row["recipient"]) for row in rows]
+            )
+            told = [(int(seq), str(message), str(recipient)) for seq, message, recipient in rows]
             if of is not None:
                 read_to = connection.execute("SELECT seq FROM caught_up WHERE box = ?", (of,)).fetchone()
                 since = max(after, read_to["seq"] if read_to else 0)
-                told += [(seq, None) for seq in _heard(connection, of, since, min(heard, limit), standing=True)]
-            return [
-                _read_mail(connection, seq, recipient)
-                if recipient is not None
-                else _heard_mail(connection, of or "", seq, 0)
-                for seq, recipient in sorted(told, key=lambda one: int(one[0]))[:limit]
-            ]
+                heard_at = _heard(connection, of, since, min(heard, limit), standing=True)
+                if heard_at:
+                    told = sorted([*told, *((seq, "", "") for seq in heard_at)])[:limit]
+            return [self._open_mail(connection, of or "", *one) for one in told]
 
-        return await self._database.read(read)
+        edits = self._edits
+        mail = await self._database.read(read)
+        if edits == self._edits:  # else what was read may be older than that
+            for one in mail:
+                if one.message.id not in self._texts and one.deleted_at is None:
+                    self._keep_text(one.message)
+        return mail
+
+    def _open_mail(self, connection: sqlite3.Connection, of: str, seq: int, id: str, recipient: str) -> Mail:
+        """One of them, in a thread that reads: from memory, where it is at hand."""
+        if not recipient:
+            return _heard_mail(connection, of, seq, 0)
+        message = self._texts.get(id)
+        if message is None:
+            return _read_mail(connection, seq, recipient)
+        return Mail(seq, message, _as_recipient(recipient))
 
     async def names_open(self, workspace: str) -> list[str]:
         """Whose boxes hold something that the hub has still to do about."""
@@ -815,4 +849,10 @@ def _read_mail(connection: sqlite3.Connection, seq: int, recipient: str) -> Mail
     row = connection.execute(f"SELECT {EVENT} FROM log WHERE seq = ?", (seq,)).fetchone()
     shown = as_it_stands(connection, Event(*row))
     message = Message.from_json(shown.event.data)._replace(text=shown.text or "")
-    return Mail(seq, message, Recipient.from_json(json.loads(recipient)), deleted_at=shown.deleted_at)
+    return Mail(seq, message, _as_recipient(recipient), deleted_at=shown.deleted_at)
+
+
+@functools.lru_cache(maxsize=TEXTS)
+def _as_recipient(stored: str) -> Recipient:
+    """What a receipt's row says. The same rows are looked at again and again, until their mail is gone."""
+    return Recipient.from_json(json.loads(stored))
