@@ -393,12 +393,16 @@ def test_on_a_full_disk_nothing_is_lost_and_it_goes_on_once_there_is_space(fleet
             stops, dies = fleet.status("stops")["pid"], fleet.status("dies")["pid"]
             fill(ballast)
             refused(fleet, "start", fleet.shell("late", FOREVER), code=1, says="The disk is full")
+            said = [fleet.home.fleet("send", "#general", f"number {n}", "--json") for n in range(3)]
+            accepted = [json.loads(one.stdout)["data"]["id"] for one in said if one.returncode == 0]
+            assert all("disk is full" in one.stdout for one in said if one.returncode), said
             fleet.run("stop", "stops", "--timeout", "2", code=4)
             kill(dies)
             warned = fleet.home.fleet("status").stderr
             assert "Nothing can be written down" in warned, warned
             assert alive(stops)
             ballast.unlink()
+            assert {fleet.json("receipt", id)["id"] for id in accepted} == set(accepted), "what was accepted is there"
             fleet.wait("stops", phase="stopped")
             assert fleet.wait("dies", phase="running", restarts=1)["pid"] != dies
             fleet.run("start", fleet.shell("late", FOREVER))
