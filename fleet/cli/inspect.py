@@ -7,15 +7,28 @@ from typing import Any
 
 import click
 
+from fleet import client
 from fleet.cli import call, explain, output, reads, words
 
 
 @click.command()
 @call.one
+@click.option("--format", "form", type=click.Choice(["seed"]), help="As the flat JSON of the seed's status.")
 @call.as_json
-def inspect(target: str, as_json: bool) -> int:
+def inspect(target: str, form: str | None, as_json: bool) -> int:
     """Show everything known about one agent."""
+    if form == "seed":
+        return as_the_seed(*reads.ask("inspect", [target]))
     return call.call(*reads.ask("inspect", [target]), show, as_json=as_json)
+
+
+def as_the_seed(verb: str, args: dict[str, Any]) -> int:
+    """Print the flat object that the seed's `status --json` printed."""
+    from fleet.cli import seed_format
+
+    reply = client.request(verb, args, timeout=reads.request_timeout())
+    output.as_json(seed_format.flat(reply.envelope()["data"]))
+    return reply.exit_code
 
 
 def show(agent: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import IO
@@ -36,14 +37,19 @@ ASK_EVERY = 0.05
 ASK_AGAIN = 0.5
 
 
-def ensure_daemon() -> None:
+def ensure_daemon(targets: Sequence[str] = ()) -> None:
     """Return when a daemon answers; start one where there is none.
 
-    Raise `NoDaemon` with what its log says where none comes up.
+    Raise `InvalidManifest`, and start none, where a manifest among `targets` says what cannot be started, and
+    `NoDaemon` with what its log says where none comes up.
     """
     if _answers():
         return
+    from fleet import manifests
     from fleet.config import load_settings
+
+    if files := [target for target in targets if "/" in target or target.endswith((".yaml", ".yml"))]:
+        manifests.load_all(files)
 
     places = Places.of()
     timeout = load_settings(places).daemon_start_timeout

@@ -44,5 +44,5 @@ def start(
         "wait": wait,
         "timeout": timeout,
     }
-    ondemand.ensure_daemon()
+    ondemand.ensure_daemon(targets)
     return acts.act("start", args, timeout=timeout, as_json=as_json)

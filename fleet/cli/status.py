@@ -56,11 +56,9 @@ def status(
 def _seed(verb: str, args: dict[str, Any]) -> int:
     if verb != "inspect":
         raise Usage("`--format seed` shows one agent.", hint="Name it: `fleet status NAME --format seed`.")
-    from fleet.cli import seed_format
+    from fleet.cli import inspect
 
-    reply = client.request(verb, args, timeout=reads.request_timeout())
-    output.as_json(seed_format.flat(reply.envelope()["data"]))
-    return reply.exit_code
+    return inspect.as_the_seed(verb, args)
 
 
 def _watch(verb: str, args: dict[str, Any], interval: float, as_json: bool) -> int:

@@ -490,6 +490,7 @@ def test_the_seeds_status_is_flat_and_complete(fleet: Shell, daemon: ScriptedDae
     hooks = {"tool_counts": {"Bash": 2}, "last_tool_at": 1.5, "last_tool_name": "Bash"}
     daemon.will("inspect", {**WEB, "source": "/m/web.yaml", "pane_state": "y_n_prompt", "hooks": hooks, "ppid": 7})
     flat = json.loads(fleet("status", "web", "--format", "seed").out)
+    assert json.loads(fleet("inspect", "web", "--format", "seed").out) == flat
     assert len(flat) == 60
     assert flat["config"] == "/m/web.yaml"
     assert (flat["status"], flat["pane_state"], flat["ppid"]) == ("running", "y_n_prompt", 7)
@@ -592,6 +593,17 @@ def test_a_daemon_is_started_where_a_command_needs_one(
     monkeypatch.setattr(ondemand, "_spawn_keeper", spawn)
     with pytest.raises(Gone):
         fleet(*words)
+
+
+def test_no_daemon_is_started_for_a_manifest_that_is_not_valid(
+    fleet: Shell, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ondemand, "_spawn_keeper", lambda places: pytest.fail("it was started"))
+    Path("web.yaml").write_text("apiVersion: fleet/v1\nkind: Agent\nspec: {harnes: shell}\n")
+    for name in ("web.yaml", "./none.yaml"):
+        ran = fleet("start", name)
+        assert ran.code == 2
+        assert name.removeprefix("./") in ran.err
 
 
 def test_while_another_command_starts_the_daemon_none_is_started(
