@@ -23,8 +23,9 @@ check: $(MADE)  ## format, lint, check types and run the unit tests (what `make`
 test: lint programs welcome claude  ## set everything up, then run the whole suite on the real programs
 	@$(ALSO) $(BIN)/pytest -n 2 --dist worksteal --timeout 300
 
-soak: lint programs claude  ## 200 messages into the real Claude Code, past every obstacle and two dead daemons (a quarter of an hour)
+soak: lint programs claude  ## 200 messages into the real Claude Code, past every obstacle and two dead daemons, and an ssh link cut for five minutes (20 min)
 	FLEET_TEST_MESSAGES=200 $(BIN)/pytest --timeout 3000 tests/e2e/test_mail_daemon.py
+	FLEET_TEST_CUT=300 $(BIN)/pytest --timeout 900 tests/e2e/test_ssh.py -k cut_link
 
 lint: $(MADE)
 	$(BIN)/ruff format --check --quiet
@@ -64,7 +65,7 @@ demo: $(MADE)  ## install what is missing, start a small fleet and show it
 demo-stop:  ## end the demo and all it started
 	@tools/demo stop
 
-bench: $(MADE) programs  ## measure fleet beside its peers, and write docs/benchmarks.md (ONLY=supervision, hub or ssh: that table)
+bench: $(MADE) programs  ## measure fleet beside its peers, and write docs/benchmarks.md (ONLY=supervision, hub, ssh or slurm: that table)
 	@$(BIN)/python -m tests.bench $(if $(ONLY),--only $(ONLY))
 
 accuracy: $(MADE)  ## judge every screen of CAPTURES=DIR, and print the table by state
