@@ -14,7 +14,7 @@ from fleet.cli import output, talk
 @talk.as_json
 @talk.on_hub
 def delete(where: talk.Where, message: str, dry_run: bool, as_json: bool) -> int:
-    """Delete a message of yours, or as an operator anybody's: its words are shown no more.
+    """Delete a message of yours, or as an operator anybody's: its words and files are shown no more.
 
     Whoever has not got it yet does not get it; that it was there, and who deleted it, stays in the log.
     """

@@ -47,7 +47,7 @@ from fleet.hub.message import (
 from fleet.hub.projection import History
 from fleet.hub.registry import Card, Registry
 from fleet.hub.routing import nearest
-from fleet.hub.shown import message_json, shown_json
+from fleet.hub.shown import deleted_json, message_json, shown_json
 from fleet.hub.submission import Submission
 from fleet.settings import Settings
 
@@ -263,8 +263,7 @@ class Base:
         message = mail.message
         return {
             **message_json(message.to_json(), mail.seq, self.log.epoch),
-            "text": None if mail.deleted_at is not None else message.text,
-            "deleted_at": mail.deleted_at,
+            **deleted_json(mail.deleted_at),
             "recipient": mail.recipient.to_json(),
         }
 

@@ -33,8 +33,13 @@ def shown_json(shown: Shown, epoch: str) -> dict[str, Any]:
         "text": shown.text,
         "reactions": {sign: list(names) for sign, names in shown.reactions.items()},
         "edited_at": shown.edited_at,
-        "deleted_at": shown.deleted_at,
+        **deleted_json(shown.deleted_at),
     }
+
+
+def deleted_json(at: float | None) -> dict[str, Any]:
+    """What is different about a message that was deleted: nothing that its sender put into it is shown."""
+    return {"deleted_at": at} | ({} if at is None else {"text": None, "attachments": [], "metadata": {}})
 
 
 def event_json(event: Event, epoch: str) -> dict[str, Any]:

@@ -557,7 +557,7 @@ class Talk(Base):
         event = await self._visible(caller, id)
         if event.data["sender"] != caller.name:
             raise no(Code.NOT_ALLOWED, "One's own messages can be edited; nobody's words are changed by another.")
-        if (await self.history.shown([event]))[0].deleted_at is not None:
+        if await self._is_deleted(event):
             raise no(Code.ALREADY_OVER, f"{id} was deleted.")
         await self._fact(caller, event, EDIT, {"message": id, "text": checked})
         return await self.message_json(event)
@@ -569,7 +569,7 @@ class Talk(Base):
         own = event.data["sender"] == caller.name
         if not own:
             self._operator(caller)
-        if (await self.history.shown([event]))[0].deleted_at is not None:
+        if await self._is_deleted(event):
             return
         known = known_of(event)
         boxes = [box(caller.workspace, name) for name in sorted(known.hearers)]
@@ -580,6 +580,9 @@ class Talk(Base):
         )
         if not own:
             await self._acted(caller, "delete", message=id)
+
+    async def _is_deleted(self, event: Event) -> bool:
+        return (await self.history.shown([event]))[0].deleted_at is not None
 
     async def react(self, caller: Caller, id: str, reaction: object, on: bool = True) -> dict[str, Any]:
         """Set a sign at a message, or take it away."""
@@ -727,7 +730,7 @@ class Talk(Base):
         """The file as it went with one of these messages that the caller may read."""
         for seq in seqs:
             event = await self.history.at(seq)
-            if event is not None and self._may_read(caller, known_of(event)):
+            if event is not None and self._may_read(caller, known_of(event)) and not await self._is_deleted(event):
                 for attachment in Message.from_json(event.data).attachments:
                     if attachment.sha256 == sha256:
                         return attachment
@@ -753,6 +756,8 @@ def _recipient(space: registry.Space, name: str, message: Message, quiet: bool, 
 
 
 def _also_listed(message: Message, recipients: Sequence[Recipient], listening: Sequence[str]) -> tuple[str, ...]:
+    if not recipients and message.sender not in listening[:LISTED]:
+        return tuple(listening[:LISTED])
     named = {message.sender, *(recipient.name for recipient in recipients)}
     return tuple([name for name in listening[:LISTED] if name not in named])
 

@@ -1102,6 +1102,13 @@ async def test_a_file_is_for_who_may_read_a_message_that_has_it(stage):
     assert (await stage.exchange.attachment(BOB, kept.sha256)).name == "notes.txt"
     with pytest.raises(Refused):
         await stage.exchange.attachment(CAROL, kept.sha256)
+    [told] = (await stage.exchange.read(BOB))["messages"]
+    assert told["attachments"] == [attached]
+    await stage.exchange.delete(ALICE, told["id"])
+    [told] = (await stage.exchange.read(BOB))["messages"]
+    assert told["attachments"] == (await stage.exchange.inbox(BOB, "me"))["messages"][0]["attachments"] == []
+    with pytest.raises(Refused):
+        await stage.exchange.attachment(BOB, kept.sha256)
     await stage.clock.turn(DAY)
     await stage.exchange.housekeep()
     assert stage.exchange.blobs.size(kept.sha256) == 5
