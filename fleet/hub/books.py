@@ -42,7 +42,9 @@ class Accounting:
 
     def opened(self, thread: str) -> None:
         """A conversation begins: nothing was said in it."""
-        self._put(thread, NO_TALLY)
+        self._tallies[thread] = NO_TALLY
+        if len(self._tallies) > TALLIES:
+            self._tallies.popitem(last=False)
 
     def recall(self, thread: str, tally: Tally) -> None:
         """What the log's file says of a conversation that is not at hand."""

@@ -375,7 +375,7 @@ class SqliteLog:
             self._pending.append(_Waiting(batch, told))
             first = len(self._pending) == 1
         if first:
-            self._settle([])
+            self._settle_soon([])
 
     def _writable(self, batch: Sequence[New]) -> bool:
         """Whether a log that ran out of space takes this: there is space again, or it is of kept streams."""
@@ -451,6 +451,13 @@ class SqliteLog:
 
     # -- one commit's worth ----------------------------------------------------------------------------------------
 
+    def _settle_soon(self, taken: list[_Waiting]) -> None:
+        """Once the loop has done what it is at: more may come with it, and the writer does not fight with it for the
+        interpreter's lock meanwhile."""
+        self._settling += 1
+        self._settled.clear()
+        asyncio.get_running_loop().call_soon(self._settle, taken)
+
     def _settle(self, taken: list[_Waiting]) -> None:
         """Store these, or, where there are none, what waits by the time the writer comes to it; show it, and tell
         those who wait."""
@@ -467,6 +474,9 @@ class SqliteLog:
                 self._committed(outcome.events)
                 for waiting, stored in zip(taken, outcome.stored, strict=True):
                     _tell(waiting, stored)
+            over()
+
+        def over() -> None:
             self._settling -= 1
             if not self._settling:
                 self._settled.set()
@@ -476,9 +486,7 @@ class SqliteLog:
         except StorageError as error:
             for one in taken or self._take():
                 _tell(one, error)
-            return
-        self._settling += 1
-        self._settled.clear()
+            over()
 
     def _take(self) -> list[_Waiting]:
         with self._lock:
@@ -490,7 +498,7 @@ class SqliteLog:
             self._reserve.spend()
         elif len(waiting) > 1:  # it may be one of them: each on its own
             for one in waiting:
-                self._settle([one])
+                self._settle_soon([one])
             return
         if isinstance(error, StorageError):
             refused = NotStored(f"The hub could not store it. {error}", hint=error.hint)

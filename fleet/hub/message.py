@@ -190,20 +190,23 @@ class Ids:
 
     def __init__(self, chance: Callable[[int], bytes]) -> None:
         self._chance = chance
-        self._letters = ""
+        self._drawn: list[str] = []
         self._last = 0
         self._second = ("", -1)
 
     def mint(self, kind: str, now: float) -> str:
         """The next: sixteen letters of five bits each, as `mint` makes them."""
-        self._last = last = max(self._last + 1, int(now * _A_SECOND))
-        if self._second[1] != last >> 20:
-            second = last >> 20
+        last = int(now * _A_SECOND)
+        if last <= self._last:
+            last = self._last + 1
+        self._last = last
+        second = last >> 20
+        if self._second[1] != second:
             self._second = ("".join(_RISING[second >> shift & 1023] for shift in (20, 10, 0)), second)
-        if not self._letters:
-            self._letters = self._chance(6 * 512).translate(_LETTERS).decode()
-        drawn, self._letters = self._letters[:6], self._letters[6:]
-        return f"{kind}-{self._second[0]}{_RISING[last >> 10 & 1023]}{_RISING[last & 1023]}{drawn}"
+        if not self._drawn:
+            letters = self._chance(6 * 512).translate(_LETTERS).decode()
+            self._drawn = [letters[start : start + 6] for start in range(0, len(letters), 6)]
+        return f"{kind}-{self._second[0]}{_RISING[last >> 10 & 1023]}{_RISING[last & 1023]}{self._drawn.pop()}"
 
 
 _A_SECOND = 1 << 20

@@ -173,8 +173,9 @@ def _addressee(value: object) -> str:
     if not isinstance(value, str):
         raise _Unfit(Code.WRONG_TYPE, "`to` holds something that is not a string.", field="to")
     name = value.lower()
-    name = name.removeprefix("@")
-    if not (NAME.fullmatch(name) or CHANNEL.fullmatch(name)):
+    if name[:1] == "@":
+        name = name[1:]
+    if not (CHANNEL if name[:1] == "#" else NAME).fullmatch(name):
         raise _Unfit(Code.BAD_NAME, f"{_shown(value)} is neither a name nor a #channel.", field="to")
     return name
 
