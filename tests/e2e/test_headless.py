@@ -183,6 +183,13 @@ def test_a_headless_claude_code_answers_and_goes_on_with_its_conversation(
     prompted = fleet.json("prompt", "clerk", "Repeat three")
     until(lambda: _state(fleet, prompted["id"]) == "delivered", "the turn ends")
     assert stub.log()[-1]["prompt"].strip() == "Repeat three"
+    spent = until(lambda: _spent(fleet, turns=3), "its turns are counted")
+    assert spent["cost_usd"] > 0 and spent["usage"]["output_tokens"] > 0, spent["usage"]
+
+
+def _spent(fleet: Fleet, turns: int) -> Any:
+    told = fleet.json("status", "clerk")
+    return told if (told["usage"] or {}).get("turns") == turns else None
 
 
 def _state(fleet: Fleet, message: str) -> str:
