@@ -285,7 +285,7 @@ class There:
     """The same for a fleet that runs as programs: its settings lead it over a wire to an sshd on this machine."""
 
     def __init__(self, home: Path, *, settings: bool = True) -> None:
-        """`settings`: write them, with a keepalive that is short."""
+        """`settings`: write them; a slow machine is no cut."""
         self.sshd = Sshd(home / "sshd")
         self.sshd.start()
         self.wire = Wire(self.sshd.port)
@@ -298,7 +298,7 @@ class There:
             return
         config = home / "fleet" / "config.yaml"
         config.parent.mkdir(exist_ok=True)
-        config.write_text(f"ssh_config: {self.sshd.config}\nssh_keepalive: 1\nssh_probe_within: 2\n")
+        config.write_text(f"ssh_config: {self.sshd.config}\nssh_keepalive: 2\nssh_probe_within: 15\n")
 
     @property
     def user_home(self) -> Path:
