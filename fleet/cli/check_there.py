@@ -65,7 +65,7 @@ def examine(spec: AgentSpec, program: str, settings: Settings) -> Iterator[Told]
         if isinstance(answer, HostUnreachable):
             yield Told("host", WARN if any_answers else FAIL, str(answer), answer.hint)
         else:
-            yield from _findings(spec, way, program, answer)
+            yield from findings(spec, way, program, answer)
 
 
 async def _ask(
@@ -96,7 +96,8 @@ async def _ask(
     return found if "machine" in found else HostUnreachable(f"{way.name}: it has no /bin/sh that answers")
 
 
-def _findings(spec: AgentSpec, way: Way, program: str, said: dict[str, list[str]]) -> Iterator[Told]:
+def findings(spec: AgentSpec, way: Way, program: str, said: dict[str, list[str]]) -> Iterator[Told]:
+    """What the host has said, and what to do about what is missing."""
     on = f"on {way.name}"
     yield Told("host", OK, f"{way.name} answers as {said['machine'][0]}")
     missing = [*said.get("no-tool", ()), *(["/proc"] if "no-proc" in said else [])]
