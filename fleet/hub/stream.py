@@ -242,10 +242,10 @@ class Streams:
         await asyncio.gather(self._tending, return_exceptions=True)
         for reader in list(self.readers):
             self.end(reader, 1001)
-        for transport in self.leaving:
-            transport.abort()
         for send_away in list(self.unwelcomed):
             send_away(1001)
+        for transport in self.leaving:  # nobody waits for who does not read
+            transport.abort() if transport.get_write_buffer_size() else transport.close()
         if self._flush_due:
             self._flush_due.cancel()
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from fleet.hub import app, wire
+from fleet.hub import app, websocket, wire
 from fleet.hub.auth import Role
 from fleet.hub.stream import Pace
-from tests.hub_doors import LOOSE, SOON, Hub, masked, read_frame, running_hub
+from tests.hub_doors import LOOSE, SOON, Hub, handshake, masked, read_frame, running_hub
 from tests.waiting import until
 
 FILLED = {
@@ -644,10 +644,38 @@ async def test_a_port_that_becomes_free_is_taken() -> None:
 
 
 async def test_a_hub_that_leaves_says_so_to_its_readers(hub: Hub) -> None:
-    async with hub.socket("op") as socket:
+    async with hub.socket("op") as socket, hub.bare("op") as silent:
         closing = asyncio.create_task(hub.server.close())
         assert await socket.closed() == 1001
+        assert await silent.closed() == 1001
         await closing
+
+
+async def test_what_comes_behind_hello_is_taken_once_it_has_been_answered(hub: Hub) -> None:
+    async with hub.raw() as (reader, writer):
+        frames = [{"type": "hello", "streams": ["#quiet"]}, {"type": "ping", "ref": "behind"}]
+        writer.write(handshake(hub.tokens["op"]) + b"".join(masked(json.dumps(frame).encode()) for frame in frames))
+        await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), SOON)
+        assert json.loads((await read_frame(reader))[1])["type"] == "welcome"
+        assert json.loads((await read_frame(reader))[1]) == {"type": "pong", "ref": "behind"}
+
+
+async def test_a_client_that_closes_is_answered_with_its_code_and_is_no_reader_any_more(hub: Hub) -> None:
+    assert hub.server.streams is not None
+    async with hub.deaf("op", streams=["#quiet"]) as (reader, writer):
+        assert len(hub.server.streams.readers) == 1
+        writer.write(masked((4321).to_bytes(2, "big"), 0x8))
+        assert await read_frame(reader) == (0x8, (4321).to_bytes(2, "big"))
+        assert await reader.read() == b""
+        assert not hub.server.streams.readers
+
+
+async def test_more_messages_than_may_be_on_their_way_at_once_all_come_through(hub: Hub) -> None:
+    async with hub.socket("op", streams=["#quiet"]) as socket:
+        count = 3 * websocket.IN_FLIGHT + 7
+        for number in range(count):
+            await socket.say(type="message", ref=str(number), message={"to": "#general", "text": f"{number}"})
+        assert [(await socket.next("ack"))["ref"] for _ in range(count)] == [str(number) for number in range(count)]
 
 
 # -- files ---------------------------------------------------------------------------------------------------------
