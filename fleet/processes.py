@@ -12,7 +12,7 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,8 @@ TICKS = os.sysconf("SC_CLK_TCK")
 PAGE = os.sysconf("SC_PAGE_SIZE")
 POLL = 0.02
 """Seconds between two questions whether a process still lives."""
+STRANGERS_FOR = 30.0
+"""Seconds for which a process that is in no agent's tree is taken to stay outside."""
 AFTER_KILL = 10.0
 """Seconds a process may take to vanish after SIGKILL (one in an uninterruptible call takes its time)."""
 
@@ -87,15 +89,14 @@ def parse(note: bytes | None, written_at: float | None = None) -> Process | None
     return None if young else found
 
 
-def table() -> dict[int, Row]:
-    """Every living process by its pid."""
+def table(without: Container[int] = ()) -> dict[int, Row]:
+    """Every living process by its pid, but for those whose pids are left out."""
     if not LINUX:
         return _table_elsewhere()
     rows = {}
     for name in os.listdir("/proc"):  # noqa: PTH208 (thousands of entries; Path objects double the price)
-        row = _row(int(name)) if name.isdigit() else None
-        if row is not None:
-            rows[row.process.pid] = row
+        if name.isdigit() and (pid := int(name)) not in without and (row := _row(pid)) is not None:
+            rows[pid] = row
     return rows
 
 
@@ -312,16 +313,25 @@ class Meter:
 
     def __init__(self) -> None:
         self._used: dict[Process, tuple[float, float]] = {}
+        self._roots: frozenset[Process] = frozenset()
+        self._strangers: set[int] = set()
+        """Processes that are in no tree. Nobody comes into one who was not born there, so they are not read again
+        until there are other roots, or it is so long ago that a pid may be another's."""
+        self._strangers_until = 0.0
 
     def read(self, roots: Mapping[str, Iterable[Process]], now: float) -> dict[str, Figures]:
         """The figures of each named tree. It reads the process table once; call it in a thread."""
-        rows = table()
+        trees = {name: tuple(tree) for name, tree in roots.items()}
+        whole = frozenset(process for tree in trees.values() for process in tree)
+        if whole != self._roots or now >= self._strangers_until:
+            self._roots, self._strangers, self._strangers_until = whole, set(), now + STRANGERS_FOR
+        rows = table(self._strangers)
         forest = Forest(rows)
+        found = {name: forest.below(tree) for name, tree in trees.items()}
         seen: dict[Process, tuple[float, float]] = {}
-        figures = {
-            name: self._tree([rows[p.pid] for p in forest.below(tree)], now, seen) for name, tree in roots.items()
-        }
+        figures = {name: self._tree([rows[p.pid] for p in tree], now, seen) for name, tree in found.items()}
         self._used = seen
+        self._strangers |= rows.keys() - {process.pid for tree in found.values() for process in tree}
         return figures
 
     def _tree(self, tree: Sequence[Row], now: float, seen: dict[Process, tuple[float, float]]) -> Figures:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from fleet.redact import redact
 
-FLUSH_AFTER = 5.0
+FLUSH_AFTER = 10.0
 """Seconds that lines are gathered before they are written, those of all agents at once. A daemon that is killed
 meanwhile loses none: the next one finds them in the pane's scrollback."""
 FLUSH_AT = 2000

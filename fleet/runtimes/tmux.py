@@ -39,6 +39,10 @@ STILL = 2.0
 """Seconds without a capture after which a pane's next change is the first of a new series …"""
 STEADY = 3.0
 """… and how long a series lasts until the pane is one that keeps moving."""
+MORE_LINES = 20
+"""How many lines of the scrollback are asked for beyond those that were new at the sweep …"""
+MANY_LINES = 200
+"""… and where the lines that were last are not among them."""
 ANCHOR = 4
 """Lines that were reported last, by which the next capture is joined to them."""
 TERM = "tmux-256color"
@@ -325,6 +329,8 @@ class _Pane:
     """How many lines of the scrollback have been reported; -1: it was never captured."""
     newest: tuple[str, ...] = ()
     """The last lines that were reported."""
+    doubt: bool = False
+    """Lines went by that cannot be joined to those before: more of them are asked for."""
     grew: int = 0
     """How many lines had entered the scrollback at the last capture that showed something new."""
     seen: int = -1
@@ -514,7 +520,8 @@ class Tmux:
         pane = self._panes.get(generation)
         if pane is None:
             return None
-        scrolled = self._lines_wanted(pane) or min(pane.history, 200)  # at its limit it may be as long, and all new
+        pane.doubt = True  # there may be no next time, and at its limit it may be as long as it was, and all new
+        scrolled = self._lines_wanted(pane)
         blocks = (await self.ask_lines([(self._capture(pane, scrolled), 3 if scrolled else 2)]))[0]
         if not blocks[-1].ok:
             self._forget(generation)
@@ -618,7 +625,7 @@ class Tmux:
         many = self._settings.history_limit // 40
         if steady and passed < 3 * turn and pane.grew < many and abs(pane.history - pane.logged) < many:
             return False
-        if pane.moved or pane.logged != pane.history or pane.activity > pane.captured:
+        if pane.moved or pane.doubt or pane.logged != pane.history or pane.activity > pane.captured:
             return True
         return pane.activity == pane.captured and passed >= 2 * turn
 
@@ -684,7 +691,9 @@ class Tmux:
         if pane.logged < 0:
             return self._settings.history_limit
         grown = self._grown(pane, pane.history)
-        return grown + 200 if grown else 0
+        if pane.doubt:
+            return grown + MANY_LINES
+        return 2 * grown + MORE_LINES if grown else 0
 
     def _grown(self, pane: _Pane, history: int) -> int:
         """How many lines have entered the scrollback. At its limit tmux drops a tenth of it and goes on."""
@@ -719,8 +728,11 @@ class Tmux:
         if not first and scrolled and history > 0.85 * self._settings.history_limit:
             # tmux may have dropped a tenth more often than its count tells: more lines are new then, never fewer
             known = _after(lines, pane.newest, begin) if pane.newest else begin if scrolled[0] == top else None
+            if pane.newest and not pane.doubt and (known is None or known < len(pane.newest)):
+                pane.doubt = True
+                return Seen(screen or read_screen(detail, raw)[0], pane.id)
             scrolled = ["[… lines went by unseen …]", *lines] if known is None else lines[known:]
-        pane.logged = history
+        pane.logged, pane.doubt = history, False
         if scrolled:
             pane.newest = tuple([*pane.newest, *scrolled][-ANCHOR:])
         return Seen(screen or read_screen(detail, raw)[0], pane.id, tuple(scrolled), first)
@@ -736,17 +748,22 @@ def _after(lines: Sequence[str], known: Sequence[str], latest: int) -> int | Non
 
 def plain(ansi: bytes) -> str:
     """The text without its colours."""
-    coloured = b"\x1b" in ansi or b"\x0e" in ansi or b"\x0f" in ansi
-    return (_SGR.sub(b"", ansi) if coloured else ansi).decode(errors="replace")
+    return (_SGR.sub(b"", ansi) if coloured(ansi) else ansi).decode(errors="replace")
+
+
+def coloured(ansi: bytes) -> bool:
+    """Whether there is more in it than text."""
+    return b"\x1b" in ansi or b"\x0e" in ansi or b"\x0f" in ansi
 
 
 def read_screen(detail: bytes, raw: bytes) -> tuple[Screen, int]:
     """A screen from its figures and its capture, and how long the scrollback is."""
     words = detail.decode(errors="replace").rstrip("\n").split("\t", 7)
     x, y, width, height, alternate, dead, history, title = words
+    text = plain(raw)
     screen = Screen(
-        text=plain(raw),
-        ansi=raw.decode(errors="replace"),
+        text=text,
+        ansi=raw.decode(errors="replace") if coloured(raw) else text,
         title=title or None,
         width=int(width),
         height=int(height),

@@ -102,8 +102,8 @@ def test_a_mark_is_read_from_the_environment_and_only_under_its_own_name() -> No
             each.wait()
 
 
-async def spawn(line: str) -> asyncio.subprocess.Process:
-    child = await asyncio.create_subprocess_exec("sh", "-c", line, stdout=asyncio.subprocess.PIPE)
+async def spawn(line: str, stdin: int | None = None) -> asyncio.subprocess.Process:
+    child = await asyncio.create_subprocess_exec("sh", "-c", line, stdin=stdin, stdout=asyncio.subprocess.PIPE)
     assert child.stdout is not None and await child.stdout.readline() == b"ready\n"
     return child
 
@@ -160,6 +160,39 @@ def test_a_meter_tells_what_a_tree_costs() -> None:
         sum(range(10_000))
     second = meter.read({"me": [me]}, now=101.0)
     assert second["me"].cpu_percent is not None and second["me"].cpu_percent >= 15
+
+
+async def test_a_meter_reads_those_outside_once_and_whoever_is_born_inside_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    read: list[int] = []
+    row = processes._row
+
+    def noted(pid: int) -> processes.Row | None:
+        read.append(pid)
+        return row(pid)
+
+    monkeypatch.setattr(processes, "_row", noted)
+    child = await spawn("echo ready; read go; sleep 100 & echo ready; wait", stdin=asyncio.subprocess.PIPE)
+    child_root, stranger = processes.find(child.pid), os.getpid()
+    assert child_root is not None
+    meter, roots = processes.Meter(), {"child": [child_root]}
+    assert meter.read(roots, now=100.0)["child"].count == 1
+    assert stranger in read
+    read.clear()
+    assert child.stdin is not None and child.stdout is not None
+    child.stdin.write(b"go\n")
+    await child.stdout.readline()
+    assert meter.read(roots, now=105.0)["child"].count == 2
+    assert stranger not in read
+    other = {**roots, "me": [processes.find(stranger) or child_root]}
+    assert meter.read(other, now=106.0)["me"].count >= 3, "who was outside may be inside of another tree"
+    read.clear()
+    meter.read(roots, now=107.0)
+    meter.read(roots, now=107.0 + processes.STRANGERS_FOR)
+    assert read.count(stranger) == 2
+    await processes.end(tree_of(child.pid), grace=10)
+    await child.wait()
 
 
 def test_the_hosts_figures_have_the_names_the_status_promises() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from fleet.errors import HostUnreachable
 from fleet.runtimes import tmux
-from fleet.runtimes.multiplexers import ServerGone
+from fleet.runtimes.multiplexers import Seen, ServerGone
 from fleet.runtimes.screen import key_bytes
 from fleet.settings import Settings
 from fleet.testing import TurnedClock
@@ -168,6 +168,27 @@ async def test_a_pane_that_keeps_printing_is_captured_within_the_second_and_one_
     pauses = [later - earlier for earlier, later in pairwise(captured)]
     assert max(pauses) <= (0.75 if lines == 1 else 0.25)
     assert len(captured) <= (40 if lines == 1 else 80)
+
+
+def test_lines_that_cannot_be_joined_to_those_before_are_asked_for_again_with_more_before_them() -> None:
+    server = tmux.Tmux(no_connection, Settings(), TurnedClock())
+    limit = Settings().history_limit
+    pane = tmux._Pane("%1", "$1", history=limit, logged=limit - 1, newest=("line 1", "line 2", "line 3", "line 4"))
+
+    def capture(first: int, last: int) -> Seen | None:
+        detail = f"0\t39\t120\t40\t0\t0\t{limit}\t\n".encode()
+        lines = "".join(f"line {n}\n" for n in range(first, last + 1)).encode()
+        return server._take(pane, [tmux.Block(True, 100, body) for body in (detail, b"a screen\n", lines)])
+
+    assert server._lines_wanted(pane) == tmux.MORE_LINES + 2
+    hidden = capture(150, 171)  # tmux has dropped lines: more are new than its count tells
+    assert hidden is not None and hidden.scrolled == ()
+    assert server._may_have_changed(pane) and server._lines_wanted(pane) > 200
+    pane.captured_at = 0.0
+    pane.detail = b""
+    shown = capture(-29, 171)
+    assert shown is not None and shown.scrolled == tuple(f"line {n}" for n in range(5, 172))
+    assert not pane.doubt
 
 
 class LatePipe(Pipe):
