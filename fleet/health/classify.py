@@ -12,12 +12,12 @@ keyboard; the program's own errors and limits are told from quotations by their 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 
 from fleet.harnesses.limits import parse_reset
-from fleet.harnesses.screens import Layout, Rule, RuleSet, version_of
+from fleet.harnesses.screens import Layout, Rule, RuleSet, Version, version_of
 from fleet.terms import Activity, Kind, Screen, Verdict
 
 POINTER = "❯"
@@ -132,6 +132,20 @@ def _extended(numbers: Iterator[str]) -> str:
 # -- the regions of a screen ---------------------------------------------------------------------------------------
 
 
+def _written(screen: Screen) -> list[str]:
+    """The lines of a screen, but for the empty ones at its end."""
+    lines = screen.text.split("\n")
+    while lines and not lines[-1].strip():
+        lines.pop()
+    return lines
+
+
+def _cursor_line(screen: Screen, lines: Sequence[str]) -> str:
+    """The cursor's line up to it."""
+    x, y = screen.cursor or (0, 0)
+    return lines[y][:x] if y < len(lines) else ""
+
+
 @dataclass(slots=True)
 class View:
     """A screen taken apart."""
@@ -147,11 +161,14 @@ class View:
     composer: bool | None = None
 
     @classmethod
+    def of_line(cls, screen: Screen) -> View:
+        """The cursor's line, and nothing else."""
+        return cls({"line": _cursor_line(screen, _written(screen))} if screen.cursor else {})
+
+    @classmethod
     def of(cls, screen: Screen, rules: RuleSet, version: tuple[int, ...] | None = None) -> View:
         """Take a screen apart."""
-        lines = screen.text.split("\n")
-        while lines and not lines[-1].strip():
-            lines.pop()
+        lines = _written(screen)
         view = cls()
         if screen.title:
             view.regions["title"] = screen.title
@@ -180,8 +197,7 @@ class View:
                     break
         self.regions["tail"] = "\n".join(reversed(tail))
         if screen.cursor:
-            x, y = screen.cursor
-            self.regions["line"] = lines[y][:x] if y < len(lines) else ""
+            self.regions["line"] = _cursor_line(screen, lines)
 
     def _read_composer(
         self, at: Composer, lines: list[str], layout: Layout, screen: Screen, colours: Colours | None
@@ -529,11 +545,17 @@ def classify(screen: Screen, rules: RuleSet, version: str | None = None, *, now:
         status = "" if screen.exit_status is None else f"exit status {screen.exit_status}"
         return Verdict(Activity.EXITED, rule="dead", evidence=status, composer=False)
     number = version_of(version)
+    if rules.line_only and not _any_holds(rules, View.of_line(screen), number):
+        return Verdict(Activity.UNKNOWN, rule="no-rule", composer=False)
     view = View.of(screen, rules, number)
     for rule in rules.rules:
         if rule.speaks_of(number) and (evidence := _holds(rule, view)) is not None:
             return _verdict(rule, evidence, view, rules, now)
     return Verdict(Activity.UNKNOWN, rule="no-rule", draft=view.draft, composer=view.composer)
+
+
+def _any_holds(rules: RuleSet, view: View, number: Version | None) -> bool:
+    return any(rule.speaks_of(number) and _holds(rule, view) is not None for rule in rules.rules)
 
 
 def _holds(rule: Rule, view: View) -> str | None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleet.harnesses.screens import RuleSet, shipped
+from fleet.harnesses.screens import RuleSet, build, shipped
 from fleet.health.classify import Colours, classify, pane_state
 from fleet.terms import Activity, Kind, Screen, Verdict
 from tests.accuracy import Case, cases, silent, wrong
@@ -226,3 +226,18 @@ def test_a_torn_screen_is_never_an_invitation_to_type(kind: str, cut: int) -> No
     verdict = meaning(Screen("\n".join(rest), cursor=(1, rest.index(" ❯ 1. Yes"))))
     assert verdict.activity is not Activity.READY
     assert verdict.composer is not True
+
+
+@pytest.mark.parametrize("rules", ["shell", "of the line"])
+def test_rules_of_the_cursors_line_say_the_same_of_every_screen_whether_the_rest_is_read_or_not(rules: str) -> None:
+    own = {"rule": [{"name": "blank", "activity": "ready", "when": {"line": r"^\s*$"}, "unless": {"line": "^$"}}]}
+    quick = shipped("shell") if rules == "shell" else build(own, "own")
+    assert quick is not None and quick.line_only
+    whole = replace(quick)
+    object.__setattr__(whole, "line_only", False)
+    asked = "Are you sure? [y/N] "
+    screens = [case.screen for folder in FOLDERS for case in cases(folder)]
+    screens += [Screen(text=f"some\n{asked}\n\n", cursor=(x, y)) for x in range(len(asked) + 2) for y in range(5)]
+    assert [classify(screen, quick) for screen in screens] == [classify(screen, whole) for screen in screens]
+    said = {classify(screen, quick).activity for screen in screens}
+    assert said == {Activity.EXITED, Activity.UNKNOWN, quick.rules[0].activity}

@@ -113,6 +113,12 @@ class RuleSet:
     """Any of these tells of a shell or agent that goes on in the background."""
     resets: re.Pattern[str] | None = None
     """The words in which a limit says when it ends; the group `when` holds them."""
+    line_only: bool = field(init=False)
+    """Whether the cursor's line alone decides if any rule holds: then no more need be read of most screens."""
+
+    def __post_init__(self) -> None:
+        regions = {region for rule in self.rules for region, _ in (*rule.when, *rule.unless)}
+        object.__setattr__(self, "line_only", not self.layouts and regions <= {"line"})
 
 
 def version_of(text: str | None) -> Version | None:
