@@ -675,13 +675,18 @@ class Tmux:
             for (_, pane), scrolled in zip(panes, wanted, strict=True)
         ]
         answers = await self.ask_lines(lines)
+        again = []
         for (generation, pane), blocks in zip(panes, answers, strict=True):
             if not blocks[-1].ok:
                 continue  # gone between the sweep and the capture: the next sweep says so
-            on_seen = self._watched.get(generation)
+            on_seen, doubted = self._watched.get(generation), pane.doubt
             seen = self._take(pane, blocks)
-            if seen is not None and on_seen is not None:
+            if pane.doubt and not doubted:
+                again.append((generation, pane))
+            elif seen is not None and on_seen is not None:
                 on_seen(seen)
+        if again:  # at once, before what is looked for is dropped
+            await self._capture_all(again)
 
     def _lines_wanted(self, pane: _Pane) -> int:
         """How many lines of the scrollback to ask for: more than were new at the sweep, for it goes on. None where
