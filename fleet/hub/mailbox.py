@@ -115,6 +115,7 @@ def channel(workspace: str, name: str) -> str:
 
 def _project(connection: sqlite3.Connection, events: Sequence[Event]) -> None:
     new: list[object] = []
+    changed: list[object] = []
     for event in events:
         if event.kind == MESSAGE:
             data = fields(event)
@@ -124,29 +125,25 @@ def _project(connection: sqlite3.Connection, events: Sequence[Event]) -> None:
                     f"{data['workspace']}/@{stored['name']}", event.seq, data["id"], state, state in OPEN,
                     data.get("expires_at"), as_json(stored),
                 )  # fmt: skip
+        elif event.kind == RECEIPT:
+            data = fields(event)
+            stored, of, seq = data["recipient"], data["box"], data["seq"]
+            state = stored["state"]
+            changed += (of, seq, data["message"], state, state in OPEN, data.get("expires_at"), as_json(stored))
+            if stored.get(HEARD) and state not in OPEN:
+                _catch_up(connection, of, seq)  # they are handed over oldest first
         elif event.kind in _WRITES:
-            _add(connection, new)
             _WRITES[event.kind](connection, event)
-    _add(connection, new)
-
-
-def _add(connection: sqlite3.Connection, new: list[object]) -> None:
-    if new:
-        insert(connection, "INSERT OR IGNORE INTO receipts VALUES", "(?, ?, ?, ?, ?, ?, ?)", new)
-        new.clear()
-
-
-def _receipt(connection: sqlite3.Connection, event: Event) -> None:
-    data = fields(event)
-    stored, of, seq = data["recipient"], data["box"], data["seq"]
-    state = stored["state"]
-    connection.execute(
-        "INSERT INTO receipts VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (box, seq) DO UPDATE SET"
-        " state = excluded.state, open = excluded.open, recipient = excluded.recipient",
-        (of, seq, data["message"], state, state in OPEN, data.get("expires_at"), as_json(stored)),
+    row = "(?, ?, ?, ?, ?, ?, ?)"
+    insert(connection, "INSERT OR IGNORE INTO receipts VALUES", row, new)
+    insert(
+        connection,
+        "INSERT INTO receipts VALUES",
+        row,
+        changed,
+        " ON CONFLICT (box, seq) DO UPDATE SET state = excluded.state, open = excluded.open,"
+        " recipient = excluded.recipient",
     )
-    if stored.get(HEARD) and state not in OPEN:
-        _catch_up(connection, of, seq)  # they are handed over oldest first
 
 
 def _caught_up(connection: sqlite3.Connection, event: Event) -> None:
@@ -191,7 +188,6 @@ def _workspace_deleted(connection: sqlite3.Connection, event: Event) -> None:
 
 
 _WRITES = {
-    RECEIPT: _receipt,
     CAUGHT_UP: _caught_up,
     JOINED: _joined,
     LEFT: _left,
@@ -241,7 +237,7 @@ MAILBOX = Projection(
     held="log.kind = 'message' AND EXISTS (SELECT 1 FROM receipts WHERE receipts.open = 1 AND receipts.message ="
     " CASE WHEN json_valid(CAST(log.body AS TEXT)) THEN json_extract(CAST(log.body AS TEXT), '$.id') END)",
     forget=_forget,
-    kinds=frozenset({MESSAGE, *_WRITES}),
+    kinds=frozenset({MESSAGE, RECEIPT, *_WRITES}),
 )
 
 PROJECTIONS = (MAILBOX, HISTORY)
