@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import pty
+import select
 import shlex
 import signal
+import subprocess
+import termios
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -44,18 +48,51 @@ def away(fleet: Fleet, name: str, script: str = FOREVER, **spec: Any) -> str:
     return fleet.shell(name, script, **({"remote": {"host": "there"}} | spec))
 
 
+def attach_and_say(fleet: Fleet, name: str, text: str) -> None:
+    """`fleet attach` in a terminal of its own, a line typed there and answered, and out again by Ctrl-B D."""
+    terminal, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (40, 120))
+    argv, env = [*fleet_argv(), "attach", name], {**fleet.home.env, "TERM": "xterm"}
+    person = subprocess.Popen(argv, env=env, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True)
+    os.close(theirs)
+    shown = b""
+
+    def shows(what: bytes) -> bool:
+        nonlocal shown
+        while select.select([terminal], [], [], 0)[0]:
+            try:
+                shown += os.read(terminal, 65536)
+            except OSError:  # its other end is closed
+                break
+        return what in shown
+
+    try:
+        until(lambda: shows(b"home "), f"the pane opens: {shown!r}")
+        os.write(terminal, text.encode() + b"\r")
+        until(lambda: shows(f"heard {text}".encode()), f"the line is answered: {shown!r}")
+        os.write(terminal, b"\x02d")
+        until(lambda: shows(b"detached"), f"it leaves: {shown!r}")
+        assert person.wait(60) == 0
+    except BaseException:
+        person.kill()
+        person.wait()
+        raise
+    finally:
+        os.close(terminal)
+
+
 def test_an_agent_on_another_machine_is_started_seen_restarted_adopted_and_stopped_as_one_here(
     fleet: Fleet, there: There
 ) -> None:
-    told = fleet.json("start", away(fleet, "web", 'echo "home $HOME"; ' + FOREVER, restart=QUICK))
+    script = 'echo "home $HOME"; while read -r line; do echo "heard $line"; done'
+    told = fleet.json("start", away(fleet, "web", script, restart=QUICK))
     assert [(a["name"], a["outcome"], a["phase"]) for a in told["agents"]] == [("web", "started", "running")]
     status = fleet.wait("web", phase="running", pane_state="idle_prompt")
     assert alive(status["pid"]) and status["workdir"] == f"{there.folder}/workspaces/web"
     assert f"home {there.user_home}" in status["pane_text"]
     assert f"home {there.user_home}" in fleet.run("logs", "web")
-    opened = shlex.split(fleet.run("attach", "web", "--print"))
-    assert opened[:1] == ["ssh"] and opened[-3:-1] == ["there", "--"]
-    assert f"{there.folder}/run/tmux-0.sock" in opened[-1]
+    attach_and_say(fleet, "web", "a person was here")
+    fleet.wait("web", phase="running")
 
     kill(status["pid"])
     second = fleet.wait("web", phase="running", restarts=1)
