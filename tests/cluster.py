@@ -26,10 +26,13 @@ from fleet.manifests.model import AgentSpec, Slurm
 from fleet.runtimes.base import Runtime
 from fleet.runtimes.lease import Times
 from fleet.runtimes.local import LocalRuntime
+from fleet.runtimes.slurm_booking import Booking
+from fleet.runtimes.slurm_bookings import Bookings
 from fleet.runtimes.slurm_cluster import Cluster as Asked
 from fleet.runtimes.slurm_queue import Pace
 from fleet.runtimes.slurm_runs import Run
 from fleet.runtimes.slurm_runtime import SlurmRuntime
+from fleet.runtimes.slurm_tenant import TenantRuntime, folder_of
 from fleet.settings import Places, Settings
 from fleet.terms import Handle, LaunchPlan
 from tests.contract.hosts import PROGRAMS as SCRIPTS
@@ -153,7 +156,7 @@ def _ports(count: int) -> int:
 
 
 @contextmanager
-def cluster(folder: Path, nodes: int = 2, *, apart: bool = False) -> Iterator[Cluster]:
+def cluster(folder: Path, nodes: int = 2, *, cpus: int = 4, apart: bool = False) -> Iterator[Cluster]:
     """A cluster as long as it is needed; afterwards its jobs and daemons are gone. With `apart` each node has mounts
     of its own, so that one can lose a file system that the others keep."""
     names = tuple(f"n{number}" for number in range(1, nodes + 1))
@@ -163,7 +166,7 @@ def cluster(folder: Path, nodes: int = 2, *, apart: bool = False) -> Iterator[Cl
     for number, name in enumerate(names, 1):
         (folder / "spool" / name).mkdir(parents=True)
         lines.append(
-            f"NodeName={name} NodeHostname={name} NodeAddr=127.0.0.1 Port={port + number} CPUs=4 RealMemory=8000"
+            f"NodeName={name} NodeHostname={name} NodeAddr=127.0.0.1 Port={port + number} CPUs={cpus} RealMemory=8000"
         )
     lines.append(f"PartitionName=main Nodes={','.join(names)} Default=YES MaxTime=INFINITE State=UP")
     (folder / "slurm.conf").write_text("\n".join(lines) + "\n")
@@ -212,6 +215,7 @@ class SlurmHost:
         for name, text in SCRIPTS.items():
             (bin_ / name).write_text(text)
             (bin_ / name).chmod(0o755)
+        self.tenancies: list[TenantRuntime] = []
         self.open()
 
     def open(self) -> None:
@@ -226,6 +230,15 @@ class SlurmHost:
         """As a daemon does that is killed: nothing is ended, nothing finished."""
         await self.slurm.close()
         await self.local.close()
+
+    async def book(self, name: str, *, cpus: int) -> TenantRuntime:
+        """A booking with a node, for tenants."""
+        home = str(Path(self.folder).parent)
+        await Bookings(self.asked, self.places, self.settings, home).book(Booking(name=name, cpus=cpus, mem="4G"))
+        await happens((folder_of(self.places, name) / "place").exists, "the booking has its node")
+        made = TenantRuntime(self.asked, name, self.places, self.settings, SystemClock(), read_every=0.1)
+        self.tenancies.append(made)
+        return made
 
     def run_of(self, handle: Handle, number: int = 1) -> Run:
         folder = Path(handle.folder) / f"run.{number}"
@@ -265,7 +278,14 @@ class SlurmHost:
             self.heal()
         agents = self.places.state / "agents"
         for agent in sorted(path.name for path in agents.glob("*")):
-            await self.runtime.purge(agent, grace=0.1)
+            for tenancy in self.tenancies:
+                await tenancy.purge(agent, grace=1)
+            await self.slurm.purge(agent, grace=0.1)
+        for tenancy in self.tenancies:
+            await tenancy.close()
+        for booking in (self.places.state / "bookings").glob("*"):
+            await Bookings(self.asked, self.places, self.settings, "").release(booking.name)
+            await happens(lambda booking=booking: not (booking / "place").exists(), "its job has ended")
         await self.leave()
 
 

@@ -239,6 +239,7 @@ case $verb in
         shift 2
         quoted "$@"
         end_all "$grace"
+        exit 0
         ;;
     *)
         echo "usage: lease.sh take|keep|end …" >&2

@@ -9,6 +9,7 @@ of jobs: that is `HostUnreachable`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -64,6 +65,7 @@ class Cluster:
         self._task: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
         self._user: str | None = None
+        self._closed = False
         self.answer: Answer | None = None
         self.silent: str | None = None
         """Why the controller could not be asked the last time."""
@@ -107,6 +109,7 @@ class Cluster:
         self._wake.set()
 
     async def close(self) -> None:
+        self._closed = True
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -117,17 +120,16 @@ class Cluster:
 
     async def _ask_on(self) -> None:
         """One question at a time, when it is due, for as long as anybody wants to know."""
-        while True:
+        while not self._closed:
             self._wake.clear()
             pause = self._poll.due - time.monotonic()
             wanted = self._interested or self._waiting
             if wanted and pause <= 0:
                 await self._ask()
                 continue
-            try:
-                await asyncio.wait_for(self._wake.wait(), pause if wanted else None)
-            except TimeoutError:
-                continue
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause if wanted else None):
+                    await self._wake.wait()
 
     async def _ask(self) -> None:
         asked_at = time.monotonic()

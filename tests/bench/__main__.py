@@ -2,8 +2,8 @@
 
     python -m tests.bench [PART …] [--only TABLE] [--quick]
 
-Everything is measured and all tables are written; with `--only supervision`, `hub` or `ssh` that one, and the others
-stay as they are. With PART, or --quick (small numbers, to see that the benchmark itself works), lines are only printed.
+Everything is measured and all tables are written; with `--only supervision`, `hub`, `ssh` or `slurm` that one, and the
+others stay as they are. With PART, or --quick (small numbers, to see that the benchmark itself works), lines are only printed.
 A part that fails has a line that says so, and the others go on.
 """
 
@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 from fleet import __version__
 from tests import orochi
-from tests.bench import hub_rows, peer, rows, ssh_rows
+from tests.bench import hub_rows, peer, rows, slurm_rows, ssh_rows
 from tests.bench.measure import machine
 from tests.bench.ours import TRIVIAL, OurFleet
 from tests.bench.rows import ROOT, Row, Sizes
@@ -63,6 +63,10 @@ def hub(part: str, sizes: Sizes) -> Iterator[Row]:
 
 def ssh(part: str, sizes: Sizes) -> Iterator[Row]:
     yield from ssh_rows.SSH_PARTS[part](sizes)
+
+
+def slurm(part: str, sizes: Sizes) -> Iterator[Row]:
+    yield from slurm_rows.SLURM_PARTS[part](sizes)
 
 
 @dataclass(frozen=True)
@@ -117,6 +121,14 @@ TABLES: Mapping[str, Table] = {
         ssh_rows.QUICK,
         "OpenSSH's sshd on loopback",
         "make bench, ssh",
+    ),
+    "slurm": Table(
+        slurm,
+        tuple(slurm_rows.SLURM_PARTS),
+        slurm_rows.WHOLE,
+        slurm_rows.QUICK,
+        "a slurmctld and two slurmd on this machine",
+        "make bench, slurm",
     ),
 }
 
