@@ -678,9 +678,12 @@ def _problems() -> list[str] | None:
 
 HINTS = {
     401: "`fleet tokens create` makes a new one; name its file with --token-file or FLEET_TOKEN_FILE.",
-    403: "This takes another role. `fleet tokens list` shows who has which, `fleet tokens create --role operator` makes"
-    " one.",
 }
+ROLE = (
+    "This takes another role. `fleet tokens list` shows who has which, `fleet tokens create --role operator` makes one."
+)
+ROLES = (" role ", "operator", "viewer")
+"""What a refusal speaks of that another role would not have met."""
 
 
 WHERE = {
@@ -713,9 +716,15 @@ def refusal(to: Door, status: int, headers: Mapping[str, str], body: bytes) -> F
     later = headers.get("retry-after", "")
     if later.isdigit() and "retry_after" not in error:
         error = {**error, "retry_after": int(later)}
-    return HubSaid(
-        status, error, HINTS.get(status) or (None if error.get("nearest") else WHERE.get(str(error.get("code"))))
-    )
+    return HubSaid(status, error, _hint(status, error))
+
+
+def _hint(status: int, error: Mapping[str, Any]) -> str | None:
+    """What to do about a refusal that does not say it."""
+    told = str(error.get("message") or " role ")
+    if status == 403 and any(word in told for word in ROLES):
+        return ROLE
+    return HINTS.get(status) or (None if error.get("nearest") else WHERE.get(str(error.get("code"))))
 
 
 def _plain(value: Any) -> str:

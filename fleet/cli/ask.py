@@ -9,6 +9,7 @@ import click
 from fleet import hubcall
 from fleet.cli import attachments, conversation, output, standing, talk
 from fleet.cli.call import Seconds
+from fleet.errors import Usage
 
 EXIT = {"answered": 0, "declined": 1, "failed": 1, "cancelled": 1, "timed_out": 4, "expired": 4}
 """What each outcome means for a script."""
@@ -60,6 +61,9 @@ def ask(
 
     Exit 0: answered; 1: declined, failed or cancelled; 4: timed out or expired. The outcome is pushed when it is there.
     """
+    if "," in name or name.startswith("#"):
+        hint = f"Ask each of them, or ask all at once: `fleet send {name} TEXT --intent ask --wake`."
+        raise Usage("An ask goes to one name: it has one answer.", hint=hint)
     files = attachments.found(attach)
     given = {option: value for option, value in options.items() if value is not None}
     body = {

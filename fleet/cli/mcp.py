@@ -57,6 +57,8 @@ def setup(directory: Path, token_file: Path | None, dry_run: bool, remove: bool,
         raise NotAllowed(
             f"{path}: {error} Nothing was changed.", hint="Mend the file by hand, then try again."
         ) from error
+    if token_file is not None and not remove and not token_file.expanduser().is_file():
+        output.message(f"{token_file} is not there yet; `fleet tokens create --out {token_file}` makes it")
     if after != before and not dry_run:
         ownfile.replace(path, after.encode(), ownfile.mode_of(path, 0o644))
     return _tell(path, after != before, dry_run, remove, as_json)

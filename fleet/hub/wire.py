@@ -172,6 +172,14 @@ def check(model: type[M], value: object) -> M:
         raise _fault(error.errors(include_url=False)[0]) from None
 
 
+FORMS: Mapping[str, str] = {
+    f"^{NAME.pattern}$": "a name: at most 63 lower-case letters, digits and hyphens, no hyphen first or last",
+    f"^{CHANNEL.pattern}$": "a channel: a #, then lower-case letters, digits, hyphens, dots and underscores",
+    f"^{ID.pattern}$": "an id: a letter, a hyphen, and 16 characters",
+}
+"""What the patterns mean, in words."""
+
+
 def _fault(error: ErrorDetails) -> Fault:
     field = ".".join(str(part) for part in error["loc"])
     kind = error["type"]
@@ -183,6 +191,8 @@ def _fault(error: ErrorDetails) -> Fault:
         return Fault(Code.INVALID_UNICODE, f"`{field}` holds half a character.", field=field)
     if kind == "too_long":
         return Fault(Code.TOO_MANY, f"`{field}`: {error['msg']}.", field=field)
+    if kind == "string_pattern_mismatch" and (form := FORMS.get(error["ctx"]["pattern"])):
+        return Fault(Code.BAD_VALUE, f"`{field}` is {form}.", field=field)
     code = Code.WRONG_TYPE if kind.endswith(("_type", "_parsing")) else Code.BAD_VALUE
     return Fault(code, f"`{field}`: {error['msg']}.", field=field)
 

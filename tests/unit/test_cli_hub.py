@@ -492,6 +492,7 @@ def test_an_act_asks_the_hub_for_exactly_that(
         (["send", "web", "hi", "--wait", "inf"], "--wait"),
         (["ask", "web", "hi", "--timeout", "nan"], "--timeout"),
         (["tail", "--after", "bogus"], "EPOCH:SEQ"),
+        (["ask", "web,db", "hi"], "one name"),
         (["hub", "export", "--after", "7"], "EPOCH:SEQ"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else value,

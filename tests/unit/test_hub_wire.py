@@ -221,3 +221,9 @@ def test_a_copy_is_passed_over_by_who_has_the_message_itself() -> None:
     assert not wire.seen_twice(copy, frozenset({"lab/@bob"}))
     assert not wire.seen_twice(copy, frozenset({"other/#a", "lab/@bob"}))
     assert not wire.seen_twice(event("message", "lab/#a", {"to": ["#a"]}), None)
+
+
+def test_a_name_that_is_none_is_told_in_words() -> None:
+    with pytest.raises(Fault, match="`name` is a name: at most 63 lower-case letters") as fault:
+        wire.check(wire.TokenBody, {"role": "agent", "name": "Bad Name"})
+    assert fault.value.code == "bad_value"

@@ -302,6 +302,16 @@ def test_a_token_that_does_not_count_is_told_with_what_to_do(hub: ScriptedHub, s
     assert TOKEN not in caught.value.with_hint()
 
 
+@pytest.mark.parametrize(
+    ("message", "advised"), [("The workspace main stays.", False), ("A token of role viewer may not do it.", True)]
+)
+def test_what_no_other_role_may_either_is_told_without_advice(hub: ScriptedHub, message: str, advised: bool) -> None:
+    hub.will_refuse("GET", "info", 403, "not_allowed", message)
+    with pytest.raises(hubcall.HubSaid, match=message) as caught:
+        hubcall.request(hubcall.door(), "GET", f"{API}/info")
+    assert (caught.value.hint is not None) is advised
+
+
 def test_a_hub_of_another_version_is_told(hub: ScriptedHub) -> None:
     hub.will_send("GET", "info", response(b"404: Not Found", 404, {}))
     with pytest.raises(hubcall.HubSaid) as caught:
