@@ -307,12 +307,14 @@ class Operator:
     async def verb_stop(self, args: Args, progress: Progress) -> Answer:
         chosen = self._select(args)
         was = {r.name: r.life.phase for r in chosen}
-        timeout = float(args.get("timeout") or 60)
+        deadline = self.fleet.clock.now() + float(args.get("timeout") or 60)
         stopping = asyncio.create_task(self.fleet.stop(chosen))
-        try:
-            await asyncio.wait_for(asyncio.shield(stopping), timeout)
-        except TimeoutError:
-            log.warning("stop of %s goes on behind the command line's time-out", ", ".join(was))
+        while not stopping.done() and not self.fleet.storage_problem and self.fleet.clock.now() < deadline:
+            await asyncio.wait({stopping}, timeout=min(0.5, deadline - self.fleet.clock.now()))
+        if stopping.done():
+            stopping.result()
+        else:
+            log.warning("stop of %s goes on behind the command line", ", ".join(was))
         told = [
             {
                 "name": r.name,
@@ -325,7 +327,9 @@ class Operator:
             for r in chosen
         ]
         held = any(t["outcome"] == "held" for t in told)
-        return Answer({"agents": told}, exit_code=Held.exit_code if held else 0)
+        problem = self.fleet.storage_problem
+        why = [f"It goes on once it can be written down: {problem}"] if held and problem else []
+        return Answer({"agents": told}, exit_code=Held.exit_code if held else 0, warnings=why)
 
     async def verb_reset(self, args: Args, progress: Progress) -> Answer:
         chosen = self._select(args)

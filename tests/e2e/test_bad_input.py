@@ -396,7 +396,9 @@ def test_on_a_full_disk_nothing_is_lost_and_it_goes_on_once_there_is_space(fleet
             said = [fleet.home.fleet("send", "#general", f"number {n}", "--json") for n in range(3)]
             accepted = [json.loads(one.stdout)["data"]["id"] for one in said if one.returncode == 0]
             assert all("disk is full" in one.stdout for one in said if one.returncode), said
-            fleet.run("stop", "stops", "--timeout", "2", code=4)
+            stopped = fleet.home.fleet("stop", "stops", "--timeout", "40")
+            assert stopped.returncode == 4, stopped.stdout
+            assert "It goes on once it can be written down: The disk is full" in stopped.stderr
             kill(dies)
             warned = fleet.home.fleet("status").stderr
             assert "Nothing can be written down" in warned, warned
