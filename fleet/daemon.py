@@ -322,7 +322,6 @@ def collect_seldom() -> None:
     """Look for cycles of garbage less often. What a message leaves behind in the hub's memory is many small objects
     and no cycle; by Python's own thresholds every few dozen messages would be gone through for nothing, and with them
     all modules that are there for good."""
-    gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 100)
 

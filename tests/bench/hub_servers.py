@@ -88,7 +88,6 @@ def say(what: object) -> None:
 
 
 async def main() -> None:
-    gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 100)  # as `daemon.collect_seldom`
     which, folder, agents = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
