@@ -55,7 +55,11 @@ SOCKET_CHECK = 2.0
 def the_lock(path: Path) -> Iterator[None]:
     """One daemon per state folder. The lock names its holder: pid, host, version."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with os.fdopen(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600), "r+") as file:
+    try:
+        descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise NotAllowed(f"{path} cannot be written: {error.strerror}.", hint="`fleet doctor` says more.") from error
+    with os.fdopen(descriptor, "r+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
