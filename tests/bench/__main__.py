@@ -3,8 +3,8 @@
     python -m tests.bench [PART …] [--only TABLE] [--quick]
 
 Everything is measured and all tables are written; with `--only supervision`, `hub`, `ssh` or `slurm` that one, and the
-others stay as they are. With PART, or --quick (small numbers, to see that the benchmark itself works), lines are only printed.
-A part that fails has a line that says so, and the others go on.
+others stay as they are. With PART, or --quick (small numbers, to see that the benchmark itself works), lines are only
+printed. A part that fails has a line that says so, and the others go on.
 """
 
 from __future__ import annotations

@@ -60,7 +60,8 @@ async def test_a_job_near_its_limit_hands_on_to_one_successor_and_the_launch_liv
     signal(slurm, first)
     await runs_as(host, handle, 2)
     (second,) = jobs(slurm, handle)
-    assert second != first and slurm.states()[first] == "COMPLETED"
+    assert second != first
+    await happens(lambda: slurm.states()[first] == "COMPLETED", "the first has come to its own end")
     assert not looks.deaths and host.run_of(handle).ended == "left"
     await kit.say(handle, "still here")
     await looks.show("you said still here")
@@ -135,3 +136,4 @@ async def test_a_job_that_finds_no_room_says_why_and_is_no_failure(kit: SlurmKit
     finally:
         for node in slurm.nodes:
             slurm.run("scontrol", "update", f"NodeName={node}", "State=RESUME")
+        await happens(lambda: slurm.run("sinfo", "-h", "-N", "-o", "%T").split() == ["idle"] * 2, "nodes are idle")

@@ -124,7 +124,7 @@ def test_a_job_hands_its_conversation_on_once_and_stays_down_when_cancelled(
 
     (one.run(1) / "leave").touch()
     assert one.said("again")[2:] == ["again", f"{one.job.generation}.r2"]
-    assert state(slurm, first) == "COMPLETED"
+    until(lambda: state(slurm, first) == "COMPLETED", "the first has come to its own end")
     assert (one.run(1) / "ended").read_text() == "left\n"
 
     until((one.run(2) / "pane").exists, "the second run watches")
