@@ -12,7 +12,6 @@ import pytest
 from tests.cluster import Cluster, SlurmHost, SlurmKit, needs_slurm
 from tests.contract.test_runtime import (  # noqa: F401
     test_a_host_that_cannot_be_read_is_no_death,
-    test_a_key_by_name_reaches_the_program_as_that_key,
     test_a_killed_program_ends_with_the_signals_status,
     test_a_launch_that_happened_already_is_left_as_it_is,
     test_a_launch_that_never_happened_is_not_alive,
@@ -20,9 +19,7 @@ from tests.contract.test_runtime import (  # noqa: F401
     test_a_missing_folder_is_refused_by_name,
     test_a_pane_has_the_size_it_was_given,
     test_after_a_launcher_is_killed_nobody_knows_the_status,
-    test_an_agent_is_launched_again_after_it_ended_by_itself,
     test_ending_lets_a_program_end_by_sigterm,
-    test_ending_twice_is_fine,
     test_ending_what_was_never_launched_is_fine,
     test_lines_that_left_the_screen_are_kept,
     test_stopping_web_never_touches_web_2,
