@@ -374,6 +374,8 @@ class Tmux:
         self._probe: asyncio.Task[None] | None = None
         self._closed = False
         self._swept_at: float | None = None
+        self._told_unreachable = False
+        """Whoever said so, the observer or the look for the server: the next sweep that succeeds takes it back."""
         self._on_host: Callable[[str | None], None] = lambda reason: None
         self._on_gone: Callable[[], None] = lambda: None
 
@@ -430,6 +432,7 @@ class Tmux:
         except ServerGone:
             self._on_gone()
         except HostUnreachable as error:
+            self._told_unreachable = True
             self._on_host(str(error))
 
     async def server_pid(self) -> int:
@@ -576,7 +579,6 @@ class Tmux:
 
     async def _observe(self) -> None:
         """Sweep while anybody is watched: soon again where something moves, later where nothing does."""
-        reachable = True
         quiet = 0
         while self._watched:
             try:
@@ -585,12 +587,12 @@ class Tmux:
                 self._on_gone()
                 return
             except HostUnreachable as error:
-                reachable = False
+                self._told_unreachable = True
                 self._on_host(str(error))
                 moved = False
             else:
-                if not reachable:
-                    reachable = True
+                if self._told_unreachable:
+                    self._told_unreachable = False
                     self._on_host(None)
             quiet = 0 if moved else quiet + 1
             idle = quiet * self._settings.observe_interval > 4 * self._settings.observe_idle_interval

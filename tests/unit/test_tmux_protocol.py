@@ -6,6 +6,7 @@ import asyncio
 import functools
 import os
 import time
+from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
@@ -227,6 +228,58 @@ async def test_what_was_answered_counts_though_we_look_late() -> None:
     assert (await server.ask("list-panes")).body == b"here\n"
     assert not made.ended
     pipe.close()
+
+
+async def test_a_server_that_could_not_be_looked_for_is_told_as_back_by_the_next_sweep() -> None:
+    """The client is lost between two sweeps, one attempt to open another fails, and the next sweep's goes well."""
+    clock, settings = TurnedClock(), Settings()
+    ways: list[tmux.Control | None] = []
+
+    async def connect(on_lost: Callable[[], None]) -> tmux.Control:
+        way = ways.pop(0)
+        if way is None:
+            raise HostUnreachable("tmux is busy")
+        way._on_lost = on_lost
+        return way
+
+    def answering() -> tmux.Control:
+        made, _ = control()
+        made.feed(GREETING)
+        made.pipe = Answering(made)
+        return made
+
+    first, second = answering(), answering()
+    ways += [first, None, second]
+    server = tmux.Tmux(connect, settings, clock)
+    told: list[str | None] = []
+    server.on_host(told.append)
+    server.watch("web.1", lambda seen: None, lambda: None)
+    await clock.turn(1)
+    assert told == []
+    first.lost("the client was killed")
+    await clock.turn(0)
+    assert told == ["tmux is busy"]
+    await clock.turn(2)
+    assert told == ["tmux is busy", None]
+    await server.close()
+
+
+class Answering(Pipe):
+    """A client of a server with one pane."""
+
+    def __init__(self, it: tmux.Control) -> None:
+        super().__init__()
+        self._it, self._asked = it, 1
+
+    def write(self, data: bytes) -> None:
+        screen = [b"0\t0\t120\t40\t0\t0\t0\t\n", b"a screen\n"]
+        for line in data.splitlines():
+            listed = line.startswith(b"'list-panes'")
+            for body in [b"%1\t100\t0\t0\t0 0\t$1\tweb.1\n"] if listed else screen:
+                self._asked += 1
+                mark = b"%d %d 1" % (100, self._asked)
+                answer = b"%begin " + mark + b"\n" + body + b"%end " + mark + b"\n"
+                asyncio.get_running_loop().call_soon(self._it.feed, answer)
 
 
 async def connected(made: tmux.Control, on_lost: object) -> tmux.Control:
