@@ -205,7 +205,7 @@ class Ids:
             self._second = ("".join(_RISING[second >> shift & 1023] for shift in (20, 10, 0)), second)
         if not self._drawn:
             letters = self._chance(6 * 512).translate(_LETTERS).decode()
-            self._drawn = [letters[start : start + 6] for start in range(0, len(letters), 6)]
+            self._drawn = [letters[start : start + 6] for start in range(0, len(letters) - 5, 6)]
         return f"{kind}-{self._second[0]}{_RISING[last >> 10 & 1023]}{_RISING[last & 1023]}{self._drawn.pop()}"
 
 
