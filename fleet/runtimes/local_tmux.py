@@ -117,7 +117,7 @@ class LocalTmux(tmux.Tmux):
                 start_new_session=True,
                 umask=UMASK,
             )
-        except FileNotFoundError:
+        except (FileNotFoundError, PermissionError):
             raise _not_installed() from None
         try:
             _, said = await asyncio.wait_for(process.communicate(), self._settings.observe_timeout)
@@ -174,7 +174,7 @@ class Client(asyncio.SubprocessProtocol):
         loop = asyncio.get_running_loop()
         try:
             await loop.subprocess_exec(lambda: cls(control, clients), *argv, env=env, cwd="/", start_new_session=True)
-        except FileNotFoundError:
+        except (FileNotFoundError, PermissionError):
             raise _not_installed() from None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
