@@ -35,7 +35,7 @@ def fleet(slurm: Cluster, home: Home) -> Iterator[Fleet]:
 
 def jobs(slurm: Cluster, agent: str) -> list[str]:
     """The agent's jobs that wait or run."""
-    told = [line.split() for line in slurm.run("squeue", "-h", "-o", "%i %j").splitlines()]
+    told = [line.split() for line in slurm.run("squeue", "-h", "-t", "PD,R", "-o", "%i %j").splitlines()]
     return [job for job, name in told if name.startswith(f"fleet-{agent}.")]
 
 
@@ -69,7 +69,7 @@ def test_an_agent_lives_in_a_job_as_it_would_here(fleet: Fleet, slurm: Cluster) 
 
     fleet.json("restart", "web")
     assert fleet.status("web")["phase"] == "running"
-    assert len(jobs(slurm, "web")) == 1 and jobs(slurm, "web") != first
+    until(lambda: len(jobs(slurm, "web")) == 1 and jobs(slurm, "web") != first, "one job, another one")
 
     fleet.json("stop", "web")
     assert fleet.status("web")["phase"] == "stopped"
