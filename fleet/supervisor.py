@@ -374,8 +374,10 @@ class Supervisor:
         await self.ledger.set_note(DOWN, "yes")
         await self.stop(list(self.runners.values()), event=lifecycle.Shutdown())
         for host in self.hosts.all:
-            if host not in self.unreachable:
+            try:
                 await host.dismiss()
+            except (HostUnreachable, LaunchError, TimedOut) as error:
+                log.warning("an empty multiplexer may be left: %s", error)
         return [r.name for r in up]
 
     def was_up(self) -> list[Runner]:

@@ -186,7 +186,7 @@ class SshRuntime:
         if socket not in self._servers:
             made = SshTmux(self.link, socket, self._settings, self._clock)
             made.on_gone(functools.partial(self._server_gone, socket))
-            made.on_host(functools.partial(self._readable, socket))
+            made.on_host(lambda reason: self._readable(socket, reason and f"{self.link.alias}: {reason}"))
             self._servers[socket] = made
         return self._servers[socket]
 
@@ -297,6 +297,8 @@ class SshRuntime:
             if watched.launcher is not None:
                 self._shell.release(watched.launcher)
             self._of(handle).unwatch(handle.generation)
+            if not any(other.handle.socket == handle.socket for other in self._watched.values()):
+                self._readable(handle.socket, None)  # nobody looks at it any more, so nobody would say so
 
     def on_host(self, callback: OnHost) -> None:
         self._on_host.append(callback)

@@ -21,6 +21,8 @@ from fleet.runtimes.ssh import Link
 from fleet.settings import Settings
 
 START_TRIES = 10
+ENDS_WITHIN = 30.0
+"""Seconds in which a host must have seen to the end of a server."""
 _NO_SERVER = re.compile(
     r"no server running|error connecting to .*\((?:No such file|Connection refused)|can't find session"
 )
@@ -58,8 +60,15 @@ class SshTmux(tmux.Tmux):
         """End the server if no pane is left in it. Whether there is none now."""
         if await self.panes():
             return False
-        with contextlib.suppress(HostUnreachable):  # it hangs up instead of answering; or there is none
+        try:
+            pid = await self.server_pid()
+        except ServerGone:
+            return True
+        with contextlib.suppress(HostUnreachable):  # it hangs up instead of answering
             await self.ask("kill-server")
+        # A client that a cut has left behind can keep it from ending. It holds nothing any more.
+        gone = f"while kill -0 {pid} 2>/dev/null && [ $n -lt 20 ]; do sleep 0.1; n=$((n + 1)); done"
+        await self._link.command(sh(f"n=0; {gone}; kill -KILL {pid} 2>/dev/null; exit 0"), timeout=ENDS_WITHIN)
         return True
 
     async def _start(self) -> None:
