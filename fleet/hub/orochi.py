@@ -31,13 +31,14 @@ from fleet.hub import orochi_frames as frames
 from fleet.hub import orochi_rest, wire
 from fleet.hub.auth import Caller, Role
 from fleet.hub.exchange import Exchange
+from fleet.hub.framing import ws_frame
 from fleet.hub.log import Event
 from fleet.hub.mailbox import Change, box
 from fleet.hub.message import Position, Proven, Way, mint
 from fleet.hub.orochi_frames import Frame
 from fleet.hub.projection import COPY, MESSAGE, fields
 from fleet.hub.registry import PRESENCE, STATUS
-from fleet.hub.stream import Framing, Pace, Reader, Streams, as_fault, close_frame, ws_frame
+from fleet.hub.stream import Framing, Pace, Reader, Streams, as_fault, close_frame
 from fleet.hub.websocket import IN_FLIGHT
 from fleet.hub.wire import Fault
 

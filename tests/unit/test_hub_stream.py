@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from fleet.hub import guardrails, stream
+from fleet.hub import framing, guardrails, stream
 from fleet.hub.auth import Caller, Role
 from fleet.hub.log import Event
 from fleet.hub.mailbox import WORKSPACE_DELETED
@@ -338,7 +338,7 @@ async def test_the_same_event_is_a_frame_here_and_a_block_with_its_position_ther
 
 @pytest.mark.parametrize("size", [0, 1, 125, 126, 65_535, 65_536, 200_000])
 def test_a_frame_says_how_long_it_is(size: int) -> None:
-    frame = stream.ws_frame(b"x" * size)
+    frame = framing.ws_frame(b"x" * size)
     assert frame[0] == 0x81
     told, start = frame[1], 2
     if told == 126:
