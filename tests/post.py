@@ -51,9 +51,7 @@ class Post:
         await self.supervisor.open()
         (self.places.state / "hub").mkdir(parents=True, exist_ok=True, mode=0o700)
         self.exchange = await Exchange.open(self.places.state / "hub", self.settings, self.clock)
-        self.reach = Agents(
-            self.supervisor.runners, self.clock, self.supervisor.rules.of, events.of_generation
-        )
+        self.reach = Agents(self.supervisor.runners, self.clock, self.supervisor.rules.of, events.of_generation)
         self.supervisor.on_change(self.reach.heard)
         self.courier = Courier(self.exchange, self.reach, self.clock)
         self._serving = asyncio.create_task(self.courier.run())
