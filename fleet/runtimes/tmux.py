@@ -43,6 +43,8 @@ MORE_LINES = 20
 """How many lines of the scrollback are asked for beyond those that were new at the sweep …"""
 MANY_LINES = 200
 """… and where the lines that were last are not among them."""
+FORSAKEN = 60.0
+"""Seconds of a server's silence after which it is asked through another client."""
 ANCHOR = 4
 """Lines that were reported last, by which the next capture is joined to them."""
 TERM = "tmux-256color"
@@ -202,6 +204,9 @@ class Control:
         self._asked: deque[_Asked] = deque()
         self._begun: tuple[bytes, bool, int] | None = None
         """The block that is being read: its triple, whether it answers us, the server's second."""
+        self.silence: asyncio.Future[None] | None = None
+        """Since an answer has failed to come in time: done once one comes."""
+        self.silent_since = 0.0
 
     def feed(self, data: bytes) -> None:
         """Take what the client printed."""
@@ -258,6 +263,8 @@ class Control:
             self.ready.set_exception(ServerGone(block.body.decode(errors="replace").strip()))
 
     def _answered(self, block: Block) -> None:
+        if self.silence is not None:
+            self._heard()
         if not self._asked:
             return
         asked = self._asked[0]
@@ -267,11 +274,23 @@ class Control:
             if not asked.answer.done():
                 asked.answer.set_result(asked.blocks)
 
+    def fell_silent(self) -> None:
+        """An answer did not come in time."""
+        if self.silence is None and not self.ended:
+            loop = asyncio.get_running_loop()
+            self.silence, self.silent_since = loop.create_future(), loop.time()
+
+    def _heard(self) -> None:
+        if self.silence is not None and not self.silence.done():
+            self.silence.set_result(None)
+        self.silence = None
+
     def lost(self, reason: str) -> None:
         """The client has ended, or was ended: nobody waits for it any longer."""
         if self.ended:
             return
         self.ended = True
+        self._heard()
         if not self.ready.done():
             self.ready.set_exception(ServerGone(reason))
             self.ready.exception()  # where nobody waits, nobody has to be told
@@ -390,16 +409,34 @@ class Tmux:
         return (await self.ask_lines([(line, count)]))[0]
 
     async def ask_lines(self, lines: Sequence[tuple[str, int]]) -> list[list[Block]]:
-        """Run many lines with one write. A server that is silent too long loses its client, and the next question
-        opens another one."""
+        """Run many lines with one write.
+
+        A server that is silent keeps its client, and is asked nothing more until it answers: tmux 3.3 can crash, with
+        all its panes, when it goes on and finds a client that has left beside one that has just come. Only a client
+        that hears nothing for `FORSAKEN` seconds is given up for another one.
+        """
         control = await self._open()
+        if control.silence is not None:
+            await self._wait_for(control, control.silence)
         answers = control.send(lines)
         # What came in time counts, also where we are late ourselves to look at it.
         _, missing = await asyncio.wait(answers, timeout=self._settings.observe_timeout)
         if missing:
-            control.lost("tmux did not answer in time")
-            raise HostUnreachable(f"tmux did not answer within {self._settings.observe_timeout:g} s")
+            control.fell_silent()
+            raise self._silent()
         return [answer.result() for answer in answers]
+
+    async def _wait_for(self, control: Control, silence: asyncio.Future[None]) -> None:
+        """Return once a server that was silent has answered."""
+        await asyncio.wait([silence], timeout=self._settings.observe_timeout)
+        if silence.done():
+            return
+        if asyncio.get_running_loop().time() - control.silent_since > FORSAKEN:
+            control.lost("tmux did not answer for a long time")
+        raise self._silent()
+
+    def _silent(self) -> HostUnreachable:
+        return HostUnreachable(f"tmux did not answer within {self._settings.observe_timeout:g} s")
 
     async def _open(self) -> Control:
         async with self._opening:
@@ -412,7 +449,7 @@ class Tmux:
                 async with asyncio.timeout(self._settings.observe_timeout):
                     control = await self._connect(self._client_lost)
             except TimeoutError:
-                raise HostUnreachable(f"tmux did not answer within {self._settings.observe_timeout:g} s") from None
+                raise self._silent() from None
             self._control = control
             return control
 

@@ -264,6 +264,28 @@ async def test_a_server_that_could_not_be_looked_for_is_told_as_back_by_the_next
     await server.close()
 
 
+async def test_a_silent_server_keeps_its_client_and_is_asked_on_once_it_answers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made, pipe = control()
+    made.feed(GREETING)
+    server = tmux.Tmux(functools.partial(connected, made), Settings(observe_timeout=0.01), TurnedClock())
+    for _ in range(3):
+        with pytest.raises(HostUnreachable, match=r"did not answer within 0.01 s"):
+            await server.ask("display-message")
+    assert not pipe.killed and pipe.written.count(b"\n") == 1, "what it was asked first it is not asked again"
+    asking = asyncio.ensure_future(server.ask("list-keys"))
+    asyncio.get_running_loop().call_soon(made.feed, b"%begin 100 2 1\nlate\n%end 100 2 1\n")
+    made.pipe = answers = Answering(made)
+    assert (await asking).ok and not answers.killed
+    made.pipe = pipe
+    monkeypatch.setattr(tmux, "FORSAKEN", 0.0)
+    for _ in range(2):
+        with pytest.raises(HostUnreachable):
+            await server.ask("display-message")
+    assert pipe.killed and made.ended
+
+
 class Answering(Pipe):
     """A client of a server with one pane."""
 
