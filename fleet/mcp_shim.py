@@ -53,7 +53,8 @@ user, and it approves nothing. Say something only where it helps: thanks and ack
 is enough)."""
 
 PATIENCE = 5.0
-"""Seconds that a request waits for a daemon that is not there: one that restarts is back sooner."""
+"""Seconds that a daemon is waited for that is not there: one that restarts is back sooner. Who asks later is told at
+once, until it has been seen again."""
 AGAIN = 0.1
 LOSSES = 3
 """Times that a request may lose the daemon on its way."""
@@ -182,6 +183,8 @@ class Shim:
         self._hub, self._write, self._version = hub, write, version
         self._nested, self._channel = nested, channel
         self._lock = threading.Lock()
+        self._gone_at: float | None = None
+        """Since when the daemon is missed; `None`: it was there."""
         self._open: dict[str, socket.socket | None] = {}
         """Requests on their way, by their id as JSON, and the connection that each one has."""
         self._unanswered = 0
@@ -273,18 +276,24 @@ class Shim:
     def _patiently(self, which: str, head: str, body: bytes, headers: Mapping[str, str]) -> tuple[int, bytes]:
         """The hub's answer, asked for until it comes. The key makes a repeat harmless."""
         headers = {**headers, "Idempotency-Key": f"mcp-{os.urandom(12).hex()}"}
-        give_up, losses = time.monotonic() + PATIENCE, 0
+        losses = 0
         while True:
             try:
-                return self._once(which, head, body, headers)
+                answer = self._once(which, head, body, headers)
             except NoHub as gone:
-                if isinstance(gone, Lost):
-                    give_up, losses = time.monotonic() + PATIENCE, losses + 1
                 with self._lock:
+                    if isinstance(gone, Lost):
+                        self._gone_at, losses = time.monotonic(), losses + 1
+                    elif self._gone_at is None:
+                        self._gone_at = time.monotonic()
+                    give_up = self._gone_at + PATIENCE
                     cancelled = which not in self._open
                 if cancelled or losses > LOSSES or time.monotonic() >= give_up:
                     raise
                 time.sleep(AGAIN)
+            else:
+                self._gone_at = None
+                return answer
 
     def _once(self, which: str, head: str, body: bytes, headers: Mapping[str, str]) -> tuple[int, bytes]:
         with self._hub.connect() as connection:
@@ -319,7 +328,7 @@ class Shim:
             except NoHub:
                 time.sleep(LOOK)
         with self._lock:
-            self._watching = False
+            self._watching, self._gone_at = False, None
         for what in ("tools", "prompts"):
             self._say({"jsonrpc": "2.0", "method": f"notifications/{what}/list_changed"})
 

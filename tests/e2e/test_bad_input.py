@@ -244,7 +244,7 @@ def test_what_stands_in_the_daemons_way_is_told_at_once_and_agents_are_untouched
     config = fleet.home.path / "fleet" / "config.yaml"
     for text, says in ((b"observe_intervall: 1\n", "did you mean observe_interval?"), (b"\xff\n", "cannot be read")):
         config.write_bytes(text)
-        refused(fleet, "start", "web", code=69, says=says)
+        refused(fleet, "start", "web", code=2, says=says)
         refused(fleet, "daemon", "run", code=2, says="config.yaml:1:1")
     config.unlink()
 

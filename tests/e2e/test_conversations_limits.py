@@ -60,11 +60,14 @@ def test_every_reason_for_which_a_message_stopped_is_listed(talk: Talk) -> None:
     talk.settled(hello["id"], "c29b")
     b = talk.caller("c29b")
     back = b.send(None, "Hello yourself", reply_to=hello["id"])
+    assert talk.settled(sent["expired"]["id"], "c29away") == "expired"
+    crowd = [talk.caller(f"c29-{n}").try_send("c29away", "Hello") for n in range(7)]
+    assert crowd[-1].code == "mailbox_full", (crowd, talk.operator.inbox("c29away"))
     codes = {
         "hop_limit": a.try_send(None, "And again?", reply_to=back["id"]),
         "only_thanks": a.try_send(None, "Thanks!", reply_to=back["id"]),
         "control_characters": a.try_send("c29b", "bell \x07"),
-        "mailbox_full": [talk.caller(f"c29-{n}").try_send("c29away", "Hello") for n in range(7)][-1],
+        "mailbox_full": crowd[-1],
         "unknown_recipient": a.try_send("c29nobody", "Hello"),
     }
     assert {code: answer.code for code, answer in codes.items()} == {code: code for code in codes}
@@ -84,7 +87,6 @@ def test_every_reason_for_which_a_message_stopped_is_listed(talk: Talk) -> None:
         last = k.try_send("c29b", "Faster")
     assert last.code == "pair_limited"
     assert talk.settled(sent["failed"]["id"], "c29bad") == "failed"
-    assert talk.settled(sent["expired"]["id"], "c29away") == "expired"
     talk.held(sent["offline"]["id"], "c29away", "offline")
     told = {e["data"]["code"] for e in spoken(talk.operator.audit(), "refused") if e["sender"].startswith("c29")}
     assert {*codes, "thread_terminated", "pair_limited"} <= told

@@ -92,9 +92,17 @@ def test_check_sees_a_file_that_stands_in_the_way(home: Home) -> None:
 
 def test_check_says_what_this_version_cannot_start(home: Home) -> None:
     found = findings(
-        home, home.write("web.yaml", SHELL + "  slurm: {reservation: lab}\n  schedule: [{every: 1h, stop: true}]\n")
+        home,
+        home.write(
+            "web.yaml", SHELL + "  container: {runtime: docker, image: lab}\n  schedule: [{every: 1h, stop: true}]\n"
+        ),
     )
-    assert (found["start"][0], found["schedule"][0], found["host"][0]) == ("fail", "warn", "warn")
+    assert (found["start"][0], found["schedule"][0]) == ("fail", "warn")
+
+
+def test_check_says_that_the_nodes_of_a_cluster_were_not_looked_at(home: Home) -> None:
+    found = findings(home, home.write("web.yaml", SHELL + "  slurm: {partition: lab}\n"))
+    assert found["host"][0] == "warn" and "start" not in found
 
 
 def test_check_of_an_invalid_manifest_says_what_validate_says(home: Home) -> None:
