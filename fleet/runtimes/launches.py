@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,8 @@ from fleet.terms import File, Process
 
 SHELL_OWN = frozenset(("_", "PPID", "OPTIND", "UID", "EUID", "BASHOPTS", "SHELLOPTS", "BASH_VERSINFO", "LINENO"))
 """Variables a shell keeps for itself: assigning them fails or means something else."""
+REMOVED_IN = 40
+"""Tries, a twentieth of a second apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +143,7 @@ def forget_oldest(launches: Path, keep: str | None, count: int) -> None:
     ended = [folder for folder in launches.iterdir() if folder.name != keep and is_purged(folder)]
     ended.sort(key=lambda folder: folder.stat().st_mtime, reverse=True)
     for folder in ended[count:]:
-        shutil.rmtree(folder, ignore_errors=True)
+        remove(folder)
 
 
 def _process(path: Path) -> Process | None:
@@ -157,3 +160,12 @@ def _line(process: Process) -> bytes:
 def _seen(folder: Path) -> list[Process]:
     found = [processes.parse(line) for line in (files.read(folder / "seen") or b"").splitlines()]
     return [process for process in found if process is not None]
+
+
+def remove(folder: Path) -> None:
+    """Take a folder away with all that is in it, also where somebody who is just ending still writes a last note."""
+    for _ in range(REMOVED_IN):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+        time.sleep(0.05)

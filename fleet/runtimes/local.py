@@ -427,7 +427,7 @@ class LocalRuntime:
                 if name not in keep:
                     words.append(f"folder {root / name}")
                     if not dry_run:
-                        await asyncio.to_thread(shutil.rmtree, root / name, ignore_errors=True)
+                        await asyncio.to_thread(launches.remove, root / name)
         return words
 
     async def _clean_panes(self, keep: Collection[str], dry_run: bool) -> list[str]:

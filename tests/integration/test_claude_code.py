@@ -319,6 +319,7 @@ def test_clear_binds_the_agent_to_a_new_session(at: Desk) -> None:
 def test_after_a_kill_the_same_conversation_goes_on_in_the_same_mode(at: Desk, stub: Stub) -> None:
     web = at.launch(prompt="Repeat HELLO", permission_mode="bypassPermissions")
     web.hears("Stop")
+    web.reaches(Activity.READY)
     session = web.ask.conversation.session_id
     os.kill(web.pid, signal.SIGKILL)
     assert web.ended() == 137
