@@ -50,6 +50,11 @@ STOPS = "stops"
 OVER = (Phase.BACKOFF, Phase.FINISHED, Phase.FAILED)
 """Where an end that nobody asked for leads to."""
 MEASURE_EVERY = 5.0
+"""Seconds between two readings of what processes cost …"""
+MEASURE_EACH = 0.06
+"""… or so many for each agent, where that is more: two hundred cost no more of a core than eighty …"""
+MEASURE_AT_LAST = 20.0
+"""… and never more than these."""
 ATTEND_EVERY = 0.5
 """Seconds between two looks for agents that are to be judged again."""
 REACH_AGAIN = 5.0
@@ -133,7 +138,7 @@ class Supervisor:
             asyncio.create_task(self._write_events(), name="events"),
             asyncio.create_task(self._again_and_again(self.settings.spool_check, self._net), name="net"),
             asyncio.create_task(self._again_and_again(ATTEND_EVERY, self._attend), name="attend"),
-            asyncio.create_task(self._again_and_again(MEASURE_EVERY, self._measure), name="measure"),
+            asyncio.create_task(self._again_and_again(self._measured_every, self._measure), name="measure"),
         ]
         await self._collect(None)
         here = [runner for runner in self.runners.values() if runner.runtime.far is None]
@@ -751,7 +756,10 @@ class Supervisor:
             self.faults += 1
             log.error("%s failed", task.get_name(), exc_info=error)
 
-    async def _again_and_again(self, every: float, doing: Callable[[], Awaitable[None]]) -> None:
+    def _measured_every(self) -> float:
+        return max(MEASURE_EVERY, min(MEASURE_EACH * len(self.runners), MEASURE_AT_LAST))
+
+    async def _again_and_again(self, every: float | Callable[[], float], doing: Callable[[], Awaitable[None]]) -> None:
         """One round after the other; a fault in one is told, and does not end the rounds."""
         while True:
             try:
@@ -759,7 +767,7 @@ class Supervisor:
             except Exception:
                 self.faults += 1
                 log.exception("%s failed", getattr(doing, "__name__", "a round"))
-            await self.clock.sleep(every)
+            await self.clock.sleep(every() if callable(every) else every)
 
     def _announce(self, event: Mapping[str, Any]) -> None:
         for queue in self._followers:
