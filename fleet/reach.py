@@ -377,19 +377,21 @@ class Agents:
 
     def _holds(self, runner: Runner, screen: Screen | None, text: str) -> bool:
         """Whether what stands in the composer is the text, as far as it shows: of a long one, its end."""
-        rules = self._rules_of(runner.spec.harness)
-        if screen is None or rules is None:
-            return False
-        view = View.of(screen, rules, version_of(runner.record.version))
-        return bool(view.draft) and shows(view.regions.get("composer", ""), harmless(text))
+        drafted = self._drafted(runner, screen)
+        return drafted is not None and shows(drafted, harmless(text))
 
     def _begins(self, runner: Runner, screen: Screen | None, text: str) -> bool:
         """Whether what stands in the composer is the beginning of the text: it was not typed to its end."""
+        drafted = self._drafted(runner, screen)
+        return drafted is not None and begins(drafted, harmless(text))
+
+    def _drafted(self, runner: Runner, screen: Screen | None) -> str | None:
+        """What stands in the composer; `None`: nothing, or that cannot be told."""
         rules = self._rules_of(runner.spec.harness)
         if screen is None or rules is None:
-            return False
+            return None
         view = View.of(screen, rules, version_of(runner.record.version))
-        return bool(view.draft) and begins(view.regions.get("composer", ""), harmless(text))
+        return view.regions.get("composer", "") if view.draft else None
 
     # -- what came of it -------------------------------------------------------------------------------------------
 

@@ -36,7 +36,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from json.encoder import c_make_encoder, encode_basestring  # type: ignore[attr-defined]
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from fleet.clock import Clock
 from fleet.db import Database, Migrations
@@ -345,16 +345,7 @@ class SqliteLog:
     async def append(self, batch: Sequence[New]) -> list[Stored]:
         """See `Authority`. A caller that is cancelled leaves its events to be stored."""
         future: asyncio.Future[list[Stored]] = asyncio.get_running_loop().create_future()
-
-        def told(went: list[Stored] | Exception) -> None:
-            if future.done():
-                return
-            if isinstance(went, Exception):
-                future.set_exception(went)
-            else:
-                future.set_result(went)
-
-        self.submit(batch, told)
+        self.submit(batch, answer_of(future))
         return await future
 
     def submit(self, batch: Sequence[New], told: Told) -> None:
@@ -1009,3 +1000,20 @@ class _Reserve:
         self.spent = True
         with contextlib.suppress(OSError):
             self._path.unlink(missing_ok=True)
+
+
+T = TypeVar("T")
+
+
+def answer_of(future: asyncio.Future[T]) -> Callable[[T | Exception], None]:
+    """What is told to whoever awaits the future, if anybody still does."""
+
+    def answer(went: T | Exception) -> None:
+        if future.done():
+            return
+        if isinstance(went, Exception):
+            future.set_exception(went)
+        else:
+            future.set_result(went)
+
+    return answer

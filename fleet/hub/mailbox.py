@@ -18,12 +18,12 @@ import json
 import sqlite3
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from fleet.clock import Clock
 from fleet.db import Migrations
 from fleet.hub import message as words
-from fleet.hub.log import EVENT, Event, New, Projection, SqliteLog, Stored, as_json, insert, quoted
+from fleet.hub.log import EVENT, Event, New, Projection, SqliteLog, Stored, answer_of, as_json, insert, quoted
 from fleet.hub.message import WAITING, Message, Recipient, State, Way, step
 from fleet.hub.projection import COPY, DELETION, EDIT, HISTORY, MESSAGE, as_it_stands, fields
 
@@ -625,23 +625,6 @@ class Mailboxes:
             return [_read_mail(connection, row["seq"], row["recipient"]) for row in rows]
 
         return await self._database.read(read)
-
-
-T = TypeVar("T")
-
-
-def answer_of(future: asyncio.Future[T]) -> Callable[[T | Exception], None]:
-    """What is told to whoever awaits the future, if anybody still does."""
-
-    def answer(went: T | Exception) -> None:
-        if future.done():
-            return
-        if isinstance(went, Exception):
-            future.set_exception(went)
-        else:
-            future.set_result(went)
-
-    return answer
 
 
 # -- what a box hears by listening ---------------------------------------------------------------------------------

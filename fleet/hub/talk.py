@@ -19,11 +19,10 @@ from fleet.hub.base import KNOWN, Base, Known, as_object, known_of, seconds, unk
 from fleet.hub.base import told as told_to
 from fleet.hub.blobs import not_uploaded
 from fleet.hub.guardrails import Attempt, Tally, Window, admit, lineage
-from fleet.hub.log import Event, New
+from fleet.hub.log import Event, New, answer_of
 from fleet.hub.mailbox import (
     Accepted,
     Change,
-    answer_of,
     box,
     receipts,
 )

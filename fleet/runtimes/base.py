@@ -173,3 +173,26 @@ class Runtime(Protocol):
     async def close(self) -> None:
         """Let go of connections and watches. Agents stay as they are."""
         ...
+
+
+class ByItsHost:
+    """What a runtime leaves to that of the host it stands on: short commands, files and folders."""
+
+    _host: Runtime
+
+    async def run(
+        self, argv: Sequence[str], *, env: Mapping[str, str], cwd: str, timeout: float, stdin: bytes = b""
+    ) -> Ran:
+        return await self._host.run(argv, env=env, cwd=cwd, timeout=timeout, stdin=stdin)
+
+    async def put(self, files: Sequence[File]) -> None:
+        await self._host.put(files)
+
+    async def read(self, path: str, *, tail: int | None = None) -> bytes | None:
+        return await self._host.read(path, tail=tail)
+
+    async def list(self, folder: str) -> list[str]:
+        return await self._host.list(folder)
+
+    def watch_folder(self, folder: str, on_change: Callable[[str], None]) -> Callable[[], None]:
+        return self._host.watch_folder(folder, on_change)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -17,9 +17,9 @@ from fleet import processes
 from fleet.clock import Clock
 from fleet.errors import CannotYet, LaunchError, Unconfirmed
 from fleet.runtimes import launches
-from fleet.runtimes.base import Capabilities, Ended, OnHost, OnLook, Runtime
+from fleet.runtimes.base import ByItsHost, Capabilities, Ended, OnHost, OnLook, Runtime
 from fleet.settings import Places
-from fleet.terms import File, Handle, LaunchPlan, Look, Ran
+from fleet.terms import File, Handle, LaunchPlan, Look
 
 NONE = "none"
 """What holds the pane of an agent that has none."""
@@ -27,7 +27,7 @@ STANDS = "stands"
 """The file in a launch's folder that is there while it stands."""
 
 
-class WithHeadless:
+class WithHeadless(ByItsHost):
     """A host's runtime, and headless agents on it."""
 
     def __init__(self, host: Runtime, places: Places, clock: Clock) -> None:
@@ -121,23 +121,6 @@ class WithHeadless:
 
     async def cleanup(self, keep: Collection[str], *, dry_run: bool) -> list[str]:
         return await self._host.cleanup(keep, dry_run=dry_run)
-
-    async def run(
-        self, argv: Sequence[str], *, env: Mapping[str, str], cwd: str, timeout: float, stdin: bytes = b""
-    ) -> Ran:
-        return await self._host.run(argv, env=env, cwd=cwd, timeout=timeout, stdin=stdin)
-
-    async def put(self, files: Sequence[File]) -> None:
-        await self._host.put(files)
-
-    async def read(self, path: str, *, tail: int | None = None) -> bytes | None:
-        return await self._host.read(path, tail=tail)
-
-    async def list(self, folder: str) -> list[str]:
-        return await self._host.list(folder)
-
-    def watch_folder(self, folder: str, on_change: Callable[[str], None]) -> Callable[[], None]:
-        return self._host.watch_folder(folder, on_change)
 
     async def dismiss(self) -> None:
         await self._host.dismiss()

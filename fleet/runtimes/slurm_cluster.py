@@ -17,9 +17,9 @@ from dataclasses import dataclass
 
 from fleet.errors import FleetError, HostUnreachable, LaunchError, TimedOut
 from fleet.runtimes import slurm_queue, tmux
-from fleet.runtimes.base import Capabilities, Far, OnHost, Runtime
+from fleet.runtimes.base import ByItsHost, Capabilities, Far, OnHost, Runtime
 from fleet.runtimes.slurm_queue import Job, Pace, Poll
-from fleet.terms import File, LaunchPlan, Ran
+from fleet.terms import LaunchPlan, Ran
 
 log = logging.getLogger(__name__)
 
@@ -226,7 +226,7 @@ class Cluster:
         return found[-1] if found else None
 
 
-class OnSubmitHost:
+class OnSubmitHost(ByItsHost):
     """What of a runtime concerns the submit host itself: its own runtime does it."""
 
     far: Far | None = None
@@ -247,23 +247,6 @@ class OnSubmitHost:
 
     def capabilities(self, multiplexer: str) -> Capabilities:
         return tmux.CAPABILITIES
-
-    async def run(
-        self, argv: Sequence[str], *, env: Mapping[str, str], cwd: str, timeout: float, stdin: bytes = b""
-    ) -> Ran:
-        return await self._host.run(argv, env=env, cwd=cwd, timeout=timeout, stdin=stdin)
-
-    async def put(self, files: Sequence[File]) -> None:
-        await self._host.put(files)
-
-    async def read(self, path: str, *, tail: int | None = None) -> bytes | None:
-        return await self._host.read(path, tail=tail)
-
-    async def list(self, folder: str) -> list[str]:
-        return await self._host.list(folder)
-
-    def watch_folder(self, folder: str, on_change: Callable[[str], None]) -> Callable[[], None]:
-        return self._host.watch_folder(folder, on_change)
 
 
 async def check(host: Runtime, plan: LaunchPlan) -> None:

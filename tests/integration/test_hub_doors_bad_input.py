@@ -346,7 +346,7 @@ def many_files() -> Iterator[None]:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     need = MANY + 2 * ROOM + 500
     if hard != resource.RLIM_INFINITY and hard < need:
-        pytest.skip(f"a process may have no more than {hard} files here")
+        pytest.skip(f"needs {need} open files, and this machine allows a process {hard} (ulimit -Hn)")
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, need), hard))
     yield
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -138,7 +138,7 @@ def venv() -> Path:
     try:
         return package.environment()
     except package.Unavailable as reason:
-        pytest.skip(f"scitex-orochi {package.VERSION} cannot be had: {reason}")
+        pytest.skip(f"scitex-orochi {package.VERSION} cannot be had from PyPI here: {reason}")
 
 
 class Program:
@@ -356,7 +356,7 @@ async def test_its_sidecar_in_typescript_works_unchanged(hub: Hub, orochis: Pack
     try:
         folder = package.sidecar()
     except package.Unavailable as reason:
-        pytest.skip(f"the sidecar cannot be had: {reason}")
+        pytest.skip(f"what the sidecar needs cannot be had from npm here: {reason}")
     port = (await hub.env("alice"))["SCITEX_OROCHI_DASHBOARD_PORT"]
     bun = str(folder / "node_modules/.bin/bun")
     program = await orochis.start("alice", bun, "run", str(folder / "mcp_channel.ts"), SCITEX_OROCHI_PORT=port)
