@@ -648,11 +648,13 @@ class SlurmRuntime(OnSubmitHost):
 
     async def _keep_screen(self, chain: _Chain) -> None:
         """The run itself has kept its last screen; its lines go to the log, once."""
-        if chain.kept:
-            return
-        chain.kept = True
-        if (text := await self.last_screen(chain.handle)) is not None:
-            self._logs.of(chain.handle.agent).add([line.rstrip() for line in text.rstrip().splitlines()])
+        kept = self._logs.of(chain.handle.agent)
+        async with kept.keeping:
+            if chain.kept:
+                return
+            if (text := await self.last_screen(chain.handle)) is not None:
+                kept.add([line.rstrip() for line in text.rstrip().splitlines()])
+            chain.kept = True
 
     async def last_screen(self, handle: Handle) -> str | None:
         numbers = [name[4:] for name in await self._host.list(handle.folder) if name.startswith("run.")]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import threading
 from collections.abc import AsyncIterator
 from itertools import count
 
 import pytest
 
 from fleet.clock import SteadyClock
+from fleet.db import READERS
 from fleet.errors import StorageError
 from fleet.hub.exchange import Caller, Exchange, Refused, Role
 from fleet.hub.mailbox import Change, box
@@ -18,7 +20,7 @@ from fleet.hub.shown import presence_of
 from fleet.settings import Settings
 from fleet.terms import Activity
 from tests.stage import BOSS, INTERACTIVE, Died, Stage, with_
-from tests.waiting import until
+from tests.waiting import DEADLINE, until
 
 DAY = 86_400.0
 ALICE, BOB, CAROL = (Caller(name, Role.AGENT) for name in ("alice", "bob", "carol"))
@@ -813,19 +815,23 @@ async def _work(stage: Stage) -> int:
         counted += 1
         return 0
 
-    def watch(connection) -> None:
-        connection.set_progress_handler(step, 1)
+    async def everywhere(handler) -> None:
+        met = threading.Barrier(READERS)  # else one connection could be met twice, and another not at all
 
-    for _ in range(4):  # the readers' connections
-        await asyncio.gather(*(exchange.log.database.read(watch) for _ in range(4)))
+        def watch(connection) -> None:
+            met.wait(DEADLINE)
+            connection.set_progress_handler(handler, 1)
+
+        await asyncio.gather(*(exchange.log.database.read(watch) for _ in range(READERS)))
+
+    await everywhere(step)
     await exchange.read(BOB, channel="general", limit=20)
     await exchange.read(BOB, with_="operator", limit=20)
     await exchange.inbox(BOB, "bob", newest=True, limit=20)
     await exchange.inbox(BOB, "bob", limit=20)
     await exchange.events(BOB, exchange.log.position, 20)
     await exchange.threads(BOSS, limit=20)
-    for _ in range(4):
-        await asyncio.gather(*(exchange.log.database.read(lambda c: c.set_progress_handler(None, 0)) for _ in range(4)))
+    await everywhere(None)
     return counted
 
 
