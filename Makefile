@@ -21,7 +21,7 @@ check: $(MADE)  ## format, lint, check types and run the unit tests (what `make`
 	@$(BIN)/pytest -q -n 2 --dist worksteal tests/unit tests/test_house.py
 
 test: lint programs welcome claude  ## set everything up, then run the whole suite on the real programs
-	@$(ALSO) $(BIN)/pytest -n 3 --dist worksteal --timeout 300 --durations=25
+	@$(ALSO) tools/suite $(BIN)/pytest -n 3 --dist worksteal --timeout 300 --durations=25
 
 soak: lint programs claude  ## 200 messages into the real Claude Code, past every obstacle and two dead daemons, and an ssh link cut for five minutes (20 min)
 	FLEET_TEST_MESSAGES=200 $(BIN)/pytest --timeout 3000 tests/e2e/test_mail_daemon.py

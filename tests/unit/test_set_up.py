@@ -1,9 +1,11 @@
-"""What `make` does where something is missing: it installs it, or says what is missing and how to get it."""
+"""What `make` does where something is missing, and where something failed once."""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -171,3 +173,54 @@ def test_ci_runs_the_suite_and_nothing_else() -> None:
     lines = [line for line in (ROOT / ".ci" / "run").read_text().splitlines() if line and not line.startswith("#")]
     assert lines == ['cd "$(dirname "$0")/.." && exec make test']
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
+
+
+# -- the suite's second look ----------------------------------------------------------------------------------------
+
+
+def suite(folder: Path, first: str, second: str = "exit 0", **env: str) -> subprocess.CompletedProcess[str]:
+    """`tools/suite` with a pytest of two runs."""
+    (folder / "python").symlink_to(sys.executable)
+    script = f"""if [ -e ran ]; then echo "second $*"; {second}; fi
+: >ran; mkdir -p .pytest_cache/v/cache; record=.pytest_cache/v/cache/lastfailed
+{first}"""
+    program(folder, "pytest", script)
+    path = os.environ["PATH"]
+    words = [ROOT / "tools" / "suite", folder / "pytest", "-n", "3"]
+    return subprocess.run(words, cwd=folder, env={"PATH": path, **env}, capture_output=True, text=True, check=False)
+
+
+def failing(*names: str) -> str:
+    return f"echo '{json.dumps(dict.fromkeys(names, True))}' >$record; exit 1"
+
+
+def test_a_suite_that_passes_is_run_once(tmp_path: Path) -> None:
+    done = suite(tmp_path, "exit 0")
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_what_failed_beside_others_and_passes_alone_is_named_last(tmp_path: Path) -> None:
+    done = suite(tmp_path, failing("a.py::one", "b.py::two[x y]"))
+    assert done.returncode == 0
+    assert "second" in done.stdout and "--last-failed" in done.stdout and "-n" not in done.stdout.split()
+    assert done.stdout.endswith("a fault to be found:\na.py::one\nb.py::two[x y]\n")
+
+
+def test_what_fails_alone_too_fails_the_suite(tmp_path: Path) -> None:
+    done = suite(tmp_path, failing("a.py::one"), "exit 1")
+    assert done.returncode == 1 and "UNSTEADY" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("first", "env"),
+    [
+        pytest.param(failing("a.py::one"), {"STEADY": "1"}, id="asked-not-to"),
+        pytest.param(failing(*(f"a.py::t{number}" for number in range(5))), {}, id="many"),
+        pytest.param(failing("tests/unit"), {}, id="not-collected"),
+        pytest.param("exit 1", {}, id="nothing-recorded"),
+        pytest.param("exit 2", {}, id="interrupted"),
+    ],
+)
+def test_there_is_no_second_look(tmp_path: Path, first: str, env: dict[str, str]) -> None:
+    done = suite(tmp_path, first, **env)
+    assert done.returncode in (1, 2) and "second" not in done.stdout
