@@ -49,8 +49,12 @@ MOST = 1000
 """Events in one page."""
 INDEXED_AT_ONCE = 100
 """Events that the index takes in with one write: what it holds an append up for."""
-INDEX_PAUSE = 0.2
-"""Seconds that the index lets events gather."""
+INDEX_PAUSE = 5.0
+"""Seconds that the index lets events gather: each of its writes is a commit that an append may have to wait for …"""
+INDEX_CROWD = 500
+"""… unless so many have come. A search takes in more than that by itself."""
+INDEX_LOOKS = 20
+"""How often that is looked at meanwhile."""
 CURSOR_PAUSE = 1.0
 """Seconds that a reader's cursor may wait for its commit."""
 
@@ -179,6 +183,8 @@ class History:
         """Set, and not yet written."""
         self._writing: asyncio.Task[None] | None = None
         self._indexing = asyncio.Lock()
+        self._indexed = 0
+        """How far the index has come, as far as it was looked at."""
         self._stirred = asyncio.Event()
         self._stirred.set()
 
@@ -384,6 +390,7 @@ class History:
             start, end, steps = await self._database.read(_to_index)
             if end > start:
                 await self._database.write(lambda c: _index(c, end, steps))
+            self._indexed = end
             return end < self._log.head
 
     async def follow(self) -> None:
@@ -391,7 +398,10 @@ class History:
         said so (`stir`). While appends wait, it takes a little at a time."""
         while True:
             await self._stirred.wait()
-            await self._clock.sleep(INDEX_PAUSE)
+            for _ in range(INDEX_LOOKS):
+                await self._clock.sleep(INDEX_PAUSE / INDEX_LOOKS)
+                if self._log.head - self._indexed >= INDEX_CROWD:
+                    break
             self._stirred.clear()
             try:
                 while (more := await self.index()) and self._log.idle:

@@ -11,7 +11,18 @@ from fleet.hub import log as log_module
 from fleet.hub.log import New, SqliteLog
 from fleet.hub.mailbox import PROJECTIONS
 from fleet.hub.message import Position
-from fleet.hub.projection import DELETION, EDIT, INDEX_PAUSE, MESSAGE, REACTION, Gap, History, retain
+from fleet.hub.projection import (
+    DELETION,
+    EDIT,
+    INDEX_CROWD,
+    INDEX_LOOKS,
+    INDEX_PAUSE,
+    MESSAGE,
+    REACTION,
+    Gap,
+    History,
+    retain,
+)  # fmt: skip
 from fleet.testing import TurnedClock, settle
 
 NOW = 1_800_000_000.0
@@ -275,17 +286,42 @@ async def test_an_edited_message_is_found_by_what_it_says_now_and_a_deleted_one_
     assert await hub.found("fourth") == []
 
 
+async def indexed(hub, up_to):
+    for _ in range(1000):
+        if await hub.history.cursor("!words") == up_to:
+            return
+        await settle()
+    pytest.fail("the index did not follow")
+
+
+async def test_the_index_lets_a_few_events_gather_before_it_commits_anything_of_its_own(hub):
+    await hub.say(*(f"word{n}" for n in range(10)))
+    following = asyncio.create_task(hub.history.follow())
+    await settle()
+    await hub.clock.turn(INDEX_PAUSE - INDEX_PAUSE / INDEX_LOOKS)
+    assert await hub.history.cursor("!words") is None
+    await hub.clock.turn(INDEX_PAUSE / INDEX_LOOKS)
+    await indexed(hub, 10)
+    following.cancel()
+    await asyncio.gather(following, return_exceptions=True)
+
+
+async def test_of_many_events_the_index_takes_some_soon(hub):
+    await hub.say(*(f"word{n}" for n in range(INDEX_CROWD)))
+    following = asyncio.create_task(hub.history.follow())
+    await settle()
+    await hub.clock.turn(INDEX_PAUSE / INDEX_LOOKS)
+    await indexed(hub, INDEX_CROWD)
+    following.cancel()
+    await asyncio.gather(following, return_exceptions=True)
+
+
 async def test_the_index_follows_behind_and_needs_no_append_to_wait(hub):
     await hub.say(*(f"word{n}" for n in range(10)))
     following = asyncio.create_task(hub.history.follow())
     await settle()
     await hub.clock.turn(INDEX_PAUSE)
-    for _ in range(1000):
-        if await hub.history.cursor("!words") == 10:
-            break
-        await settle()
-    else:
-        pytest.fail("the index did not follow")
+    await indexed(hub, 10)
     assert (
         await hub.log.database.read(
             lambda c: c.execute("SELECT rowid FROM words WHERE words MATCH 'word7'").fetchone()[0]
