@@ -41,6 +41,29 @@ def pytest_configure(config: pytest.Config) -> None:
     tempfile.tempdir = os.environ[GROUND]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Deal the tests on real programs out to all workers, before the unit tests: a run that ends with a slow test on one
+    worker leaves the others idle. What shares a cluster stays together, as does each module."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    if workers == 1:
+        return
+    groups: dict[str, list[pytest.Item]] = {}
+    quick = []
+    for item in items:
+        if "unit" in item.path.parts:
+            quick.append(item)
+        else:
+            shared = "slurm" in getattr(item, "fixturenames", ())
+            groups.setdefault("slurm" if shared else str(item.path), []).append(item)
+    hands: list[list[pytest.Item]] = [[] for _ in range(workers)]
+    for group in sorted(groups.values(), key=len, reverse=True):
+        min(hands, key=len).extend(group)
+    for number, hand in enumerate(hands, 1):  # the workers get parts of one length each, in this order
+        while quick and len(hand) < len(items) // workers + (number > workers - len(items) % workers):
+            hand.append(quick.pop(0))
+    items[:] = [*(item for hand in hands for item in hand), *quick]
+
+
 @pytest.hookimpl(wrapper=True, trylast=True)
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> Iterator[None]:
     """After the workers have ended: nothing is left, and what is the person's was not touched."""
