@@ -42,8 +42,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Deal the tests on real programs out to all workers, before the unit tests: a run that ends with a slow test on one
-    worker leaves the others idle. What shares a cluster stays together, as does each module."""
+    """Deal the tests on real programs out to all workers, before the unit tests: a run that ends with a slow test on
+    one worker leaves the others idle. What shares a cluster stays together, as does each module."""
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     if workers == 1:
         return
