@@ -762,8 +762,7 @@ def _outcome(runner: Runner, was_running: bool) -> dict[str, Any]:
         "activity": report.activity(runner),
         "kind": runner.state.kind,
         "question": runner.state.question,
-        "reason": runner.waits_because if runner.waits_for else life.reason,
-        "message": runner.waits_for or runner.facts.advice or runner.facts.waiting or life.message,
+        **report.why(runner),
         "pid": runner.facts.owner,
         "session_id": runner.record.session_id,
     }

@@ -65,7 +65,7 @@ def summary(runner: Runner, now: float, settings: Settings) -> dict[str, Any]:
         "name": runner.name,
         "harness": spec.harness,
         "runtime": spec.runtime,
-        "wanted": life.wanted,
+        "wanted": life.wanted or runner.unreached,
         "phase": life.phase,
         "activity": activity(runner),
         "kind": state.kind if up else None,
@@ -74,8 +74,8 @@ def summary(runner: Runner, now: float, settings: Settings) -> dict[str, Any]:
         "pane_state": pane_state(runner),
         "draft": state.draft if up else None,
         "background": state.background if up else None,
-        "reason": runner.waits_because if runner.waits_for else life.reason,
-        "message": runner.waits_for or facts.advice or (facts.waiting if up else None) or life.message,
+        **why(runner),
+        "waits_for": runner.waits_for,
         "pid": facts.owner if up else None,
         "restarts": life.restarts,
         "since": life.since,
@@ -94,6 +94,15 @@ def summary(runner: Runner, now: float, settings: Settings) -> dict[str, Any]:
         "labels": dict(spec.labels),
         "capabilities": list(spec.capabilities),
     }
+
+
+def why(runner: Runner) -> dict[str, str | None]:
+    """Why it stands where it stands: the reason's name, and the same in words."""
+    life, facts = runner.life, runner.facts
+    if runner.waits_for:
+        return {"reason": runner.waits_because, "message": runner.waits_for}
+    waiting = facts.waiting if life.phase in (*UP, Phase.UNVERIFIABLE) else None
+    return {"reason": life.reason, "message": facts.advice or waiting or life.message}
 
 
 def full(
@@ -244,7 +253,7 @@ def _why(name: str, runner: Runner) -> str:
         return "fleet has nothing of that kind"
     if name in ("kind", "question"):
         return "nothing is asked"
-    if name in ("reason", "message", "next_restart_at", "exit_status", "resets_at"):
+    if name in ("reason", "message", "waits_for", "next_restart_at", "exit_status", "resets_at"):
         return "does not apply now"
     return "not known"
 
@@ -304,8 +313,7 @@ def explanation(runner: Runner, now: float) -> dict[str, Any]:
     return {
         "name": runner.name,
         "phase": runner.life.phase,
-        "reason": runner.life.reason,
-        "message": runner.life.message,
+        **why(runner),
         "activity": activity(runner),
         "state": state_json(runner.state, now) if up else None,
         "evidence": [*said.values(), *silent] if up else [],
@@ -328,7 +336,9 @@ def conditions(runner: Runner, now: float) -> list[dict[str, Any]]:
     asks = doing(Activity.NEEDS_INPUT)
     parked, running, began = life.phase is Phase.FAILED, life.phase is Phase.RUNNING, life.started_at
     rows: list[tuple[str, bool | None, str, str | None, float | None]] = [
-        ("HostReachable", seen, "Seen", None, None)
+        ("HostReachable", False, runner.waits_because, runner.waits_for, None)
+        if runner.unreached
+        else ("HostReachable", True, "Seen", None, None)
         if seen
         else ("HostReachable", False, life.reason or "HostUnreachable", life.message, life.since),
         ("Started", running if seen else None, _camel(life.phase), life.message, began if running else life.since),
@@ -366,7 +376,7 @@ def health(runner: Runner, now: float, settings: Settings) -> dict[str, Any]:
         healthy = None
     elif life.phase is Phase.FINISHED:
         healthy = life.exit_status in runner.spec.restart.success_exit_codes
-    elif life.wanted:
+    elif life.wanted or runner.held:
         healthy = life.phase in UP and runner.state.activity not in (Activity.ERROR, Activity.LIMITED)
     else:
         healthy = life.phase in (Phase.STOPPED, Phase.FINISHED)

@@ -257,6 +257,11 @@ class Runner:
         return claim is not None and claim.evidence is proof
 
     @property
+    def unreached(self) -> bool:
+        """Its start waits for its host."""
+        return self.waits_for is not None and self.waits_because != WAITS_FOR_OTHERS
+
+    @property
     def headless(self) -> bool:
         """Each message is a turn of its own. The launch says so, since the manifest may have changed."""
         return self.spec.mode == "headless" if self.handle is None else self.handle.multiplexer == NONE

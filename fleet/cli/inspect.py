@@ -83,6 +83,7 @@ def _rest(agent: dict[str, Any]) -> list[tuple[str, Any]]:
         ("cpu", f"{process['cpu_percent']:g} % of a core" if process.get("cpu_percent") is not None else None),
         ("memory", f"{process['rss_mb']:g} MB" if process else None),
         ("runtime", agent.get("runtime")),
+        ("host", agent.get("machine") if agent.get("remote") else None),
         ("pane", " ".join(str(pane[key]) for key in ("multiplexer", "socket", "target") if pane.get(key))),
         ("labels", " ".join(f"{name}={value}" for name, value in (agent.get("labels") or {}).items())),
         ("capabilities", " ".join(agent.get("capabilities") or ())),

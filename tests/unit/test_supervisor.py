@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from fleet import lifecycle
-from fleet.errors import CannotYet, FleetError, InvalidManifest, LaunchError, StorageFull, UnknownAgent
+from fleet.cli import words
+from fleet.errors import CannotYet, FleetError, HostUnreachable, InvalidManifest, LaunchError, StorageFull, UnknownAgent
 from fleet.manifests.model import AgentSpec
 from fleet.supervisor import DOWN
-from fleet.terms import Activity, Look, Phase
+from fleet.terms import Activity, Handle, Look, Phase
 from fleet.testing import settle
 from tests.unit.fleet_in_memory import VERSION, Daemon, Faulty, World, draw
 
@@ -632,6 +633,32 @@ async def test_a_stop_ends_the_waiting_of_one_that_has_not_been_launched_yet(wor
     await world.clock.turn(60)
     assert phases(daemon) == {"db": Phase.RUNNING, "web": Phase.STOPPED}
     assert daemon["web"].waits_for is None
+
+
+async def test_a_start_that_waits_for_its_host_is_told_with_the_hosts_words_wherever_the_agent_is_shown(
+    world: World, daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    away = True
+
+    async def reach(spec: AgentSpec, handle: Handle | None) -> None:
+        if away:
+            raise HostUnreachable("gpu1: no route to host")
+
+    monkeypatch.setattr(daemon.supervisor.hosts, "reach", reach)
+    await daemon.start(world.shell("web"))
+    [agent] = (await daemon.verb("status")).data["agents"]
+    assert (agent["phase"], agent["wanted"], agent["waits_for"]) == ("stopped", True, "gpu1: no route to host")
+    assert "HostUnreachable: gpu1: no route to host" in words.detail(agent, world.clock.now())
+    told = (await daemon.verb("explain", target="web")).data
+    assert (told["reason"], told["message"]) == ("HostUnreachable", "gpu1: no route to host")
+    [seen] = [row for row in told["conditions"] if row["type"] == "HostReachable"]
+    assert (seen["status"], seen["reason"], seen["message"]) == ("False", "HostUnreachable", "gpu1: no route to host")
+    [health] = (await daemon.verb("health", targets=["web"])).data["agents"]
+    assert health["healthy"] is False
+    away = False
+    await world.clock.turn(10)
+    [agent] = (await daemon.verb("status")).data["agents"]
+    assert (agent["phase"], agent["waits_for"], agent["reason"]) == ("running", None, None)
 
 
 # -- what a person asks: start, restart, apply ----------------------------------------------------------------------
