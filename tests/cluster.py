@@ -69,6 +69,7 @@ ReturnToService=2
 KillWait=20
 SlurmdTimeout=10
 MinJobAge=300
+FirstJobId={first_job}
 JobRequeue=1
 AccountingStorageType=accounting_storage/none
 """
@@ -162,7 +163,9 @@ def cluster(folder: Path, nodes: int = 2, *, cpus: int = 4, apart: bool = False)
     names = tuple(f"n{number}" for number in range(1, nodes + 1))
     port = _ports(nodes + 1)
     (folder / "state").mkdir(parents=True)
-    lines = [CONFIGURATION.format(host=socket.gethostname().split(".")[0], port=port, folder=folder)]
+    first_job = random.randint(1000, 60_000_000)  # a job is told by its id and node, here on one machine for them all
+    host = socket.gethostname().split(".")[0]
+    lines = [CONFIGURATION.format(host=host, port=port, folder=folder, first_job=first_job)]
     for number, name in enumerate(names, 1):
         (folder / "spool" / name).mkdir(parents=True)
         lines.append(
@@ -256,13 +259,11 @@ class SlurmHost:
         self._kill(handle, "launcher")
 
     def lose_multiplexer(self) -> None:
+        own = tuple(f"/tmp/fleet-{os.getuid()}/{job}." for job in self.cluster.states())
         for process in psutil.process_iter():
             with suppress(psutil.Error):
-                if process.name().startswith("tmux: server") and f"/{self._jobs()}" in " ".join(process.cmdline()):
+                if process.name().startswith("tmux: server") and any(w.startswith(own) for w in process.cmdline()):
                     process.kill()
-
-    def _jobs(self) -> str:
-        return f"fleet-{os.getuid()}"
 
     def _controller(self) -> psutil.Process:
         return next(process for process in self.cluster.daemons() if process.name().startswith("slurmctld"))
