@@ -136,6 +136,7 @@ class Screens:
         loop = asyncio.get_running_loop()
         drain = _drain(ours)
         loop.add_reader(ours, drain)
+        client: asyncio.subprocess.Process | None = None
         try:
             client = await self._spawn(["-c", str(self._rc), "-S", generation, *argv], terminal=theirs)
             async with asyncio.timeout(self._settings.observe_timeout):
@@ -153,6 +154,8 @@ class Screens:
             loop.remove_reader(ours)
             os.close(ours)
             os.close(theirs)
+            if client is not None:
+                await _ended(client)
         self._sizes[generation] = (width, height)
         return found
 
@@ -331,9 +334,9 @@ class Screens:
             async with asyncio.timeout(self._settings.observe_timeout):
                 await process.wait()
         except TimeoutError:
-            process.kill()
-            await process.wait()
             raise HostUnreachable(f"screen did not answer within {self._settings.observe_timeout:g} s") from None
+        finally:
+            await _ended(process)
         if process.returncode and _lives(session):
             raise HostUnreachable(f"screen would not {words[0]}")
         if process.returncode:
@@ -362,6 +365,13 @@ def _lives(session: str) -> bool:
     """Whether the process of a session named `PID.NAME` lives."""
     pid = session.partition(".")[0]
     return pid.isdigit() and processes.start_time(int(pid)) is not None
+
+
+async def _ended(process: asyncio.subprocess.Process) -> None:
+    """See that a client of ours is gone, also where nobody waits for it any more."""
+    if process.returncode is None:
+        process.kill()
+        await process.wait()
 
 
 def _drain(fd: int) -> Callable[[], None]:
