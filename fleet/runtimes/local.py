@@ -23,12 +23,10 @@ from pathlib import Path
 from fleet import processes
 from fleet.clock import Clock
 from fleet.errors import FleetError, HostUnreachable, LaunchError, StorageFull, TimedOut, Unconfirmed
-from fleet.redact import redact
-from fleet.runtimes import files, launches, screen, tmux
+from fleet.runtimes import files, launches, screen, tmux, watching
 from fleet.runtimes.base import Capabilities, Ended, OnHost, OnLook
 from fleet.runtimes.folders import FolderWatch
 from fleet.runtimes.local_tmux import LocalTmux
-from fleet.runtimes.logs import Logs, not_kept
 from fleet.runtimes.multiplexers import Multiplexer, Seen, ServerGone
 from fleet.settings import Places, Settings
 from fleet.terms import File, Handle, LaunchPlan, Look, Process, Ran, Screen
@@ -61,7 +59,6 @@ class LocalRuntime:
         self, places: Places, settings: Settings, clock: Clock, secrets: Callable[[str], Collection[str]] = lambda _: ()
     ) -> None:
         """`secrets` tells what an agent was given as such: it goes from what is kept of its pane."""
-        self._secrets = secrets
         self._places = places
         self._settings = settings
         self._clock = clock
@@ -69,9 +66,7 @@ class LocalRuntime:
         """By socket."""
         self._assigned: dict[str, str] = {}
         """Which tmux server's socket an agent's panes go to."""
-        self._watched: dict[str, _Watched] = {}
-        """By generation."""
-        self._logs = Logs(places.agent, int(settings.log_kept_mb * 2**20), self._secrets)
+        self._watches: watching.Watches[_Watched] = watching.Watches(places, settings, secrets)
         self._on_host: list[OnHost] = []
         self._unreadable: dict[str, str] = {}
         """Multiplexers that do not answer, and why."""
@@ -137,7 +132,7 @@ class LocalRuntime:
             own = [File(str(folder / "env"), launches.quote_env(env)), File(str(folder / "pane"), whose)]
             await self.put([*plan.files, *own])
             argv = ["env", "-i", "/bin/sh", str(LAUNCHER), handle.folder, plan.cwd, program, *plan.argv[1:]]
-            self._logs.of(handle.agent).begin(handle.generation, self._clock.now())
+            self._watches.log(handle.agent).begin(handle.generation, self._clock.now())
             async with self._launching:
                 server = await multiplexer.open(handle.session, handle.generation, argv, plan.width, plan.height)
                 await self.put([launches.note(folder, "server", server)])
@@ -199,23 +194,19 @@ class LocalRuntime:
         self.unwatch(handle)
         if handle.multiplexer == "tmux":
             self._assigned.setdefault(handle.agent, handle.socket)
-        watched = _Watched(handle, on_look)
-        self._watched[handle.generation] = watched
-        self._do(self._begin(watched))
+        self._do(self._begin(self._watches.add(_Watched(handle, on_look))))
         if self._remembering is None:
             self._remembering = asyncio.get_running_loop().create_task(self._remember(), name="fleet-trees")
 
     def unwatch(self, handle: Handle) -> None:
-        watched = self._watched.pop(handle.generation, None)
-        if watched is not None:
-            watched.close()
+        if self._watches.remove(handle) is not None:
             self._of(handle).unwatch(handle.generation)
 
     def on_host(self, callback: OnHost) -> None:
         self._on_host.append(callback)
 
     def seen_at(self, handle: Handle) -> float | None:
-        return self._of(handle).seen_at(handle.generation) if handle.generation in self._watched else None
+        return self._of(handle).seen_at(handle.generation) if self._watches.get(handle) is not None else None
 
     async def _begin(self, watched: _Watched) -> None:
         """The first look, and from then on the pane and the launcher."""
@@ -232,7 +223,7 @@ class LocalRuntime:
         if facts.server_lost:
             await self._gone(watched)
             return
-        watched.kept = await asyncio.to_thread(self._logs.of(handle.agent).tail_of, handle.generation)
+        await self._watches.recall(watched)
         if not watched.closed():
             self._of(handle).watch(
                 handle.generation,
@@ -242,14 +233,8 @@ class LocalRuntime:
 
     def _saw(self, watched: _Watched, seen: Seen) -> None:
         """The pane has changed. (A dead one is told of by its launcher's end.)"""
-        if watched.closed() or watched.facts is None:
-            return
-        if seen.scrolled:
-            lines = list(seen.scrolled)
-            self._logs.of(watched.handle.agent).add(not_kept(watched.kept, lines) if seen.first else lines)
-        if not seen.screen.dead and not watched.dead:
-            watched.screen = seen.screen
-            self._tell(watched, self._look(watched.facts, seen.screen, seen.pane, lost=False))
+        if watched.facts is not None and self._watches.saw(watched, seen):
+            watched.tell(self._look(watched.facts, seen.screen, seen.pane, lost=False))
 
     def _pane_missing(self, watched: _Watched) -> None:
         """The pane is not there, though its server is: somebody closed it. The launcher tells what lives."""
@@ -286,18 +271,18 @@ class LocalRuntime:
         lost = facts.server_lost
         if facts.server is not None and not facts.screen_kept and not lost:
             lost = not await _lives_on(functools.partial(processes.alive, facts.server))
-        self._tell(watched, self._look(facts, watched.screen, None, lost))
+        watched.tell(self._look(facts, watched.screen, None, lost))
 
     async def _without_pane(self, watched: _Watched) -> None:
         """The launcher lives, and nobody can see it any more."""
         facts = await self._facts(watched.handle)
         if facts.alive and not watched.dead:
-            self._tell(watched, self._look(facts, None, None, facts.server_lost))
+            watched.tell(self._look(facts, None, None, facts.server_lost))
 
     def _server_gone(self, socket: str) -> None:
         """A tmux server and all its panes are gone. That it cannot be read any more is no news then."""
         self._readable(socket, None)
-        for watched in list(self._watched.values()):
+        for watched in self._watches:
             if watched.handle.socket == socket:
                 self._do(self._gone(watched))
 
@@ -311,12 +296,6 @@ class LocalRuntime:
         if bool(self._unreadable) != before:
             for callback in self._on_host:
                 callback(reason)
-
-    def _tell(self, watched: _Watched, look: Look) -> None:
-        told = (look.alive, look.exit_status, look.multiplexer_lost, look.screen)
-        if not watched.closed() and told != watched.told:
-            watched.told = told
-            watched.on_look(watched.handle, look)
 
     def _do(self, work: Coroutine[None, None, None]) -> None:
         """Do something beside; a fault in it is logged, and stops nothing else."""
@@ -345,7 +324,7 @@ class LocalRuntime:
     async def end(self, handle: Handle, *, grace: float) -> Ended:
         folder = Path(handle.folder)
         facts = await self._facts(handle)
-        before = await self._shown(handle) if facts.alive else None
+        before = await self._watches.shown(handle, self._of(handle)) if facts.alive else None
         killed: tuple[int, ...] = ()
         if not launches.is_purged(folder):
             spare = [facts.launcher] if facts.launcher is not None else []
@@ -353,20 +332,10 @@ class LocalRuntime:
         await self._keep_screen(handle, before)
         await self._of(handle).close_pane(handle.generation)
         await asyncio.to_thread(launches.mark_purged, folder)
-        await self._logs.of(handle.agent).flush()
-        if handle.generation not in self._watched and self._assigned.get(handle.agent) == handle.socket:
+        await self._watches.log(handle.agent).flush()
+        if self._watches.get(handle) is None and self._assigned.get(handle.agent) == handle.socket:
             del self._assigned[handle.agent]
         return Ended((await self._facts(handle)).exit_status, killed)
-
-    async def _shown(self, handle: Handle) -> Screen | None:
-        """What the pane shows, if that can be told: ending an agent does not hang on a picture."""
-        watched = self._watched.get(handle.generation)
-        if watched is not None and watched.screen is not None:
-            return watched.screen
-        with contextlib.suppress(HostUnreachable):
-            seen = await self._of(handle).see(handle.generation)
-            return seen.screen if seen else None
-        return None
 
     async def purge(self, agent: str, *, keep: str | None = None, grace: float = 0.5) -> tuple[int, ...]:
         root = self._places.agent(agent) / "launch"
@@ -406,7 +375,7 @@ class LocalRuntime:
         while True:
             await self._clock.sleep(REMEMBER_EVERY)
             roots = {}
-            for watched in self._watched.values():
+            for watched in self._watches:
                 if watched.facts is not None and watched.facts.launcher is not None and not watched.dead:
                     roots[watched.handle.folder] = watched.facts.launcher
             if roots:
@@ -463,64 +432,26 @@ class LocalRuntime:
     # -- what is kept ----------------------------------------------------------------------------------------------
 
     async def _keep_screen(self, handle: Handle, before: Screen | None) -> None:
-        """Write down, once, the pane's screen as it stands at the end; where the pane is gone, as it last stood."""
-        path = Path(handle.folder) / "screen"
-        kept = self._logs.of(handle.agent)
-        async with kept.keeping:
-            if path.exists() or not path.parent.is_dir():
-                return
-            last = await self._final(handle)
-            if last is not None:
-                text = last.screen.text.rstrip()
-                lines = list(last.scrolled)
-                if last.first:
-                    lines = not_kept(await asyncio.to_thread(kept.tail_of, handle.generation), lines)
-                kept.add(lines + [line.rstrip() for line in text.splitlines()])
-                if before is not None and before.alternate and not last.screen.alternate:
-                    text = before.text.rstrip() + "\n\n" + text  # what was up, then what it said on leaving
-                await self.put([self._redacted(handle, path, text)])
-            elif before is not None and not path.with_name("screen-before").exists():
-                await self.put([self._redacted(handle, path.with_name("screen-before"), before.text.rstrip())])
-                kept.add([line.rstrip() for line in before.text.rstrip().splitlines()])
-
-    def _redacted(self, handle: Handle, path: Path, text: str) -> File:
-        return File(str(path), redact(text + "\n", self._secrets(handle.agent)).encode(errors="surrogateescape"))
-
-    async def _final(self, handle: Handle) -> Seen | None:
-        """The pane once its multiplexer knows that it is dead: it may not have read the last output before."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + SETTLE
-        multiplexer = self._of(handle)
-        try:
-            seen = await multiplexer.see(handle.generation)
-            while seen is not None and not seen.screen.dead and loop.time() < deadline:
-                if handle.multiplexer == "screen":  # which cannot tell a dead pane from a living one
-                    break
-                await asyncio.sleep(0.01)
-                seen = await multiplexer.see(handle.generation)
-            return None if seen is None else await multiplexer.last(handle.generation)
-        except ServerGone:
-            return None
+        within = 0.0 if handle.multiplexer == "screen" else SETTLE  # which cannot tell a dead pane from a living one
+        await self._watches.keep(
+            handle,
+            before,
+            names=functools.partial(self.list, handle.folder),
+            last=lambda: watching.final(self._of(handle), handle.generation, within=within),
+            put=lambda file: self.put([file]),
+        )
 
     async def last_screen(self, handle: Handle) -> str | None:
-        folder = Path(handle.folder)
-        kept = await self.read(str(folder / "screen"))
-        if kept is None:
-            kept = await self.read(str(folder / "screen-before"))
-        return None if kept is None else kept.decode(errors="replace")
+        return await watching.last_screen(self.read, handle)
 
     async def log_lines(self, handle: Handle, count: int) -> list[str]:
-        watched = self._watched.get(handle.generation)
-        showing: list[str] = []
-        if watched is not None and watched.screen is not None and not watched.dead:
-            with contextlib.suppress(HostUnreachable):  # then it is what was seen last
-                seen = await self._of(handle).last(handle.generation)
-                if seen is not None:
-                    self._saw(watched, seen)
-            showing = redact(watched.screen.text.rstrip(), self._secrets(handle.agent)).splitlines()
-        kept = self._logs.of(handle.agent)
-        await kept.flush()
-        return (await asyncio.to_thread(kept.last, count) + showing)[-count:]
+        return await self._watches.lines(handle, count, self._newest)
+
+    async def _newest(self, watched: _Watched) -> Seen | None:
+        seen = await self._of(watched.handle).last(watched.handle.generation)
+        if seen is not None:
+            self._saw(watched, seen)
+        return seen
 
     # -- the host itself -------------------------------------------------------------------------------------------
 
@@ -568,33 +499,22 @@ class LocalRuntime:
 
     async def close(self) -> None:
         self._closed = True
-        for watched in self._watched.values():
-            watched.close()
-        self._watched.clear()
         pending = [task for task in (*self._tasks, self._remembering) if task is not None]
         for task in pending:
             task.cancel()
         await asyncio.gather(*pending, return_exceptions=True)
         for multiplexer in self._multiplexers.values():
             await multiplexer.close()
-        await self._logs.close()
+        await self._watches.close()
         await self._folders.close()
 
 
-class _Watched:
+class _Watched(watching.Watched):
     """One launch that somebody watches."""
 
     def __init__(self, handle: Handle, on_look: OnLook) -> None:
-        self.handle = handle
-        self.on_look = on_look
+        super().__init__(handle, on_look)
         self.facts: launches.Facts | None = None
-        self.screen: Screen | None = None
-        """The last screen seen while it lived."""
-        self.kept: list[str] = []
-        """What the log held of this launch when the watch began: its last lines."""
-        self.told: object = None
-        self.dead = False
-        self._closed = False
         self._fd: int | None = None
 
     def launcher_lives(self) -> bool:
@@ -621,16 +541,8 @@ class _Watched:
             os.close(self._fd)
             self._fd = None
 
-    def closed(self) -> bool:
-        """Whether nobody wants to hear of it any more."""
-        return self._closed
-
-    def over(self) -> bool:
-        """Whether there is nothing more to tell of it."""
-        return self._closed or self.dead
-
     def close(self) -> None:
-        self._closed = True
+        super().close()
         self.release()
 
 

@@ -12,7 +12,6 @@ What concerns the submit host itself (commands, files) goes through that host's 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import hashlib
 import logging
@@ -26,11 +25,10 @@ from fleet.errors import CannotYet, FleetError, HostUnreachable, LaunchError, Ti
 from fleet.manifests.model import AgentSpec, Slurm
 from fleet.redact import redact
 from fleet.runtimes import handoff as handing
-from fleet.runtimes import slurm_queue, slurm_runs, slurm_script, slurm_tmux
+from fleet.runtimes import slurm_queue, slurm_runs, slurm_script, slurm_tmux, watching
 from fleet.runtimes.base import Ended, OnLook
 from fleet.runtimes.handoff import Handoff, Outcome, Successor
 from fleet.runtimes.lease import Times
-from fleet.runtimes.logs import Logs, not_kept
 from fleet.runtimes.multiplexers import Seen, ServerGone
 from fleet.runtimes.slurm_cluster import SUBMIT_WITHIN, Answer, Cluster, OnSubmitHost, check
 from fleet.runtimes.slurm_queue import Cause, Standing
@@ -87,8 +85,7 @@ class SlurmRuntime(OnSubmitHost):
         self._read_every = read_every
         self._chains: dict[str, _Chain] = {}
         """By generation."""
-        self._watched: dict[str, _Watched] = {}
-        self._logs = Logs(places.agent, int(settings.log_kept_mb * 2**20), secrets)
+        self._watches: watching.Watches[_Watched] = watching.Watches(places, settings, secrets)
         self.on_walltime: OnWalltime = nothing_to_write
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
@@ -121,7 +118,7 @@ class SlurmRuntime(OnSubmitHost):
         ours = [File(f"{scripts_of(self._places)}/{name}", path.read_bytes(), 0o700) for name, path in SCRIPTS.items()]
         attempt = File(f"{handle.folder}/submitting", f"{time.time():.0f}\n".encode())
         await self._host.put([*ours, *slurm_script.files(job, section, plan, again), attempt])
-        self._logs.of(handle.agent).begin(handle.generation, self._clock.now())
+        self._watches.log(handle.agent).begin(handle.generation, self._clock.now())
         id_ = await self._cluster.submit(slurm_script.submit_argv(job))
         await self._note(handle, Handoff(job=id_, resubmits=section.auto_resubmit and again is not None))
         log.info("agent %s: job %s is submitted", handle.agent, id_)
@@ -308,7 +305,7 @@ class SlurmRuntime(OnSubmitHost):
     # -- the queue's word ----------------------------------------------------------------------------------------
 
     def _queue_answered(self, answer: Answer) -> None:
-        for watched in list(self._watched.values()):
+        for watched in self._watches:
             chain = self._chains.get(watched.handle.generation)
             if chain is not None:
                 self._do(self._queue_told(chain, answer))
@@ -429,16 +426,14 @@ class SlurmRuntime(OnSubmitHost):
 
     def watch(self, handle: Handle, on_look: OnLook) -> None:
         self.unwatch(handle)
-        watched = _Watched(handle, on_look)
-        self._watched[handle.generation] = watched
+        watched = self._watches.add(_Watched(handle, on_look))
         self._cluster.want(handle.generation)
         watched.task = self._do(self._watch_on(watched))
 
     def unwatch(self, handle: Handle) -> None:
-        watched = self._watched.pop(handle.generation, None)
+        watched = self._watches.remove(handle)
         if watched is None:
             return
-        watched.closed = True
         if watched.task is not None:
             watched.task.cancel()
         self._cluster.unwant(handle.generation)
@@ -448,13 +443,13 @@ class SlurmRuntime(OnSubmitHost):
 
     def seen_at(self, handle: Handle) -> float | None:
         chain = self._chains.get(handle.generation)
-        if handle.generation not in self._watched or chain is None or chain.server is None:
+        if self._watches.get(handle) is None or chain is None or chain.server is None:
             return None
         return chain.server.seen_at(handle.generation)
 
     async def _watch_on(self, watched: _Watched) -> None:
         """Read its notes again and again, and see to its pane, until its end has been told."""
-        while not watched.closed and not await self._watched_once(watched):
+        while not watched.closed() and not await self._watched_once(watched):
             await self._clock.sleep(self._read_every)
 
     async def _watched_once(self, watched: _Watched) -> bool:
@@ -462,7 +457,7 @@ class SlurmRuntime(OnSubmitHost):
         try:
             chain = await self._known(watched.handle)
             if chain is None:
-                self._tell(watched, Look(at=self._clock.now(), alive=False))
+                watched.tell(Look(at=self._clock.now(), alive=False))
                 return True
             if chain.asked is None and not chain.over:
                 await self._queue_told(chain, await self._answer(chain.since))
@@ -477,36 +472,25 @@ class SlurmRuntime(OnSubmitHost):
             return False
         if chain.over:
             await self._keep_screen(chain)
-            self._tell(watched, self._look(chain, watched.screen, None))
+            watched.tell(self._look(chain, watched.screen, None))
         elif self._waiting(chain) is not None or chain.server is None:
-            self._tell(watched, self._look(chain, None, None))
+            watched.tell(self._look(chain, None, None))
         return chain.over
 
     async def _watch_pane(self, watched: _Watched, chain: _Chain) -> None:
         server = await self._server(chain)
-        if server is None or server is watched.server or watched.closed:
+        if server is None or server is watched.server or watched.closed():
             return
         watched.server = server
-        watched.kept = await asyncio.to_thread(self._logs.of(watched.handle.agent).tail_of, watched.handle.generation)
-        if not watched.closed:
+        await self._watches.recall(watched)
+        if not watched.closed():
             server.watch(watched.handle.generation, functools.partial(self._saw, watched, chain), lambda: None)
 
     def _saw(self, watched: _Watched, chain: _Chain, seen: Seen) -> None:
         """The pane has changed. (A dead one is told of by its run's notes.)"""
-        if watched.closed:
-            return
-        if seen.scrolled:
-            lines = list(seen.scrolled)
-            self._logs.of(watched.handle.agent).add(not_kept(watched.kept, lines) if seen.first else lines)
-        if not seen.screen.dead and not chain.over:
-            watched.screen = seen.screen
-            self._tell(watched, self._look(chain, seen.screen, seen.pane))
-
-    def _tell(self, watched: _Watched, look: Look) -> None:
-        told = (look.alive, look.exit_status, look.multiplexer_lost, look.screen, look.waiting, look.program)
-        if not watched.closed and told != watched.told:
-            watched.told = told
-            watched.on_look(watched.handle, look)
+        watched.dead = chain.over
+        if self._watches.saw(watched, seen):
+            watched.tell(self._look(chain, seen.screen, seen.pane))
 
     def _do(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         """Do something beside; a fault in it is logged, and stops nothing else."""
@@ -568,7 +552,7 @@ class SlurmRuntime(OnSubmitHost):
                 chain.cancels.clear()
                 await self._server(chain)
             await self._host.put([File(f"{handle.folder}/{PURGED}", b"")])
-        await self._logs.of(handle.agent).flush()
+        await self._watches.log(handle.agent).flush()
         return Ended(await self._exit_status(handle))
 
     async def _want_no_more(self, handle: Handle) -> None:
@@ -648,13 +632,13 @@ class SlurmRuntime(OnSubmitHost):
 
     async def _keep_screen(self, chain: _Chain) -> None:
         """The run itself has kept its last screen; its lines go to the log, once."""
-        kept = self._logs.of(chain.handle.agent)
-        async with kept.keeping:
-            if chain.kept:
-                return
-            if (text := await self.last_screen(chain.handle)) is not None:
-                kept.add([line.rstrip() for line in text.rstrip().splitlines()])
+        log = self._watches.log(chain.handle.agent)
+        async with log.keeping:
+            if not chain.kept and (text := await self.last_screen(chain.handle)) is not None:
+                log.add([line.rstrip() for line in text.rstrip().splitlines()])
             chain.kept = True
+            if (watched := self._watches.get(chain.handle)) is not None:
+                watched.logged = True
 
     async def last_screen(self, handle: Handle) -> str | None:
         numbers = [name[4:] for name in await self._host.list(handle.folder) if name.startswith("run.")]
@@ -665,25 +649,23 @@ class SlurmRuntime(OnSubmitHost):
         return None
 
     async def log_lines(self, handle: Handle, count: int) -> list[str]:
-        watched, chain = self._watched.get(handle.generation), self._chains.get(handle.generation)
-        showing: list[str] = []
-        if watched is not None and watched.screen is not None and chain is not None and not chain.over:
-            with contextlib.suppress(HostUnreachable):  # then it is what was seen last
-                seen = await chain.server.last(handle.generation) if chain.server is not None else None
-                if seen is not None:
-                    self._saw(watched, chain, seen)
-            showing = redact(watched.screen.text.rstrip(), self._secrets(handle.agent)).splitlines()
-        elif chain is not None and chain.over:
+        chain = self._chains.get(handle.generation)
+        if chain is not None and chain.over:
             await self._keep_screen(chain)
-        kept = self._logs.of(handle.agent)
-        await kept.flush()
-        return (await asyncio.to_thread(kept.last, count) + showing)[-count:]
+        return await self._watches.lines(handle, count, self._newest)
+
+    async def _newest(self, watched: _Watched) -> Seen | None:
+        chain = self._chains.get(watched.handle.generation)
+        if chain is None or chain.over or chain.server is None:
+            return None
+        seen = await chain.server.last(watched.handle.generation)
+        if seen is not None:
+            self._saw(watched, chain, seen)
+        return seen
 
     async def close(self) -> None:
         """Let go; jobs go on. The submit host's own runtime is its owner's to close."""
         self._closed = True
-        for watched in self._watched.values():
-            watched.closed = True
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -692,7 +674,7 @@ class SlurmRuntime(OnSubmitHost):
         for chain in self._chains.values():
             if chain.server is not None:
                 await chain.server.close()
-        await self._logs.close()
+        await self._watches.close()
 
 
 class _Chain:
@@ -749,20 +731,12 @@ class _Chain:
         return cause.value, words or f"job {self.handoff.job}: {cause.value.replace('_', ' ')}"
 
 
-class _Watched:
+class _Watched(watching.Watched):
     """One launch that somebody watches."""
 
-    def __init__(self, handle: Handle, on_look: OnLook) -> None:
-        self.handle = handle
-        self.on_look = on_look
-        self.task: asyncio.Task[None] | None = None
-        self.server: slurm_tmux.JobTmux | None = None
-        """The tmux whose pane is watched."""
-        self.screen: Screen | None = None
-        """The last screen seen while it lived."""
-        self.kept: list[str] = []
-        self.told: object = None
-        self.closed = False
+    task: asyncio.Task[None] | None = None
+    server: slurm_tmux.JobTmux | None = None
+    """The tmux whose pane is watched."""
 
 
 def handle_of(places: Places, agent: str, generation: str) -> Handle:

@@ -9,7 +9,6 @@ allocation, those of the older one are over, and nobody's fault: they come back 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import json
 import logging
@@ -22,10 +21,8 @@ from fleet import processes
 from fleet.clock import Clock
 from fleet.errors import CannotYet, FleetError, HostUnreachable, LaunchError
 from fleet.manifests.model import AgentSpec, Slurm
-from fleet.redact import redact
-from fleet.runtimes import launches, slurm_booking, slurm_queue, slurm_runtime, slurm_tmux, tmux
+from fleet.runtimes import launches, slurm_booking, slurm_queue, slurm_runtime, slurm_tmux, tmux, watching
 from fleet.runtimes.base import Ended, OnLook, Runtime
-from fleet.runtimes.logs import Logs, not_kept
 from fleet.runtimes.multiplexers import Seen, ServerGone
 from fleet.runtimes.slurm_booking import Booking, Place
 from fleet.runtimes.slurm_cluster import Cluster, OnSubmitHost, check, said
@@ -37,6 +34,8 @@ log = logging.getLogger(__name__)
 
 NOTED_WITHIN = 20.0
 """Seconds the launcher may take to note its program."""
+SETTLE = 0.5
+"""Seconds to wait, after a death, for the pane's last output."""
 PURGED = "purged"
 TENANT = "tenant"
 """The file in a launch's folder that says where it is and what it takes of the booking."""
@@ -61,15 +60,13 @@ class TenantRuntime(OnSubmitHost):
         super().__init__(cluster)
         self._booking = booking
         self._folder = str(folder_of(places, booking))
-        self._places, self._settings, self._clock, self._secrets = places, settings, clock, secrets
+        self._places, self._settings, self._clock = places, settings, clock
         self._read_every = read_every
         self._servers: dict[Place, slurm_tmux.JobTmux] = {}
         self._known: dict[Place, float] = {}
         """Since when: what the queue was asked before may not know of it."""
-        self._watched: dict[str, _Watched] = {}
-        """By generation."""
+        self._watches: watching.Watches[_Watched] = watching.Watches(places, settings, secrets)
         self._launching = asyncio.Lock()
-        self._logs = Logs(places.agent, int(settings.log_kept_mb * 2**20), secrets)
 
     # -- the booking ---------------------------------------------------------------------------------------------
 
@@ -125,7 +122,7 @@ class TenantRuntime(OnSubmitHost):
                 place = await self._put_launch(plan, handle)
             launcher = f"{slurm_runtime.scripts_of(self._places)}/launcher.sh"
             argv = ["env", "-i", "/bin/sh", launcher, handle.folder, plan.cwd, *plan.argv]
-            self._logs.of(handle.agent).begin(handle.generation, self._clock.now())
+            self._watches.log(handle.agent).begin(handle.generation, self._clock.now())
             await self._server(place).new_session(handle.session, handle.generation, argv, plan.width, plan.height)
         deadline = time.monotonic() + NOTED_WITHIN
         while not {"program", "exit"} & set(await self._host.list(handle.folder)):
@@ -207,18 +204,16 @@ class TenantRuntime(OnSubmitHost):
 
     def watch(self, handle: Handle, on_look: OnLook) -> None:
         self.unwatch(handle)
-        watched = _Watched(handle, on_look)
-        self._watched[handle.generation] = watched
+        watched = self._watches.add(_Watched(handle, on_look))
         self._cluster.want(handle.generation)
         watched.task = asyncio.get_running_loop().create_task(
             self._watch_on(watched), name=f"fleet-{handle.generation}"
         )
 
     def unwatch(self, handle: Handle) -> None:
-        watched = self._watched.pop(handle.generation, None)
+        watched = self._watches.remove(handle)
         if watched is None:
             return
-        watched.closed = True
         if watched.task is not None and watched.task is not asyncio.current_task():
             watched.task.cancel()
         self._cluster.unwant(handle.generation)
@@ -226,57 +221,57 @@ class TenantRuntime(OnSubmitHost):
             server.unwatch(handle.generation)
 
     def seen_at(self, handle: Handle) -> float | None:
-        watched = self._watched.get(handle.generation)
+        watched = self._watches.get(handle)
         return watched.server.seen_at(handle.generation) if watched is not None and watched.server is not None else None
 
     async def _watch_on(self, watched: _Watched) -> None:
         """Look for its end again and again; its pane is watched beside."""
         handle = watched.handle
-        while not watched.closed:
+        while not watched.closed():
             try:
                 look, tenant = await self._looked(handle, see=watched.server is None or watched.missing)
+                watched.program = look.program or watched.program
                 if not look.alive:
-                    await self._keep_screen(handle, tenant, watched.screen)
-                    self._tell(watched, replace(look, screen=look.screen or watched.screen))
+                    await self._tell_gone(watched, tenant, look)
                     return
                 if watched.server is None and tenant is not None:
                     await self._watch_pane(watched, tenant.place)
-                    self._tell(watched, look)
+                    watched.tell(look)
             except (FleetError, TimeoutError) as error:  # it says nothing of the agent; the next round asks again
                 log.debug("agent %s: %s", handle.agent, error)
             except Exception:
                 log.exception("agent %s: a look failed", handle.agent)
             await self._clock.sleep(self._read_every)
 
+    async def _tell_gone(self, watched: _Watched, tenant: Tenant | None, look: Look) -> None:
+        watched.dead = True
+        try:
+            await self._keep_screen(watched.handle, tenant, watched.screen)
+        except HostUnreachable:
+            watched.dead = False  # it is told when the host is back
+            raise
+        except FleetError as error:  # its death must be told all the same
+            log.warning("%s: its last screen is not kept: %s", watched.handle.generation, error)
+        watched.tell(replace(look, screen=look.screen or watched.screen))
+
     async def _watch_pane(self, watched: _Watched, place: Place) -> None:
         handle = watched.handle
-        watched.kept = await asyncio.to_thread(self._logs.of(handle.agent).tail_of, handle.generation)
-        if not watched.closed:
+        await self._watches.recall(watched)
+        if not watched.closed():
             watched.server = self._server(place)
             watched.server.on_gone(self._server_gone)
             watched.server.watch(handle.generation, functools.partial(self._saw, watched), watched.miss)
 
     def _server_gone(self) -> None:
-        for watched in self._watched.values():
+        for watched in self._watches:
             watched.miss()
 
     def _saw(self, watched: _Watched, seen: Seen) -> None:
-        if watched.closed:
-            return
-        if seen.scrolled:
-            lines = list(seen.scrolled)
-            self._logs.of(watched.handle.agent).add(not_kept(watched.kept, lines) if seen.first else lines)
         if seen.screen.dead:
             watched.miss()
-            return
-        watched.screen = seen.screen
-        look = Look(at=self._clock.now(), alive=True, program=watched.program, screen=seen.screen, pane=seen.pane)
-        self._tell(watched, look)
-
-    def _tell(self, watched: _Watched, look: Look) -> None:
-        watched.program = look.program or watched.program
-        if not watched.closed:
-            watched.on_look(watched.handle, look)
+        if self._watches.saw(watched, seen):
+            at = self._clock.now()
+            watched.tell(Look(at=at, alive=True, program=watched.program, screen=seen.screen, pane=seen.pane))
 
     # -- typing --------------------------------------------------------------------------------------------------
 
@@ -306,7 +301,7 @@ class TenantRuntime(OnSubmitHost):
             if not over and not await self._gone(tenant.place):
                 await self._end_there(handle, tenant, grace)
             await self._host.put([File(f"{handle.folder}/{PURGED}", b"")])
-            await self._logs.of(handle.agent).flush()
+            await self._watches.log(handle.agent).flush()
         noted = (await self._host.read(f"{handle.folder}/exit") or b"").strip()
         return Ended(int(noted) if noted.isdigit() else None)
 
@@ -324,7 +319,7 @@ class TenantRuntime(OnSubmitHost):
             if time.monotonic() > deadline or await self._gone(place):
                 break
             await asyncio.sleep(0.05)
-        watched = self._watched.get(handle.generation)
+        watched = self._watches.get(handle)
         await self._keep_screen(handle, tenant, watched.screen if watched is not None else None)
         await self._server(place).close_pane(handle.generation)
 
@@ -358,47 +353,46 @@ class TenantRuntime(OnSubmitHost):
     # -- what is kept ----------------------------------------------------------------------------------------------
 
     async def _keep_screen(self, handle: Handle, tenant: Tenant | None, before: Screen | None) -> None:
-        """Write down, once, the pane's screen as it stands at the end; where that is gone, as it last stood."""
-        if tenant is None or "screen" in await self._host.list(handle.folder):
+        if tenant is None:
             return
-        last: Seen | None = None
-        with contextlib.suppress(HostUnreachable):
-            last = await self._server(tenant.place).last(handle.generation)
-        shown = last.screen if last is not None else before
-        if shown is None:
-            return
-        text = redact(shown.text.rstrip() + "\n", self._secrets(handle.agent))
-        await self._host.put([File(f"{handle.folder}/screen", text.encode(errors="surrogateescape"))])
-        scrolled = list(last.scrolled) if last is not None and not last.first else []
-        self._logs.of(handle.agent).add(scrolled + [line.rstrip() for line in text.splitlines()])
+        server = self._server(tenant.place)
+
+        async def last() -> Seen | None:
+            try:
+                return await watching.final(server, handle.generation, within=SETTLE)
+            except HostUnreachable:  # most likely its allocation is gone
+                return None
+
+        await self._watches.keep(
+            handle,
+            before,
+            names=functools.partial(self._host.list, handle.folder),
+            last=last,
+            put=lambda file: self._host.put([file]),
+        )
 
     async def last_screen(self, handle: Handle) -> str | None:
-        kept = await self._host.read(f"{handle.folder}/screen")
-        return None if kept is None else kept.decode(errors="replace")
+        return await watching.last_screen(self._host.read, handle)
 
     async def log_lines(self, handle: Handle, count: int) -> list[str]:
-        watched = self._watched.get(handle.generation)
-        showing: list[str] = []
-        if watched is not None and watched.screen is not None and "screen" not in await self._host.list(handle.folder):
-            with contextlib.suppress(HostUnreachable):  # then it is what was seen last
-                seen = await watched.server.last(handle.generation) if watched.server is not None else None
-                if seen is not None:
-                    self._saw(watched, seen)
-            showing = redact(watched.screen.text.rstrip(), self._secrets(handle.agent)).splitlines()
-        kept = self._logs.of(handle.agent)
-        await kept.flush()
-        return (await asyncio.to_thread(kept.last, count) + showing)[-count:]
+        return await self._watches.lines(handle, count, self._newest)
+
+    async def _newest(self, watched: _Watched) -> Seen | None:
+        seen = None if watched.server is None else await watched.server.last(watched.handle.generation)
+        if seen is not None:
+            self._saw(watched, seen)
+        return seen
 
     async def close(self) -> None:
         """Let go; tenants and bookings go on."""
-        tasks = [watched.task for watched in self._watched.values() if watched.task is not None]
+        tasks = [watched.task for watched in self._watches if watched.task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         for server in self._servers.values():
             await server.close()
         await self._cluster.close()
-        await self._logs.close()
+        await self._watches.close()
 
 
 class Tenant:
@@ -415,21 +409,14 @@ class Tenant:
         return None if content is None else cls(agent, json.loads(content))
 
 
-class _Watched:
+class _Watched(watching.Watched):
     """One launch that somebody watches."""
 
-    def __init__(self, handle: Handle, on_look: OnLook) -> None:
-        self.handle = handle
-        self.on_look = on_look
-        self.task: asyncio.Task[None] | None = None
-        self.server: slurm_tmux.JobTmux | None = None
-        self.program: Process | None = None
-        self.screen: Screen | None = None
-        """The last screen seen while it lived."""
-        self.kept: list[str] = []
-        self.missing = False
-        """Its pane was not found, or is dead: the next round looks closer."""
-        self.closed = False
+    task: asyncio.Task[None] | None = None
+    server: slurm_tmux.JobTmux | None = None
+    program: Process | None = None
+    missing = False
+    """Its pane was not found, or is dead: the next round looks closer."""
 
     def miss(self) -> None:
         self.missing = True

@@ -11,7 +11,6 @@ the host is back each launch that is watched is looked at anew.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import hashlib
 import io
@@ -28,10 +27,8 @@ from pathlib import Path
 
 from fleet.clock import Clock
 from fleet.errors import CannotYet, FleetError, HostUnreachable, LaunchError, StorageFull, Unconfirmed
-from fleet.redact import redact
-from fleet.runtimes import launches, tmux
+from fleet.runtimes import launches, tmux, watching
 from fleet.runtimes.base import Capabilities, Ended, OnHost, OnLook
-from fleet.runtimes.logs import Logs, not_kept
 from fleet.runtimes.multiplexers import Seen, ServerGone
 from fleet.runtimes.ssh import Link
 from fleet.runtimes.ssh_hosts import HostState
@@ -89,7 +86,6 @@ class SshRuntime:
         self._places = places
         self._settings = settings
         self._clock = clock
-        self._secrets = secrets_
         self._packed = _tar([(name, path.read_bytes(), 0o700) for name, path in SCRIPTS.items()])
         self._scripts = f"{folder}/sh-{hashlib.sha256(self._packed).hexdigest()[:16]}"
         link.prepare_with(self._prepare)
@@ -99,9 +95,7 @@ class SshRuntime:
         self._servers: dict[str, SshTmux] = {}
         """By socket."""
         self._assigned: dict[str, str] = {}
-        self._watched: dict[str, _Watched] = {}
-        """By generation."""
-        self._logs = Logs(places.agent, int(settings.log_kept_mb * 2**20), self._secrets)
+        self._watches: watching.Watches[_Watched] = watching.Watches(places, settings, secrets_)
         self._on_host: list[OnHost] = []
         self._unreadable: dict[str, str] = {}
         """What does not answer (the link, a tmux server), and why."""
@@ -201,7 +195,7 @@ class SshRuntime:
             server = self._of(handle)
             launcher = f"{self._scripts}/launcher.sh"
             argv = ["env", "-i", "/bin/sh", launcher, handle.folder, plan.cwd, program, *plan.argv[1:]]
-            self._logs.of(handle.agent).begin(handle.generation, self._clock.now())
+            self._watches.log(handle.agent).begin(handle.generation, self._clock.now())
             pid = await server.ensure()
             await server.new_session(handle.session, handle.generation, argv, plan.width, plan.height)
             await self._shell.ask(f"note {handle.folder} {pid}")
@@ -286,25 +280,22 @@ class SshRuntime:
     def watch(self, handle: Handle, on_look: OnLook) -> None:
         self.unwatch(handle)
         self._assigned.setdefault(handle.agent, handle.socket)
-        watched = _Watched(handle, on_look)
-        self._watched[handle.generation] = watched
-        self._do(self._begin(watched))
+        self._do(self._begin(self._watches.add(_Watched(handle, on_look))))
 
     def unwatch(self, handle: Handle) -> None:
-        watched = self._watched.pop(handle.generation, None)
+        watched = self._watches.remove(handle)
         if watched is not None:
-            watched.closed = True
             if watched.launcher is not None:
                 self._shell.release(watched.launcher)
             self._of(handle).unwatch(handle.generation)
-            if not any(other.handle.socket == handle.socket for other in self._watched.values()):
+            if not any(other.handle.socket == handle.socket for other in self._watches):
                 self._readable(handle.socket, None)  # nobody looks at it any more, so nobody would say so
 
     def on_host(self, callback: OnHost) -> None:
         self._on_host.append(callback)
 
     def seen_at(self, handle: Handle) -> float | None:
-        return self._of(handle).seen_at(handle.generation) if handle.generation in self._watched else None
+        return self._of(handle).seen_at(handle.generation) if self._watches.get(handle) is not None else None
 
     async def _insist(self, watched: _Watched, doing: Callable[[_Watched], Awaitable[None]]) -> None:
         """Do it, and again where the host answers and could not tell (its file system hangs, its sh was slow). Where
@@ -337,7 +328,7 @@ class SshRuntime:
         if facts.server_lost:
             await self._gone(watched)
             return
-        watched.kept = await asyncio.to_thread(self._logs.of(handle.agent).tail_of, handle.generation)
+        await self._watches.recall(watched)
         if not watched.over():
             self._of(handle).watch(
                 handle.generation,
@@ -347,28 +338,22 @@ class SshRuntime:
 
     def _saw(self, watched: _Watched, seen: Seen) -> None:
         """The pane has changed. (A dead one is told of by its launcher's end.)"""
-        if watched.closed or watched.facts is None:
-            return
-        if seen.scrolled:
-            lines = list(seen.scrolled)
-            self._logs.of(watched.handle.agent).add(not_kept(watched.kept, lines) if seen.first else lines)
-        if not seen.screen.dead and not watched.dead:
-            watched.screen = seen.screen
-            self._tell(watched, self._look(watched.facts, seen.screen, seen.pane, lost=False))
+        if watched.facts is not None and self._watches.saw(watched, seen):
+            watched.tell(self._look(watched.facts, seen.screen, seen.pane, lost=False))
 
     def _pane_missing(self, watched: _Watched) -> None:
         """The pane is not there, though its server is: somebody closed it. The launcher tells what lives."""
         self._do(self._gone(watched))
 
     def _process_ended(self, launcher: Process) -> None:
-        for watched in list(self._watched.values()):
+        for watched in self._watches:
             if watched.launcher == launcher:
                 self._do(self._gone(watched))
 
     def _server_gone(self, socket: str) -> None:
         """A tmux server and all its panes are gone. That it cannot be read any more is no news then."""
         self._readable(socket, None)
-        for watched in list(self._watched.values()):
+        for watched in self._watches:
             if watched.handle.socket == socket:
                 self._do(self._gone(watched))
 
@@ -381,7 +366,7 @@ class SshRuntime:
         facts = await self._settled(handle, lambda facts: not facts.alive)
         if facts.alive:
             if not watched.over():
-                self._tell(watched, self._look(facts, None, None, facts.server_lost))
+                watched.tell(self._look(facts, None, None, facts.server_lost))
             return
         if watched.over():
             return
@@ -394,7 +379,7 @@ class SshRuntime:
             raise
         except FleetError as error:  # its death must be told all the same
             log.warning("%s: its last screen is not kept: %s", handle.generation, error)
-        self._tell(watched, self._look(facts, watched.screen, None, facts.server_lost))
+        watched.tell(self._look(facts, watched.screen, None, facts.server_lost))
 
     async def _settled(self, handle: Handle, holds: Callable[[Facts], bool]) -> Facts:
         """The facts once that holds, or as they are after a moment."""
@@ -409,7 +394,7 @@ class SshRuntime:
         if reason is None:
             for socket in self._servers:
                 self._unreadable.pop(socket, None)  # each says so again where it still does not answer
-            for watched in list(self._watched.values()):
+            for watched in self._watches:
                 if not watched.over():
                     self._do(self._begin(watched))
             self._readable("link", None)
@@ -427,12 +412,6 @@ class SshRuntime:
             self._told_host = not before
             for callback in self._on_host:
                 callback(reason)
-
-    def _tell(self, watched: _Watched, look: Look) -> None:
-        told = (look.alive, look.exit_status, look.multiplexer_lost, look.screen)
-        if not watched.closed and told != watched.told:
-            watched.told = told
-            watched.on_look(watched.handle, look)
 
     def _do(self, work: Coroutine[None, None, None]) -> None:
         """Do something beside; a fault in it is logged, and stops nothing else."""
@@ -469,27 +448,17 @@ class SshRuntime:
 
     async def end(self, handle: Handle, *, grace: float) -> Ended:
         facts = await self._facts(handle)
-        before = await self._shown(handle) if facts.alive else None
+        before = await self._watches.shown(handle, self._of(handle)) if facts.alive else None
         killed: tuple[int, ...] = ()
         if not facts.purged:
             _, killed = await self._hunt([handle.folder], grace)
         await self._keep_screen(handle, before)
         await self._of(handle).close_pane(handle.generation)
         await self._shell.ask(f"purged {handle.folder}")
-        await self._logs.of(handle.agent).flush()
-        if handle.generation not in self._watched and self._assigned.get(handle.agent) == handle.socket:
+        await self._watches.log(handle.agent).flush()
+        if self._watches.get(handle) is None and self._assigned.get(handle.agent) == handle.socket:
             del self._assigned[handle.agent]
         return Ended((await self._facts(handle)).exit_status, killed)
-
-    async def _shown(self, handle: Handle) -> Screen | None:
-        """What the pane shows, if that can be told: ending an agent does not hang on a picture."""
-        watched = self._watched.get(handle.generation)
-        if watched is not None and watched.screen is not None:
-            return watched.screen
-        with contextlib.suppress(HostUnreachable):
-            seen = await self._of(handle).see(handle.generation)
-            return seen.screen if seen else None
-        return None
 
     async def _hunt(self, folders: Sequence[str], grace: float) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """End all that belongs to these launches; who was there, and who needed SIGKILL. It is done there, in one
@@ -565,64 +534,25 @@ class SshRuntime:
     # -- what is kept ----------------------------------------------------------------------------------------------
 
     async def _keep_screen(self, handle: Handle, before: Screen | None) -> None:
-        """Write down, once, the pane's screen as it stands at the end; where the pane is gone, as it last stood."""
-        kept = self._logs.of(handle.agent)
-        async with kept.keeping:
-            facts = await self._facts(handle)
-            if facts.screen_kept or not facts.claimed:
-                return
-            last = await self._final(handle)
-            if last is not None:
-                text = last.screen.text.rstrip()
-                lines = list(last.scrolled)
-                if last.first:
-                    lines = not_kept(await asyncio.to_thread(kept.tail_of, handle.generation), lines)
-                kept.add(lines + [line.rstrip() for line in text.splitlines()])
-                if before is not None and before.alternate and not last.screen.alternate:
-                    text = before.text.rstrip() + "\n\n" + text  # what was up, then what it said on leaving
-                await self._put_in(handle.folder, self._redacted(handle, "screen", text))
-            elif before is not None and "screen-before" not in await self.list(handle.folder):
-                await self._put_in(handle.folder, self._redacted(handle, "screen-before", before.text.rstrip()))
-                kept.add([line.rstrip() for line in before.text.rstrip().splitlines()])
-            if (watched := self._watched.get(handle.generation)) is not None:
-                watched.logged = True
-
-    def _redacted(self, handle: Handle, name: str, text: str) -> File:
-        content = redact(text + "\n", self._secrets(handle.agent)).encode(errors="surrogateescape")
-        return File(f"{handle.folder}/{name}", content)
-
-    async def _final(self, handle: Handle) -> Seen | None:
-        """The pane once tmux knows that it is dead: it may not have read the last output before."""
-        deadline = time.monotonic() + SETTLE
-        server = self._of(handle)
-        try:
-            seen = await server.see(handle.generation)
-            while seen is not None and not seen.screen.dead and time.monotonic() < deadline:
-                await asyncio.sleep(0.02)
-                seen = await server.see(handle.generation)
-            return None if seen is None else await server.last(handle.generation)
-        except ServerGone:
-            return None
+        await self._watches.keep(
+            handle,
+            before,
+            names=functools.partial(self.list, handle.folder),
+            last=lambda: watching.final(self._of(handle), handle.generation, within=SETTLE),
+            put=functools.partial(self._put_in, handle.folder),
+        )
 
     async def last_screen(self, handle: Handle) -> str | None:
-        kept = await self.read(f"{handle.folder}/screen")
-        if kept is None:
-            kept = await self.read(f"{handle.folder}/screen-before")
-        return None if kept is None else kept.decode(errors="replace")
+        return await watching.last_screen(self.read, handle)
 
     async def log_lines(self, handle: Handle, count: int) -> list[str]:
-        watched = self._watched.get(handle.generation)
-        showing: list[str] = []
-        if watched is not None and watched.screen is not None and not watched.dead and not watched.logged:
-            with contextlib.suppress(HostUnreachable):  # then it is what was seen last
-                seen = await self._of(handle).last(handle.generation)
-                if seen is not None:
-                    self._saw(watched, seen)
-            if not watched.logged:
-                showing = redact(watched.screen.text.rstrip(), self._secrets(handle.agent)).splitlines()
-        kept = self._logs.of(handle.agent)
-        await kept.flush()
-        return (await asyncio.to_thread(kept.last, count) + showing)[-count:]
+        return await self._watches.lines(handle, count, self._newest)
+
+    async def _newest(self, watched: _Watched) -> Seen | None:
+        seen = await self._of(watched.handle).last(watched.handle.generation)
+        if seen is not None:
+            self._saw(watched, seen)
+        return seen
 
     # -- the host itself -------------------------------------------------------------------------------------------
 
@@ -709,9 +639,6 @@ class SshRuntime:
 
     async def close(self) -> None:
         self._closed = True
-        for watched in self._watched.values():
-            watched.closed = True
-        self._watched.clear()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -719,33 +646,17 @@ class SshRuntime:
             await server.close()
         await self._shell.close()
         await self.link.close()
-        await self._logs.close()
+        await self._watches.close()
 
 
-class _Watched:
+class _Watched(watching.Watched):
     """One launch that somebody watches."""
 
-    def __init__(self, handle: Handle, on_look: OnLook) -> None:
-        self.handle = handle
-        self.on_look = on_look
-        self.facts: Facts | None = None
-        self.screen: Screen | None = None
-        """The last screen seen while it lived."""
-        self.kept: list[str] = []
-        """What the log held of this launch when the watch began: its last lines."""
-        self.told: object = None
-        self.dead = False
-        self.logged = False
-        """Whether its last screen stands in the log."""
-        self.closed = False
+    facts: Facts | None = None
 
     @property
     def launcher(self) -> Process | None:
         return self.facts.launcher if self.facts is not None else None
-
-    def over(self) -> bool:
-        """Whether there is nothing more to tell of it."""
-        return self.closed or self.dead
 
 
 def _name() -> str:
