@@ -183,7 +183,11 @@ class Program:
     def transcript(self) -> TranscriptTail:
         session = self.state.session_id if self.state else self.ask.conversation.session_id
         path = self.harness.transcript_path(self.ask.env, self.ask.cwd, session or "")
-        return self.harness.read_transcript(Path(path or "").read_bytes(), time.time())
+        try:
+            content = Path(path or "").read_bytes()
+        except FileNotFoundError:  # it comes with the first entry
+            content = b""
+        return self.harness.read_transcript(content, time.time())
 
     # -- what a person does
 

@@ -418,9 +418,14 @@ verb=$1
 shift
 case $verb in
 serve | hunt | launch | run | strays | take | forget) "$verb" "$@" ;;
-remove) rm -rf "$@" ;;
-put)
-    if [ -n "${3-}" ] && [ ! -d "$3" ]; then cat >/dev/null; else unpack "$1" "$2"; fi
+remove) rm -rf "$@" || rm -rf "$@" ;; # a last note may have come between
+put) unpack "$1" "$2" ;;
+note) # FOLDER NAME FILE: a file for a folder that may be gone, and must not come again with it
+    mkdir -p "$1" && cat >"$1/$2" || exit
+    mv -f "$1/$2" "$3" 2>/dev/null || [ ! -d "${3%/*}" ]
+    status=$?
+    rm -f "$1/$2"
+    exit "$status"
     ;;
 list) [ ! -d "$1" ] || ls -A "$1" ;;
 read)

@@ -87,3 +87,26 @@ def test_more_events_than_are_taken_at_once_are_told_of(tmp_path: Path) -> None:
 )
 def test_how_far_a_clock_is_ahead_is_told_no_finer_than_it_can_be(told: str, found: float) -> None:
     assert ahead(told, 1000000.0, 1000001.0) == pytest.approx(found)
+
+
+def note(folder: Path, launch: Path) -> subprocess.CompletedProcess[bytes]:
+    words = ["sh", SCRIPT, "note", folder, "a1", launch / "screen"]
+    return subprocess.run(words, input=b"the last screen\n", capture_output=True, check=False)
+
+
+def test_a_note_is_written_whole_into_its_folder_and_for_its_owner_only(tmp_path: Path, launch: Path) -> None:
+    assert note(tmp_path, launch).returncode == 0
+    assert (launch / "screen").read_text() == "the last screen\n"
+    assert (launch / "screen").stat().st_mode & 0o777 == 0o600
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["launch"]
+
+
+def test_a_note_for_a_folder_that_was_taken_away_does_not_bring_it_back(tmp_path: Path) -> None:
+    assert note(tmp_path, tmp_path / "gone").returncode == 0
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_note_that_cannot_be_written_says_so(tmp_path: Path, launch: Path) -> None:
+    (launch / "screen").mkdir()
+    (launch / "screen" / "a1").mkdir()  # mv cannot take its place either
+    assert note(tmp_path, launch).returncode != 0
