@@ -80,12 +80,12 @@ give_up() { # STATUS WHY
     exit "$1"
 }
 
-ask_end() { # the job's end into $end; where the controller does not answer, what it was
+ask_end() { # the job's end into $end; what it was, where the controller does not answer or a cancel has made it now
     local told
-    told=$(SLURM_TIME_FORMAT=%s timeout 25 squeue --noheader --jobs="$SLURM_JOB_ID" --format=%e 2>/dev/null)
+    told=$(SLURM_TIME_FORMAT=%s timeout 25 squeue --noheader --jobs="$SLURM_JOB_ID" --format='%T %e' 2>/dev/null)
     case $told in
-        '' | *[!0-9]*) ;;
-        *) end=$told ;;
+        'RUNNING '*[!0-9]* | 'RUNNING ') ;;
+        'RUNNING '*) end=${told#RUNNING } ;;
     esac
 }
 
