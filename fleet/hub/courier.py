@@ -315,7 +315,7 @@ class Route:
         taken = {group.key for group in _groups(mail)}
         gives = [give for give in decisions.gives if _key(give.way, now) not in taken]
         late = now + 0.001 if len(gives) < len(decisions.gives) else None
-        changes = [*_ends(decisions), *_holds(decisions), *(c for give in gives for c in _handed(give))]
+        changes = [*_ends(decisions), *_holds(decisions, mail), *(c for give in gives for c in _handed(give))]
         after = await self._change(changes)
         for give in gives:
             since = [after[id].since for id in give.messages if _goes(after, id, give.way)]
@@ -608,8 +608,12 @@ def _handed(give: Give) -> list[tuple[str, Event]]:
     return [(id, HandOver(give.way)) for id in give.messages]
 
 
-def _holds(decisions: Decisions) -> list[tuple[str, Event]]:
-    return [(id, Wait(hold.reason.value)) for id, hold in decisions.holds.items()]
+def _holds(decisions: Decisions, mail: Iterable[Mail]) -> list[tuple[str, Event]]:
+    """Why what is held waits, where that is not what stands there already."""
+    told = {one.message.id: one.recipient.reason for one in mail if one.recipient.state is State.QUEUED}
+    return [
+        (id, Wait(hold.reason.value)) for id, hold in decisions.holds.items() if told.get(id) != hold.reason.value
+    ]
 
 
 def _ends(decisions: Decisions) -> list[tuple[str, Event]]:

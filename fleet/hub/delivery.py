@@ -685,9 +685,14 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]"
 def defused(text: str, nonce: str) -> str:
     """The text without anything in it that could be taken for the end of what is quoted, or for another's voice: what
     does not show, markers like ours, the tags and roles that programs put around their own words. All else stays."""
-    text = _CONTROL.sub("", _visible(text)).replace(nonce, "…")
-    text = _TAG_LIKE.sub("‹", _MARKER_LIKE.sub("‹ ", text))
-    return _ROLE_LIKE.sub(r"\1› \2", text)
+    if not text.isascii():
+        text = _visible(text)
+    if not text.isprintable():
+        text = _CONTROL.sub("", text)
+    text = text.replace(nonce, "…")
+    if not text.isascii() or "<" in text or "&" in text:  # else no marker and no tag can begin
+        text = _TAG_LIKE.sub("‹", _MARKER_LIKE.sub("‹ ", text))
+    return _ROLE_LIKE.sub(r"\1› \2", text) if ":" in text or not text.isascii() else text
 
 
 def _visible(text: str) -> str:
