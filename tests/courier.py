@@ -353,7 +353,7 @@ class Hub:
         self.exchange = await Exchange.open(self.folder, Settings(), self.clock, chance=chance)
         self._count(self.exchange, "change")
         self._count(self.exchange, "send")
-        self._count(self.exchange.boxes, "open")
+        self._count(self.exchange.boxes, "to_deliver")
         ended = self.exchange.turn_ended
         self.exchange.turn_ended = lambda workspace, name: (self.ended.append(name), ended(workspace, name))  # type: ignore[method-assign, assignment]
         self.reach = Reached(self)

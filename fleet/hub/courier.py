@@ -276,20 +276,24 @@ class Route:
 
     async def _until(self, at: float | None) -> None:
         """Wait until somebody wakes it, or so late."""
-        waits: list[asyncio.Task[object]] = [asyncio.create_task(_wait(self._woken))]
-        if at is not None:
-            waits.append(asyncio.create_task(_sleep(self._clock, at)))
+        if at is None:
+            await self._woken.wait()
+            return
+        timer = asyncio.create_task(self._wake_at(at))
         try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            await self._woken.wait()
         finally:
-            for task in waits:
-                task.cancel()
+            timer.cancel()
+
+    async def _wake_at(self, at: float) -> None:
+        await self._clock.sleep(max(0.0, at - self._clock.now()))
+        self._woken.set()
 
     # -- one round -------------------------------------------------------------------------------------------------
 
     async def _round(self) -> float | None:
         """Do what can be done now. When to look again, if nothing happens before."""
-        mail = await self._exchange.boxes.open(self._box)
+        mail = await self._exchange.boxes.to_deliver(self._box)
         self._has_mail = bool(mail)
         agent = self._reach.standing(self.name)
         if agent is None:
@@ -303,7 +307,7 @@ class Route:
             times.append(at)
             moved = moved or changed
         if moved:
-            mail = await self._exchange.boxes.open(self._box)
+            mail = await self._exchange.boxes.to_deliver(self._box)
             agent = self._reach.standing(self.name) or agent
         times.append(await self._hand_over(mail, agent, ways))
         return min((at for at in times if at is not None), default=None)
@@ -313,11 +317,13 @@ class Route:
         now = self._clock.now()
         decisions = self._decided(mail, agent, ways, now)
         taken = {group.key for group in _groups(mail)}
-        gives = [give for give in decisions.gives if _key(give.way, now) not in taken]
+        gives = [give for give in decisions.gives if give.way is Way.TURN or _key(give.way, now) not in taken]
         late = now + 0.001 if len(gives) < len(decisions.gives) else None
         changes = [*_ends(decisions), *_holds(decisions, mail), *(c for give in gives for c in _handed(give))]
         after = await self._change(changes)
         for give in gives:
+            if give.way is Way.TURN:
+                continue  # it is taken up below
             since = [after[id].since for id in give.messages if _goes(after, id, give.way)]
             if since:
                 going = [
@@ -611,19 +617,8 @@ def _handed(give: Give) -> list[tuple[str, Event]]:
 def _holds(decisions: Decisions, mail: Iterable[Mail]) -> list[tuple[str, Event]]:
     """Why what is held waits, where that is not what stands there already."""
     told = {one.message.id: one.recipient.reason for one in mail if one.recipient.state is State.QUEUED}
-    return [
-        (id, Wait(hold.reason.value)) for id, hold in decisions.holds.items() if told.get(id) != hold.reason.value
-    ]
+    return [(id, Wait(hold.reason.value)) for id, hold in decisions.holds.items() if told.get(id) != hold.reason.value]
 
 
 def _ends(decisions: Decisions) -> list[tuple[str, Event]]:
     return list(decisions.ends.items())
-
-
-async def _wait(event: asyncio.Event) -> object:
-    return await event.wait()
-
-
-async def _sleep(clock: Clock, until: float) -> object:
-    await clock.sleep(max(0.0, until - clock.now()))
-    return None

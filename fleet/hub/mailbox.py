@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import heapq
+import itertools
 import json
 import sqlite3
 from collections import Counter, OrderedDict, deque
@@ -60,6 +61,11 @@ TEXTS = 4096
 """Messages that are kept at hand for their hand-over …"""
 SHORT = 2048
 """… if they are no longer than this."""
+
+BOXES = 2000
+"""Boxes of which it is at hand what is open."""
+OPEN_AT_ONCE = 500
+"""Of what is open in a box, how much is looked at together."""
 
 OPEN = WAITING | {State.INJECTING}
 """The hub still has something to do about it; retention leaves the message."""
@@ -194,6 +200,7 @@ _WRITES = {
     REMOVED: _removed,
     WORKSPACE_DELETED: _workspace_deleted,
 }
+_WHO_HEARS = frozenset({JOINED, LEFT, REMOVED, WORKSPACE_DELETED})
 
 
 def _forget(connection: sqlite3.Connection, events: Sequence[Event]) -> None:
@@ -265,6 +272,10 @@ class Mailboxes:
         """Messages that may soon be handed over, as they were accepted; none that was changed since."""
         self._edits = 0
         """How often something was changed about what was said."""
+        self._open: OrderedDict[str, _Open] = OrderedDict()
+        """What is open in boxes that are being emptied."""
+        self._seen_to = 0
+        """How far the tail has brought it."""
 
     async def load(self) -> int:
         """Count what waits, after a start. The seq after which `seen` is to go on."""
@@ -274,14 +285,17 @@ class Mailboxes:
                 "SELECT box, count(*) FROM receipts WHERE open = 1 AND state != ? GROUP BY box", (State.INJECTING,)
             )
             counted = [(row[0], row[1]) for row in rows]
-            return connection.execute("SELECT head FROM log_state").fetchone()[0], counted
+            return _head(connection), counted
 
         head, counted = await self._database.read(read)
         self._waiting = Counter(dict(counted))
+        self._seen_to = head
         return head
 
-    def seen(self, events: Iterable[Event]) -> None:
+    def seen(self, events: Sequence[Event]) -> None:
         """Count what the log's tail brings."""
+        if events and events[0].seq != self._seen_to + 1:
+            self._open.clear()  # something was left out
         for event in events:
             if event.kind == MESSAGE:
                 data = fields(event)
@@ -290,12 +304,20 @@ class Mailboxes:
                     if stored["state"] in WAITING:
                         of = f"{data['workspace']}/@{stored['name']}"
                         self._waiting[of] = self._waiting.get(of, 0) + 1
+                        if of in self._open:
+                            self._open[of].stands(event.seq, event.seq, data["id"], True)
             elif event.kind in (EDIT, DELETION):
                 self._texts.pop(str(fields(event).get("message")), None)
                 self._edits += 1
             elif event.kind == RECEIPT:
                 data = fields(event)
-                self._waiting[data["box"]] += (data["recipient"]["state"] in WAITING) - (data["was"] in WAITING)
+                of, state = data["box"], data["recipient"]["state"]
+                self._waiting[of] += (state in WAITING) - (data["was"] in WAITING)
+                if of in self._open:
+                    self._open[of].stands(event.seq, data["seq"], data["message"], state in OPEN)
+            elif event.kind in _WHO_HEARS:
+                self._open.clear()
+            self._seen_to = event.seq
 
     # -- writing ---------------------------------------------------------------------------------------------------
 
@@ -531,36 +553,85 @@ class Mailboxes:
             known = await self._database.read(lambda c: _standing(c, message, of))
         return None if known is None else known.recipient
 
+    async def to_deliver(self, of: str) -> list[Mail]:
+        """What the hub has still to do about in one box, as `open` has it. It is read from the file once, and followed
+        from then on: whoever empties a box looks into it after each change."""
+        at_hand = self._open_at_hand(of)
+        if at_hand is not None:
+            return at_hand
+        followed = self._open[of] = _Open()
+        if len(self._open) > BOXES:
+            self._open.popitem(last=False)
+
+        def read(connection: sqlite3.Connection) -> tuple[int, bool, list[Mail]]:
+            mail = self._read_open(connection, of, 0, OPEN_AT_ONCE, HEARD_AT_ONCE)
+            return _head(connection), _listens(connection, of), mail
+
+        edits = self._edits
+        try:
+            head, listens, mail = await self._database.read(read)
+        except BaseException:
+            self._unfollow(of, followed)
+            raise
+        self._keep_texts(mail, edits)
+        if listens or len(mail) >= OPEN_AT_ONCE:
+            self._unfollow(of, followed)
+        else:
+            followed.begin(head, {one.seq: one.message.id for one in mail})
+        return mail
+
+    def _unfollow(self, of: str, followed: _Open) -> None:
+        if self._open.get(of) is followed:
+            del self._open[of]
+
+    def _open_at_hand(self, of: str) -> list[Mail] | None:
+        """The same from memory; `None`: not all of it is there."""
+        known = self._open.get(of)
+        if known is None or known.mail is None or self._seen_to < self._log.head:
+            return None
+        mail = []
+        for seq, id in itertools.islice(known.mail.items(), OPEN_AT_ONCE):
+            message, standing = self._texts.get(id), self._standings.get((id, of))
+            if message is None or standing is None:
+                return None
+            mail.append(Mail(seq, message, standing.recipient))
+        return mail
+
     async def open(
-        self, of: str | None = None, *, after: int = 0, limit: int = 500, heard: int = HEARD_AT_ONCE
+        self, of: str | None = None, *, after: int = 0, limit: int = OPEN_AT_ONCE, heard: int = HEARD_AT_ONCE
     ) -> list[Mail]:
         """What the hub has still to do about, oldest first: what waits, and what was being handed over, also by a
         hub that was killed. In one box, with so much of what it has heard and not read; or in all. What was said to
         a channel and taken back before a box that only listens has read it, is not there any more."""
 
-        def read(connection: sqlite3.Connection) -> list[Mail]:
-            where, values = ("1", ()) if of is None else ("box = ?", (of,))
-            rows = connection.execute(
-                "SELECT seq, message, recipient FROM receipts"
-                f" WHERE open = 1 AND {where} AND seq > ? ORDER BY seq LIMIT ?",
-                (*values, after, limit),
-            )
-            told = [(int(seq), str(message), str(recipient)) for seq, message, recipient in rows]
-            if of is not None:
-                read_to = connection.execute("SELECT seq FROM caught_up WHERE box = ?", (of,)).fetchone()
-                since = max(after, read_to["seq"] if read_to else 0)
-                heard_at = _heard(connection, of, since, min(heard, limit), standing=True)
-                if heard_at:
-                    told = sorted([*told, *((seq, "", "") for seq in heard_at)])[:limit]
-            return [self._open_mail(connection, of or "", *one) for one in told]
-
         edits = self._edits
-        mail = await self._database.read(read)
-        if edits == self._edits:  # else what was read may be older than that
+        mail = await self._database.read(lambda c: self._read_open(c, of, after, limit, heard))
+        self._keep_texts(mail, edits)
+        return mail
+
+    def _read_open(
+        self, connection: sqlite3.Connection, of: str | None, after: int, limit: int, heard: int
+    ) -> list[Mail]:
+        where, values = ("1", ()) if of is None else ("box = ?", (of,))
+        rows = connection.execute(
+            f"SELECT seq, message, recipient FROM receipts WHERE open = 1 AND {where} AND seq > ? ORDER BY seq LIMIT ?",
+            (*values, after, limit),
+        )
+        told = [(int(seq), str(message), str(recipient)) for seq, message, recipient in rows]
+        if of is not None:
+            read_to = connection.execute("SELECT seq FROM caught_up WHERE box = ?", (of,)).fetchone()
+            since = max(after, read_to["seq"] if read_to else 0)
+            heard_at = _heard(connection, of, since, min(heard, limit), standing=True)
+            if heard_at:
+                told = sorted([*told, *((seq, "", "") for seq in heard_at)])[:limit]
+        return [self._open_mail(connection, of or "", *one) for one in told]
+
+    def _keep_texts(self, mail: Iterable[Mail], edits: int) -> None:
+        """What was read is soon handed over. `edits`: as it was before the reading; else that may be older than one."""
+        if edits == self._edits:
             for one in mail:
                 if one.message.id not in self._texts and one.deleted_at is None:
                     self._keep_text(one.message)
-        return mail
 
     def _open_mail(self, connection: sqlite3.Connection, of: str, seq: int, id: str, recipient: str) -> Mail:
         """One of them, in a thread that reads: from memory, where it is at hand."""
@@ -625,6 +696,50 @@ class Mailboxes:
             return [_read_mail(connection, row["seq"], row["recipient"]) for row in rows]
 
         return await self._database.read(read)
+
+
+class _Open:
+    """What is open in one box: read from the file once, and followed by the tail from then on."""
+
+    __slots__ = ("_later", "_read_to", "mail")
+
+    def __init__(self) -> None:
+        self.mail: dict[int, str] | None = None
+        """Messages by their place, oldest first; `None` while it is being read."""
+        self._read_to = 0
+        self._later: list[tuple[int, int, str, bool]] = []
+        """What the tail has brought meanwhile."""
+
+    def begin(self, head: int, mail: dict[int, str]) -> None:
+        """It was read, when the log was that long."""
+        self.mail, self._read_to = mail, head
+        later, self._later = self._later, []
+        for one in later:
+            self.stands(*one)
+
+    def stands(self, at: int, seq: int, message: str, is_open: bool) -> None:
+        """An event, at that place in the log, says how the message at `seq` stands."""
+        if self.mail is None:
+            self._later.append((at, seq, message, is_open))
+        elif at > self._read_to:
+            if not is_open:
+                self.mail.pop(seq, None)
+            elif seq not in self.mail:
+                last = next(reversed(self.mail), 0)
+                self.mail[seq] = message
+                if seq < last:
+                    self.mail = dict(sorted(self.mail.items()))
+
+
+def _head(connection: sqlite3.Connection) -> int:
+    head: int = connection.execute("SELECT head FROM log_state").fetchone()[0]
+    return head
+
+
+def _listens(connection: sqlite3.Connection, of: str) -> bool:
+    """Whether a box has what is said to some channel, by listening."""
+    rows = connection.execute("SELECT 1 FROM hearing WHERE box = ? AND hears = 'all' LIMIT 1", (of,))
+    return rows.fetchone() is not None
 
 
 # -- what a box hears by listening ---------------------------------------------------------------------------------

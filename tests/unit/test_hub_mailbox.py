@@ -245,6 +245,57 @@ async def test_mail_shows_what_it_says_now(hub):
     assert [m.message.text for m in await hub.boxes.open(BOB)] == ["new", ""]
 
 
+async def test_what_is_to_be_delivered_is_followed_without_looking_again(hub):
+    first, _ = await hub.send("one")
+    assert ids(await hub.boxes.to_deliver(BOB)) == [first.id]
+    hub.log.database.read = None  # from here on the file is not asked
+    second, _ = await hub.send("two")
+    third, _ = await hub.send("three")
+    await hub.change(second.id, HandOver(Way.TURN))
+    assert ids(await hub.boxes.to_deliver(BOB)) == [first.id, second.id, third.id]
+    await hub.change(first.id, Proven("hook", Way.TYPED))
+    mail = await hub.boxes.to_deliver(BOB)
+    assert [(m.message.text, m.recipient.state) for m in mail] == [("two", "injecting"), ("three", "accepted")]
+    await hub.change(second.id, Undone("died"))
+    assert [m.recipient.state for m in await hub.boxes.to_deliver(BOB)] == ["queued", "accepted"]
+
+
+async def test_what_is_to_be_delivered_is_what_the_file_says(hub):
+    """Also where it has been edited, has no place in memory, or came while the box was being read."""
+    await hub.boxes.to_deliver(BOB)
+    long, _ = await hub.send("x" * 5000)
+    assert await hub.boxes.to_deliver(BOB) == await hub.boxes.open(BOB)
+    reading = asyncio.create_task(hub.boxes.to_deliver(BOB))
+    await asyncio.sleep(0)
+    short, _ = await hub.send("old")
+    await hub.change(long.id, Expire())
+    await reading
+    assert ids(await hub.boxes.to_deliver(BOB)) == [short.id]
+    await hub.log.append([New.of(BOB, EDIT, "lab/alice", {"message": short.id, "text": "new"})])
+    assert [m.message.text for m in await hub.boxes.to_deliver(BOB)] == ["new"]
+    assert await hub.boxes.to_deliver(BOB) == await hub.boxes.open(BOB)
+
+
+async def test_a_box_that_begins_to_listen_is_looked_into_again(hub):
+    assert await hub.boxes.to_deliver(BOB) == []
+    await hub.log.append(
+        [New.of("lab/!members", "joined", "lab/bob", {"name": "bob", "channel": "#general", "hears": "all"})]
+    )
+    message = Message(id="m-said", workspace="lab", sender="alice", to=("#general",), text="hi", at=NOW, thread="t-1")
+    await hub.boxes.accept(message, [], [GENERAL], heard=True)
+    assert ids(await hub.boxes.to_deliver(BOB)) == ["m-said"]
+
+
+async def test_events_that_the_tail_left_out_are_not_missed(hub):
+    assert await hub.boxes.to_deliver(BOB) == []
+    bring, hub.bring = hub.bring, lambda events: None
+    lost, _ = await hub.send("lost on the way")
+    assert ids(await hub.boxes.to_deliver(BOB)) == [lost.id]
+    hub.bring = bring
+    later, _ = await hub.send("later")
+    assert ids(await hub.boxes.to_deliver(BOB)) == [lost.id, later.id]
+
+
 async def test_what_is_open_in_a_conversation_and_what_has_expired_is_known(hub):
     await hub.send("a", thread="t-x")
     await hub.send("b", thread="t-y", expires_at=NOW + 10)
