@@ -64,6 +64,8 @@ class Incoming:
         Raise `Broken`."""
         while (frame := self._frame()) is not None:
             first, payload = frame
+            if first == _WHOLE_TEXT and self._begun is None:  # nearly always
+                return TEXT, payload
             opcode = first & 0x0F
             if opcode & _CONTROL:
                 return opcode, payload
@@ -91,10 +93,14 @@ class Incoming:
             self._at, self._more = 0, None
         held, at = self._held, self._at
         first, second = held[at], held[at + 1]
-        opcode, size = first & 0x0F, second & 0x7F
-        if first & 0x70 or second < 0x80 or opcode not in _KNOWN:
-            raise Broken(NOT_THE_PROTOCOL)
-        if opcode & _CONTROL and (size > 125 or first < 0x80):
+        size = second & 0x7F
+        if first != _WHOLE_TEXT:
+            opcode = first & 0x0F
+            if first & 0x70 or opcode not in _KNOWN:
+                raise Broken(NOT_THE_PROTOCOL)
+            if opcode & _CONTROL and (size > 125 or first < 0x80):
+                raise Broken(NOT_THE_PROTOCOL)
+        if second < 0x80:
             raise Broken(NOT_THE_PROTOCOL)
         head = 6
         if size > 125:
@@ -103,7 +109,8 @@ class Incoming:
                 self._need = head - 4
                 return None
             size = int.from_bytes(held[at + 2 : at + head - 4], "big")
-        if size + (0 if self._begun is None or opcode & _CONTROL else len(self._begun)) > self._largest:
+        begun = self._begun
+        if size + (0 if begun is None or first & _CONTROL else len(begun)) > self._largest:
             raise Broken(TOO_LARGE)
         if there < head + size:
             self._need = head + size
@@ -117,6 +124,8 @@ class Incoming:
         return first, payload
 
 
+_WHOLE_TEXT = 0x80 | TEXT
+"""The first byte of most frames."""
 _KNOWN = frozenset({_CONTINUED, TEXT, BINARY, CLOSE, PING, PONG})
 
 

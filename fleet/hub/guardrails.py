@@ -14,7 +14,7 @@ from __future__ import annotations
 import bisect
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
@@ -74,11 +74,13 @@ class Lineage(NamedTuple):
     cause: str | None = None
 
 
-def lineage(causes: Iterable[Message], asked: int | None, speaker: Speaker, rules: Rules) -> Lineage:
+def lineage(causes: Collection[Message], asked: int | None, speaker: Speaker, rules: Rules) -> Lineage:
     """One hop after the furthest of its causes, under the lowest of all ceilings. The first cause is the one it names.
 
     `asked` is the ceiling that its sender asks for: it can lower the fleet's, never raise it.
     """
+    if not causes and asked is None and speaker.hop_limit is None:
+        return Lineage(0, rules.max_hops)
     ceiling, hops, first = rules.max_hops, -1, None
     for cause in causes:
         ceiling, hops = min(ceiling, cause.max_hops), max(hops, cause.hops)

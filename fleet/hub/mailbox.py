@@ -83,14 +83,6 @@ class Change(NamedTuple):
     event: words.Event
 
 
-class Accepted(NamedTuple):
-    """An accepted message's place."""
-
-    seq: int
-    duplicate: bool
-    """The sender's key was there: nothing is new, and `seq` is the first one's."""
-
-
 class Mail(NamedTuple):
     """A message in somebody's box."""
 
@@ -299,7 +291,8 @@ class Mailboxes:
         for event in events:
             if event.kind == MESSAGE:
                 data = fields(event)
-                self._come(data["id"])
+                if data["id"] in self._on_the_way:
+                    self._come(data["id"])
                 for stored in data.get("recipients", ()):
                     if stored["state"] in WAITING:
                         of = f"{data['workspace']}/@{stored['name']}"
@@ -331,14 +324,14 @@ class Mailboxes:
         heard: bool = False,
         also: Sequence[Change] = (),
         told: Sequence[New] = (),
-    ) -> Accepted:
+    ) -> Stored:
         """Store the message with its recipients, on the first stream; the others get a copy. Durable on return.
 
         It counts as waiting at once, so that a limit looked at before the next call sees it. `heard`: who listens to
         its channel and is no recipient has it too. What happens with it (`also`: it answers another; `told`: it is a
         question with a time limit) is stored with it or not at all. Raise `NotStored`.
         """
-        future: asyncio.Future[Accepted] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Stored] = asyncio.get_running_loop().create_future()
         self.begin_accept(
             message, recipients, streams, answer_of(future), counted=counted, heard=heard, also=also, told=told
         )
@@ -349,7 +342,7 @@ class Mailboxes:
         message: Message,
         recipients: Sequence[Recipient],
         streams: Sequence[str],
-        then: Callable[[Accepted | Exception], None],
+        then: Callable[[Stored | Exception], None],
         *,
         counted: bool = False,
         heard: bool = False,
@@ -357,7 +350,7 @@ class Mailboxes:
         told: Sequence[New] = (),
     ) -> None:
         """The same without waiting: `then` hears once, on the loop, where it is or why it is not; it does not raise."""
-        coming = [f"{message.workspace}/@{r.name}" for r in recipients if r.state in WAITING]
+        coming = [f"{message.workspace}/@{r.name}" for r in recipients if r.state in WAITING] if recipients else None
         if coming:
             self._on_the_way[message.id] = coming
             for of in coming:
@@ -370,19 +363,18 @@ class Mailboxes:
                 self._come(message.id)
                 then(went)
                 return
-            seq, duplicate = went[0]
-            if duplicate:
+            first = went[0]
+            if first.duplicate:
                 self._come(message.id)
-            else:
+            elif recipients:
                 told_to = f"{message.workspace}/@{message.sender}/receipts"
                 for recipient in recipients:
                     which = (message.id, f"{message.workspace}/@{recipient.name}")
                     if which not in self._standings:  # else it has been changed since
-                        self._standings[which] = _Standing(seq, told_to, recipient, message.expires_at)
-                if recipients:
-                    self._keep_text(message)
+                        self._standings[which] = _Standing(first.seq, told_to, recipient, message.expires_at)
+                self._keep_text(message)
                 self._keep_some()
-            then(Accepted(seq, duplicate))
+            then(first)
 
         if also:
             self._changed(also, events, stored)
@@ -827,37 +819,39 @@ def _as_events(
 ) -> list[New]:
     """The message and its copies."""
     stored = message.to_json()
+    text = _as_text(message, stored)
     stored["recipients"] = standing = [_plain(recipient) for recipient in recipients]
-    text = f'{_as_text(message, stored)[:-1]},"recipients":{as_json(standing) if standing else "[]"}'
+    more = f'"recipients":{as_json(standing)}' if standing else '"recipients":[]'
     if counted:
         stored[COUNTED] = True
-        text += f',"{COUNTED}":true'
+        more += f',"{COUNTED}":true'
     if heard:
         stored[HEARD] = True
-        text += f',"{HEARD}":true'
+        more += f',"{HEARD}":true'
     sender = f"{message.workspace}/{message.sender}"
-    first = New(streams[0], MESSAGE, sender, (text + "}").encode(), message.idempotency_key, stored)
+    first = New(streams[0], MESSAGE, sender, f"{text},{more}}}".encode(), message.idempotency_key, stored)
     if len(streams) == 1:
         return [first]
     return [first, *(first._replace(stream=stream, kind=COPY, key=None) for stream in streams[1:])]
 
 
-def _as_text(m: Message, stored: Mapping[str, Any]) -> str:
-    """`stored`, which is the message, as JSON: written down straight where it is plain, as most are. That takes a third
-    of the encoder's time."""
-    if m.attachments or m.metadata or m.mentions or len(m.to) != 1:
-        return as_json({name: value for name, value in stored.items() if name != "recipients"})
-    key = "null" if m.idempotency_key is None else quoted(m.idempotency_key)
-    if m.reply_to is None and m.answer_to is None and m.cause is None:
+def _as_text(message: Message, stored: Mapping[str, Any]) -> str:
+    """`stored`, which is the message, as JSON without its last brace: written down straight where it is plain, as most
+    are. That takes a third of the encoder's time."""
+    (id, workspace, sender, to, text, at, thread, intent, nature, wake, reply_to, answer_to, cause, hops, max_hops,
+     expires_at, mentions, attachments, metadata, key) = message  # fmt: skip
+    if attachments or metadata or mentions or len(to) != 1:
+        return as_json(stored)[:-1]
+    if reply_to is None and answer_to is None and cause is None:
         before = '"reply_to":null,"answer_to":null,"cause":null'
     else:
-        before = f'"reply_to":{_name(m.reply_to)},"answer_to":{_name(m.answer_to)},"cause":{_name(m.cause)}'
+        before = f'"reply_to":{_name(reply_to)},"answer_to":{_name(answer_to)},"cause":{_name(cause)}'
     return (
-        f'{{"id":"{m.id}","workspace":"{m.workspace}","sender":{quoted(m.sender)},"to":["{m.to[0]}"],"text":'
-        f'{quoted(m.text)},"at":{m.at!r},"thread":"{m.thread}","intent":"{m.intent.value}","nature":"{m.nature.value}",'
-        f'"wake":{"true" if m.wake else "false"},{before},"hops":{m.hops},"max_hops":{m.max_hops},"expires_at":'
-        f'{"null" if m.expires_at is None else repr(m.expires_at)},"mentions":[],"attachments":[],"metadata":{{}},'
-        f'"idempotency_key":{key}}}'
+        f'{{"id":"{id}","workspace":"{workspace}","sender":{quoted(sender)},"to":["{to[0]}"],"text":{quoted(text)},'
+        f'"at":{at!r},"thread":"{thread}","intent":"{intent}","nature":"{nature}",'
+        f'"wake":{"true" if wake else "false"},{before},"hops":{hops},"max_hops":{max_hops},'
+        f'"expires_at":{"null" if expires_at is None else repr(expires_at)},"mentions":[],"attachments":[],'
+        f'"metadata":{{}},"idempotency_key":{"null" if key is None else quoted(key)}'
     )
 
 

@@ -386,11 +386,14 @@ class Streams:
                         reader.chunks.append(_Chunk([event], self._frames))
                         speaking.add(reader)
                 continue
-            workspace, slash, _ = event.stream.partition("/")
-            for key in (event.stream, workspace + slash):
-                if key in self._router:
-                    by_stream.setdefault(key, []).append(event)
-        for key, heard in by_stream.items():
+            if event.stream in by_stream:
+                by_stream[event.stream].append(event)
+            else:
+                by_stream[event.stream] = [event]
+        by_key = {stream: heard for stream, heard in by_stream.items() if stream in self._router}
+        for key in {f"{wire.workspace_of(stream)}/" for stream in by_stream if "/" in stream} & self._router.keys():
+            by_key[key] = [event for event in events if event.kind != COPY and event.stream.startswith(key)]
+        for key, heard in by_key.items():
             chunk = _Chunk(heard, self._frames)
             readers = self._router[key]
             for reader in readers:

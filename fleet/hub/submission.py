@@ -6,6 +6,7 @@ a name that leads to another folder are refused by name. Only newlines are made 
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Mapping
@@ -100,14 +101,11 @@ def _submission(body: object, limits: Limits) -> Submission:
     text = _text(body.get("text", "" if attachments else None), "text", limits.text)
     if not attachments and (not text or text.isspace()):
         raise _Unfit(Code.EMPTY, "There is nothing in the message.", field="text")
-    if not _BESIDE.intersection(body):
-        return Submission(
-            to=_address(body.get("to"), limits),
-            text=text,
-            intent=_intent(body.get("intent")),
-            attachments=attachments,
-            idempotency_key=_pattern(body, "idempotency_key", KEY),
-        )
+    if _BESIDE.isdisjoint(body):
+        to, intent, key = _address(body.get("to"), limits), _intent(body.get("intent")), None
+        if "idempotency_key" in body:
+            key = _pattern(body, "idempotency_key", KEY)
+        return Submission(to, text, intent, False, None, None, attachments, None, None, key)
     reply_to = _pattern(body, "reply_to", ID)
     return Submission(
         to=() if reply_to and body.get("to") is None else _address(body.get("to"), limits),
@@ -158,7 +156,7 @@ def _plain(text: str, what: str) -> None:
 
 def _address(value: object, limits: Limits) -> tuple[str, ...]:
     if isinstance(value, str):
-        return (_addressee(value),)
+        return (_as_name(value),)
     names = value
     if names is None or names == []:
         raise _Unfit(Code.MISSING, "`to` is missing: a name, a #channel, or a list of them.", field="to")
@@ -172,6 +170,12 @@ def _address(value: object, limits: Limits) -> tuple[str, ...]:
 def _addressee(value: object) -> str:
     if not isinstance(value, str):
         raise _Unfit(Code.WRONG_TYPE, "`to` holds something that is not a string.", field="to")
+    return _as_name(value)
+
+
+@functools.lru_cache(maxsize=1024)
+def _as_name(value: str) -> str:
+    """The same few are named again and again; what is no name is not kept."""
     name = value.lower()
     if name[:1] == "@":
         name = name[1:]

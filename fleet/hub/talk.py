@@ -19,9 +19,8 @@ from fleet.hub.base import KNOWN, Base, Known, as_object, known_of, seconds, unk
 from fleet.hub.base import told as told_to
 from fleet.hub.blobs import not_uploaded
 from fleet.hub.guardrails import Attempt, Tally, Window, admit, lineage
-from fleet.hub.log import Event, New, answer_of
+from fleet.hub.log import Event, New, Stored, answer_of
 from fleet.hub.mailbox import (
-    Accepted,
     Change,
     box,
     receipts,
@@ -376,7 +375,7 @@ class Talk(Base):
                 facts.append(New.of(registry.stream(workspace), registry.CHANNEL, sender, {"name": channel}))
         return facts
 
-    def _accepted(self, composed: _Composed, told: Told, accepted: Accepted | Exception) -> None:
+    def _accepted(self, composed: _Composed, told: Told, accepted: Stored | Exception) -> None:
         """It is in the log, or why not."""
         if isinstance(accepted, Exception):
             told(accepted)
@@ -385,8 +384,8 @@ class Talk(Base):
         if accepted.duplicate:
             self._later(self._first(message, accepted.seq), told)
             return
-        known = self._remember(message, accepted.seq, [r.name for r in recipients])
-        space = self.registry.spaces.get(message.workspace)
+        known = self._remember(message, accepted.seq, [r.name for r in recipients] if recipients else ())
+        space = self.registry.spaces.get(message.workspace) if recipients else None
         for recipient in recipients:
             present = space.members.get(recipient.name) if space is not None else None
             if present is not None and not present.card.supervised:
@@ -398,8 +397,7 @@ class Talk(Base):
         if message.channels:
             self._turns.spoken(known.message, message.at)
         others = _also_listed(message, recipients, listening) if listening else ()
-        position = Position(self.log.epoch, accepted.seq)
-        told(Receipt(message.id, position, tuple(recipients), False, message.at, others))
+        told(Receipt(message.id, Position(self.log.epoch, accepted.seq), tuple(recipients), False, message.at, others))
 
     def _replied(self, caller: Caller, read: Submission, known: Known | None) -> Known:
         """What it replies to, as far as its sender may know of it."""

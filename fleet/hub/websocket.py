@@ -237,12 +237,11 @@ class Connection(asyncio.Protocol):
             if reader is None:
                 self._greet(wire.read_frame(payload))
                 return
-            value = wire.read_json(payload)
-            plain = wire.plain_message(value, payload)
+            plain = wire.plain_message(payload)
             if plain is not None:
                 self._send(reader, *plain)
             else:
-                self._answer(reader, wire.as_frame(value))
+                self._answer(reader, wire.read_frame(payload))
         elif opcode == framing.CLOSE:
             self._part(framing.closing(payload))
         elif reader is None:

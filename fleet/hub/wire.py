@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
-from pydantic_core import ErrorDetails
+from pydantic_core import ErrorDetails, from_json
 
 from fleet.hub.exchange import message_json
 from fleet.hub.log import Event
@@ -591,15 +591,21 @@ def read_frame(raw: bytes) -> ClientFrame:
     return as_frame(read_json(raw))
 
 
-def plain_message(value: Any, raw: bytes) -> tuple[dict[str, Any], str | None] | None:
+def plain_message(raw: bytes) -> tuple[dict[str, Any], str | None] | None:
     """The message and the `ref` of a `Send` that is as it should be, seen at a glance: most frames are. `None`: look
-    at it by `as_frame`, which says what it is, or what is wrong with it. `raw`: as it came."""
-    if type(value) is not dict or value.get("type") != "message" or b"\\ud" in raw or b"\\uD" in raw:
-        return None  # half a character, perhaps
+    at it by `read_frame`, which says what it is, or what is wrong with it."""
+    try:
+        value = from_json(raw, allow_inf_nan=False)  # it refuses half a character as well
+    except ValueError:
+        return None
+    if type(value) is not dict or value.get("type") != "message":
+        return None
     message, ref = value.get("message"), value.get("ref")
-    if type(message) is dict and (ref is None or (type(ref) is str and len(ref) <= REF)):
-        return message, ref
-    return None
+    if type(message) is not dict or not (ref is None or (type(ref) is str and len(ref) <= REF)):
+        return None
+    if raw.count(b"{") + raw.count(b"[") > DEPTH and _deeper(value):
+        return None
+    return message, ref
 
 
 def as_frame(value: Any) -> ClientFrame:

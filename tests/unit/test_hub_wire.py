@@ -156,7 +156,7 @@ def test_a_frame_is_of_its_type_and_keeps_its_ref_when_it_is_refused() -> None:
 )
 def test_what_is_taken_for_a_message_at_a_glance_is_what_the_model_says(value: dict[str, Any]) -> None:
     raw = json.dumps(value).encode()
-    plain = wire.plain_message(json.loads(raw), raw)
+    plain = wire.plain_message(raw)
     if plain is not None:
         frame = wire.read_frame(raw)
         assert isinstance(frame, wire.Send)
@@ -164,13 +164,23 @@ def test_what_is_taken_for_a_message_at_a_glance_is_what_the_model_says(value: d
 
 
 def test_most_messages_are_known_at_a_glance_and_half_a_character_is_not() -> None:
-    def glance(raw: bytes) -> Any:
-        return wire.plain_message(json.loads(raw), raw)
-
+    glance = wire.plain_message
     assert glance(b'{"type": "message", "ref": "1", "message": {"to": "bob"}}') == ({"to": "bob"}, "1")
     assert glance(b'{"type": "message", "message": {"to": "\\u00e9"}}') == ({"to": "é"}, None)
     for odd in (b'"ref": "\\ud800"', b'"ref": "\\uDC00"'):
         assert glance(b'{"type": "message", "message": {}, ' + odd + b"}") is None
+
+
+def test_what_is_no_json_or_nested_too_deeply_is_never_taken_for_a_message_at_a_glance() -> None:
+    def message(text: bytes) -> bytes:
+        return b'{"type": "message", "message": {"text": ' + text + b"}}"
+
+    assert wire.plain_message(message(b'"[[[[[[{{{{{{' + b"[" * wire.DEPTH + b'"')) is not None
+    deep = b"[" * wire.DEPTH + b"]" * wire.DEPTH
+    for odd in (b"NaN", b"-Infinity", b'"\xff"', b'"\x01"', b"01", b"1" * 5000, deep, b"1} "):
+        assert wire.plain_message(message(odd)) is None
+        with pytest.raises(Fault):
+            read_frame(message(odd))
 
 
 def test_numbers_times_and_positions_of_a_query_are_whole_or_refused() -> None:
