@@ -220,9 +220,10 @@ class Daemon:
 
         events = Events(database, secrets)
         runtime = WithHeadless(LocalRuntime(places, settings, clock, secrets), places, clock)
-        clusters = Clusters(runtime, settings, places, clock, secrets)
+        ssh = SshHosts(settings, places, clock, secrets)
+        clusters = Clusters(runtime, settings, places, clock, secrets, ssh)
         kinds: dict[str, Kind] = {
-            "ssh": SshHosts(settings, places, clock, secrets),
+            "ssh": ssh,
             "slurm": clusters,
             "slurm-tenant": clusters.tenants,
         }

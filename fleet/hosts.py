@@ -163,6 +163,26 @@ class SshHosts:
         runtime: Runtime = made
         return runtime
 
+    async def login(self, host: str, spec: AgentSpec) -> Runtime:
+        """A cluster's login node that has not been spoken to yet. Raise `HostUnreachable` where it does not answer."""
+        link = self._link(Way.parse(host), spec.remote)
+        try:
+            folder = await self._module("ssh_runtime").folder_for(link, self._own_mark(), link.alias)
+            made = self.login_known(host, folder, link)
+            await made.prepare()
+        except BaseException:
+            await link.close()
+            raise
+        runtime: Runtime = made
+        return runtime
+
+    def login_known(self, host: str, folder: str, link: Any = None) -> Any:
+        """A login node where fleet's folder is known; it need not answer now. Whichever machine answers under its
+        name, it is the same cluster's."""
+        link = link or self._link(Way.parse(host), None)
+        made = self._module("ssh_runtime").SshRuntime
+        return made(link, folder, self._places, self._settings, self._clock, self._secrets)
+
     def _link(self, way: Way, remote: Remote | None) -> Any:
         settings = self._settings
         within = settings.ssh_probe_within

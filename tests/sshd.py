@@ -284,10 +284,10 @@ class SshHost:
 class There:
     """The same for a fleet that runs as programs: its settings lead it over a wire to an sshd on this machine."""
 
-    def __init__(self, home: Path, *, settings: bool = True) -> None:
-        """`settings`: write them; a slow machine is no cut."""
+    def __init__(self, home: Path, *environment: str, settings: bool = True) -> None:
+        """`settings`: write them; a slow machine is no cut. `environment`: what its sessions have beside a home."""
         self.sshd = Sshd(home / "sshd")
-        self.sshd.start()
+        self.sshd.start(*environment)
         self.wire = Wire(self.sshd.port)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)

@@ -46,8 +46,6 @@ def cannot_yet(spec: AgentSpec) -> str | None:
         return "a headless agent cannot be started on another machine by this version yet; an interactive one can"
     if spec.runtime == "ssh" and spec.multiplexer != "tmux":
         return f"multiplexer {spec.multiplexer} cannot be used on another machine by this version yet; tmux can"
-    if spec.slurm is not None and spec.remote is not None:
-        return "jobs cannot be submitted over ssh by this version yet; from the machine where fleet runs they can"
     if spec.slurm is not None and spec.mode == "headless":
         return "a headless agent cannot be started in a SLURM job by this version yet; an interactive one can"
     if spec.slurm is not None and spec.multiplexer != "tmux":
@@ -71,7 +69,6 @@ def reference() -> str:
     words = (
         f"This version checks {keys} and probes of `health` beyond `multiplexer-alive`, but they do not act yet: "
         f"`start` says so once, by name. It starts the harnesses {can} on this machine, on ssh hosts and in SLURM "
-        "jobs that are submitted from here, and without a container; any other validates, and starting it says that "
-        "this version cannot yet."
+        "jobs, and without a container; any other validates, and starting it says that this version cannot yet."
     )
     return textwrap.fill(words, 120, break_on_hyphens=False) + "\n"

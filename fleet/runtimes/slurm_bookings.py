@@ -18,7 +18,7 @@ class Bookings:
 
     def __init__(self, cluster: Cluster, places: Places, settings: Settings, home: str) -> None:
         self._cluster, self._host = cluster, cluster.host
-        self._places, self._settings, self._home = places, settings, home
+        self._places, self._settings, self._home = cluster.shared(places), settings, home
 
     def _folder(self, name: str) -> str:
         return str(slurm_tenant.folder_of(self._places, name))

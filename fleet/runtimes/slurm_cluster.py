@@ -13,12 +13,15 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from fleet.errors import FleetError, HostUnreachable, LaunchError, TimedOut
 from fleet.runtimes import slurm_queue, tmux
 from fleet.runtimes.base import ByItsHost, Capabilities, Far, OnHost, Runtime
 from fleet.runtimes.slurm_queue import Job, Pace, Poll
+from fleet.runtimes.slurm_steps import Here, Steps
+from fleet.settings import Places
 from fleet.terms import LaunchPlan, Ran
 
 log = logging.getLogger(__name__)
@@ -53,9 +56,23 @@ OnState = Callable[[str | None], None]
 class Cluster:
     """A cluster that this fleet submits to."""
 
-    def __init__(self, host: Runtime, environ: Mapping[str, str], pace: Pace | None = None) -> None:
+    def __init__(
+        self,
+        host: Runtime,
+        environ: Mapping[str, str],
+        pace: Pace | None = None,
+        *,
+        name: str = "",
+        steps: Steps | None = None,
+        login_shell: bool = False,
+    ) -> None:
+        """`host` is where its commands are. A login node is this cluster's own, with a `name` for the handles of its
+        launches and `steps` that go there; what stands in its environment is asked there, with `login_shell` after
+        the person's profile was read."""
         self.host = host
-        self.env = {name: environ[name] for name in NAMES if name in environ}
+        self.name = name
+        self.steps: Steps = steps or Here(host)
+        self._environ, self._login_shell = environ, login_shell
         self._pace = pace or Pace()
         self._poll = Poll()
         self._hearers: list[OnAnswer] = []
@@ -69,6 +86,29 @@ class Cluster:
         self.answer: Answer | None = None
         self.silent: str | None = None
         """Why the controller could not be asked the last time."""
+        if host.far is not None:
+            host.on_host(self._host_told)
+
+    # -- its submit host -----------------------------------------------------------------------------------------
+
+    async def environment(self) -> dict[str, str]:
+        """In what its commands run: nothing stands there but where programs and the cluster are."""
+        far = self.host.far
+        environ = self._environ if far is None else await far.environment(self._login_shell)
+        return {name: environ[name] for name in NAMES if name in environ}
+
+    def shared(self, places: Places) -> Places:
+        """The places of this fleet that the nodes see: on a login node they are below fleet's folder there."""
+        far = self.host.far
+        return places if far is None else replace(places, state=Path(far.folder))
+
+    def _host_told(self, reason: str | None) -> None:
+        """The way to the login node carries no more, or again."""
+        if reason is not None:
+            self._tell_silent(HostUnreachable(reason))
+            return
+        self._poll = slurm_queue.back(self._poll, time.monotonic(), self._pace)
+        self._wake.set()
 
     # -- who wants to know ---------------------------------------------------------------------------------------
 
@@ -109,12 +149,16 @@ class Cluster:
         self._wake.set()
 
     async def close(self) -> None:
-        self._closed = True
+        """Ask no more, and let go of a login node."""
+        was_closed, self._closed = self._closed, True
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
         for _, waits in self._waiting:
             waits.cancel()
+        await self.steps.close()
+        if self.host.far is not None and not was_closed:
+            await self.host.close()
 
     # -- the question --------------------------------------------------------------------------------------------
 
@@ -146,9 +190,9 @@ class Cluster:
 
     async def _queue(self) -> list[Job]:
         if self._user is None:
-            told = await self.host.run(["id", "-un"], env=self.env, cwd="/", timeout=10)
+            told = await self.host.run(["id", "-un"], env=await self.environment(), cwd="/", timeout=10)
             self._user = told.stdout.decode().strip()
-        env = self.env | slurm_queue.ENVIRONMENT
+        env = await self.environment() | slurm_queue.ENVIRONMENT
         argv = slurm_queue.queue_argv(self._user)
         try:
             ran = await self.host.run(argv, env=env, cwd="/", timeout=self._pace.timeout)
@@ -192,7 +236,7 @@ class Cluster:
     async def command(self, argv: Sequence[str], timeout: float) -> Ran:
         """Run one of SLURM's commands; where the controller did not answer it is not known what came of it."""
         try:
-            ran = await self.host.run(argv, env=self.env, cwd="/", timeout=timeout)
+            ran = await self.host.run(argv, env=await self.environment(), cwd="/", timeout=timeout)
         except TimedOut as error:
             raise HostUnreachable(f"SLURM's controller does not answer: {error}") from error
         if ran.status and any(word in said(ran) for word in SILENT):
@@ -227,14 +271,13 @@ class Cluster:
 
 
 class OnSubmitHost(ByItsHost):
-    """What of a runtime concerns the submit host itself: its own runtime does it."""
-
-    far: Far | None = None
-    """The folders that the nodes see, the submit host sees too."""
+    """What of a runtime concerns the submit host itself: its own runtime does it. The folders that the nodes see, the
+    submit host sees too."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
         self._host: Runtime = cluster.host
+        self.far: Far | None = cluster.host.far
         self._on_host: list[OnHost] = []
         cluster.on_state(self._controller)
 

@@ -272,6 +272,12 @@ def unanswered(poll: Poll, now: float, pace: Pace) -> Poll:
     return replace(poll, due=now + wait, asked_at=None, failures=failures)
 
 
+def back(poll: Poll, now: float, pace: Pace) -> Poll:
+    """The way to it carries again: what failed meanwhile says nothing of the controller."""
+    earliest = now if poll.answered_at is None else poll.answered_at + pace.fastest
+    return replace(poll, due=max(now, earliest), failures=0)
+
+
 def sooner(poll: Poll, now: float, pace: Pace) -> Poll:
     """Something is known to have happened (a job was submitted): ask as soon as manners allow."""
     if poll.failures:

@@ -80,7 +80,9 @@ class SlurmRuntime(OnSubmitHost):
     ) -> None:
         """`secrets` tells what an agent was given as such: it goes from what is kept of its pane."""
         super().__init__(cluster)
-        self._places, self._settings, self._clock, self._secrets = places, settings, clock, secrets
+        self._settings, self._clock, self._secrets = settings, clock, secrets
+        self._places = cluster.shared(places)
+        """Those that the nodes see."""
         self._times = times or Times()
         self._read_every = read_every
         self._chains: dict[str, _Chain] = {}
@@ -96,7 +98,10 @@ class SlurmRuntime(OnSubmitHost):
     def mint(self, agent: str, generation: str, multiplexer: str) -> Handle:
         if multiplexer != "tmux":
             raise CannotYet(f"{multiplexer} in a SLURM job: use tmux there")
-        return handle_of(self._places, agent, generation)
+        return self._handle(agent, generation)
+
+    def _handle(self, agent: str, generation: str) -> Handle:
+        return replace(handle_of(self._places, agent, generation), host=self._cluster.name)
 
     def _root(self, agent: str) -> Path:
         return self._places.agent(agent) / "launch"
@@ -178,33 +183,27 @@ class SlurmRuntime(OnSubmitHost):
     async def _take_in_notes(self, chain: _Chain) -> None:
         """Read what the newest run has noted since, and go on from there."""
         async with chain.reading:
-            noted = (await self._host.read(f"{chain.handle.folder}/run") or b"").strip()
-            if not noted.isdigit():
+            number, run = await self._read_run(chain, chain.run or Run(0))
+            if number is None:
                 return
-            number = int(noted)
             if chain.run is not None and chain.run.number != number:
-                before = await self._read_run(chain, chain.run)  # its last words come before the next one's first
-                await self._tell_of_run(chain, before)
+                await self._tell_of_run(chain, run)  # its last words come before the next one's first
             if chain.run is None or chain.run.number != number:
                 earlier, chain.run, chain.run_at = chain.run, Run(number), time.monotonic()
-                run = await self._read_run(chain, chain.run)
+                _, run = await self._read_run(chain, chain.run)
                 if earlier is not None and earlier.job == run.job == chain.handoff.job:
                     await self._start_over(chain, earlier.number)  # requeued, and running again
-            else:
-                run = await self._read_run(chain, chain.run)
             await self._tell_of_run(chain, run)
 
-    async def _read_run(self, chain: _Chain, run: Run) -> Run:
-        folder = f"{chain.handle.folder}/run.{run.number}"
-        notes = dict(run.notes)
-        for name in await self._host.list(folder):
-            if name in slurm_runs.NOTES and name not in notes:
-                content = await self._host.read(f"{folder}/{name}")
-                if content is not None:
-                    notes[name] = content.decode(errors="replace").strip()
-        if notes != run.notes:
-            run = chain.run = Run(run.number, notes)
-        return run
+    async def _read_run(self, chain: _Chain, run: Run) -> tuple[int | None, Run]:
+        """The number of the newest run, and this one with all that it has noted."""
+        names = [name for name in slurm_runs.NOTES if name not in run.notes]
+        told = await self._cluster.steps.notes(chain.handle.folder, run.number, names)
+        if told.noted:
+            run = Run(run.number, {**run.notes, **told.noted})
+            if chain.run is not None and chain.run.number == run.number:
+                chain.run = run
+        return told.newest, run
 
     async def _tell_of_run(self, chain: _Chain, run: Run) -> None:
         if run is chain.present:
@@ -359,11 +358,19 @@ class SlurmRuntime(OnSubmitHost):
         if chain.handoff.outcome is not Outcome.REPORTED:
             if self._cluster.silent is not None:
                 await self._answer(time.monotonic(), within=0.05)
-            elif chain.asked is None:
-                await self._queue_told(chain, await self._answer(chain.since))
-        await self._take_in_notes(chain)
+            await self._learn(chain)
+        else:
+            await self._take_in_notes(chain)
         seen = None if chain.over else await self._seen(chain)
         return self._look(chain, seen.screen if seen else None, seen.pane if seen else None)
+
+    async def _learn(self, chain: _Chain) -> None:
+        """Read the notes; of a job that has noted nothing yet, or no longer, the queue knows."""
+        await self._take_in_notes(chain)
+        run = chain.present
+        if chain.asked is None and not chain.over and (run is None or not run.open):
+            await self._queue_told(chain, await self._answer(chain.since))
+            await self._take_in_notes(chain)
 
     async def _seen(self, chain: _Chain) -> Seen | None:
         """The pane now; `None` where there is none, or no server."""
@@ -384,8 +391,8 @@ class SlurmRuntime(OnSubmitHost):
             await gone.close()
         if chain.server is None and run is not None and number is not None and not self._closed:
             assert run.job is not None and run.node is not None and run.socket is not None
-            env = self._cluster.env
-            chain.server = slurm_tmux.JobTmux(run.job, run.node, run.socket, env, self._settings, self._clock)
+            where, cluster = (run.job, run.node, run.socket), self._cluster
+            chain.server = slurm_tmux.JobTmux(*where, cluster.steps, cluster.environment, self._settings, self._clock)
             chain.server_run = number
             chain.server.on_gone(lambda: self._do_quietly(self._take_in_notes(chain)))
         return chain.server
@@ -459,10 +466,10 @@ class SlurmRuntime(OnSubmitHost):
             if chain is None:
                 watched.tell(Look(at=self._clock.now(), alive=False))
                 return True
-            if chain.asked is None and not chain.over:
-                await self._queue_told(chain, await self._answer(chain.since))
             await self._finish(chain)
-            await self._take_in_notes(chain)
+            if chain.asked is None and not chain.over and chain.present is None:
+                watched.tell(self._look(chain, None, None))  # it waits, whatever the queue will say
+            await self._learn(chain)
             await self._watch_pane(watched, chain)
         except HostUnreachable as error:  # it says nothing of the job; the next round asks again
             log.debug("agent %s: %s", watched.handle.agent, error)
@@ -530,7 +537,7 @@ class SlurmRuntime(OnSubmitHost):
             why = self._waiting(chain) if chain is not None else None
             raise HostUnreachable(f"{handle.agent} has no pane at the moment{f': {why}' if why else ''}.")
         assert run.job is not None and run.node is not None and run.socket is not None
-        return slurm_tmux.attach_argv(run.job, run.node, run.socket, handle.session)
+        return self._cluster.steps.terminal(slurm_tmux.attach_argv(run.job, run.node, run.socket, handle.session))
 
     # -- ending --------------------------------------------------------------------------------------------------
 
@@ -598,7 +605,7 @@ class SlurmRuntime(OnSubmitHost):
         for name in found:
             names = await self._host.list(str(root / name))
             if "submitting" in names and PURGED not in names:
-                await self.end(handle_of(self._places, agent, name), grace=grace)
+                await self.end(self._handle(agent, name), grace=grace)
         if len(found) > KEPT_LAUNCHES:
             old = sorted(found, key=_counted)[: len(found) - KEPT_LAUNCHES]
             await self._host.run(["rm", "-rf", *(str(root / name) for name in old)], env=RM, cwd="/", timeout=30)
@@ -615,7 +622,7 @@ class SlurmRuntime(OnSubmitHost):
                 names = await self._host.list(str(root / name))
                 if "submitting" not in names:
                     continue  # another runtime's
-                handle = handle_of(self._places, agent, name)
+                handle = self._handle(agent, name)
                 if PURGED not in names:
                     words.append(f"jobs of {name}")
                 words.append(f"folder {root / name}")
@@ -664,16 +671,16 @@ class SlurmRuntime(OnSubmitHost):
         return seen
 
     async def close(self) -> None:
-        """Let go; jobs go on. The submit host's own runtime is its owner's to close."""
+        """Let go; jobs go on. This machine's own runtime is its owner's to close."""
         self._closed = True
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await self._cluster.close()
         for chain in self._chains.values():
             if chain.server is not None:
                 await chain.server.close()
+        await self._cluster.close()
         await self._watches.close()
 
 

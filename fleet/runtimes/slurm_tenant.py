@@ -59,13 +59,17 @@ class TenantRuntime(OnSubmitHost):
     ) -> None:
         super().__init__(cluster)
         self._booking = booking
-        self._folder = str(folder_of(places, booking))
-        self._places, self._settings, self._clock = places, settings, clock
+        self._places = cluster.shared(places)
+        """Those that the nodes see."""
+        self._folder = str(folder_of(self._places, booking))
+        self._settings, self._clock = settings, clock
         self._read_every = read_every
         self._servers: dict[Place, slurm_tmux.JobTmux] = {}
         self._known: dict[Place, float] = {}
         """Since when: what the queue was asked before may not know of it."""
         self._watches: watching.Watches[_Watched] = watching.Watches(places, settings, secrets)
+        self._placed: dict[str, Place] = {}
+        """By generation, where a launch was last seen to be."""
         self._launching = asyncio.Lock()
 
     # -- the booking ---------------------------------------------------------------------------------------------
@@ -86,7 +90,13 @@ class TenantRuntime(OnSubmitHost):
     def _server(self, place: Place) -> slurm_tmux.JobTmux:
         if place not in self._servers:
             self._servers[place] = slurm_tmux.JobTmux(
-                place.job, place.node, place.socket, self._cluster.env, self._settings, self._clock
+                place.job,
+                place.node,
+                place.socket,
+                self._cluster.steps,
+                self._cluster.environment,
+                self._settings,
+                self._clock,
             )
         return self._servers[place]
 
@@ -113,7 +123,8 @@ class TenantRuntime(OnSubmitHost):
         return self._handle(agent, generation)
 
     def _handle(self, agent: str, generation: str) -> Handle:
-        return replace(slurm_runtime.handle_of(self._places, agent, generation), runtime=self.name, host=self._booking)
+        host = f"{self._booking} {self._cluster.name}".rstrip()
+        return replace(slurm_runtime.handle_of(self._places, agent, generation), runtime=self.name, host=host)
 
     async def launch(self, plan: LaunchPlan, handle: Handle) -> None:
         if await self._tenant(handle) is None:
@@ -161,7 +172,10 @@ class TenantRuntime(OnSubmitHost):
         return place
 
     async def _tenant(self, handle: Handle) -> Tenant | None:
-        return Tenant.parse(handle.agent, await self._host.read(f"{handle.folder}/{TENANT}"))
+        found = Tenant.parse(handle.agent, await self._host.read(f"{handle.folder}/{TENANT}"))
+        if found is not None:
+            self._placed[handle.generation] = found.place
+        return found
 
     # -- looking -------------------------------------------------------------------------------------------------
 
@@ -282,14 +296,11 @@ class TenantRuntime(OnSubmitHost):
         await self._server(tenant.place).type(handle.generation, keys, literal=literal)
 
     def attach_argv(self, handle: Handle) -> list[str]:
-        try:
-            tenant = Tenant.parse(handle.agent, Path(handle.folder, TENANT).read_bytes())
-        except OSError:
-            tenant = None
-        if tenant is None:
+        place = self._placed.get(handle.generation)
+        if place is None:
             raise HostUnreachable(f"{handle.agent} has no pane at the moment.")
-        place = tenant.place
-        return slurm_tmux.attach_argv(place.job, place.node, place.socket, handle.session)
+        words = slurm_tmux.attach_argv(place.job, place.node, place.socket, handle.session)
+        return self._cluster.steps.terminal(words)
 
     # -- ending --------------------------------------------------------------------------------------------------
 

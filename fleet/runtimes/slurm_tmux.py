@@ -6,13 +6,13 @@ step that takes nothing from the job (`--overlap`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 from fleet.clock import Clock
 from fleet.errors import HostUnreachable, LaunchError
 from fleet.runtimes import tmux
-from fleet.runtimes.local_tmux import Client
 from fleet.runtimes.multiplexers import ServerGone
+from fleet.runtimes.slurm_steps import Steps
 from fleet.runtimes.ssh_tmux import means_no_server
 from fleet.settings import Settings
 
@@ -29,24 +29,24 @@ class JobTmux(tmux.Tmux):
     """The tmux server of one run of a job."""
 
     def __init__(
-        self, job: str, node: str, socket: str, env: Mapping[str, str], settings: Settings, clock: Clock
+        self,
+        job: str,
+        node: str,
+        socket: str,
+        steps: Steps,
+        environment: Callable[[], Awaitable[Mapping[str, str]]],
+        settings: Settings,
+        clock: Clock,
     ) -> None:
         super().__init__(self._connect_there, settings, clock)
         self._argv = step_argv(job, node, "--unbuffered", *tmux.client_argv(socket))
-        self._env = dict(env)
+        self._steps, self._environment = steps, environment
         self._job = job
-        self._clients: set[Client] = set()
-
-    async def close(self) -> None:
-        await super().close()
-        for client in list(self._clients):
-            client.kill()
-            await client.wait()
 
     async def _connect_there(self, on_lost: Callable[[], None]) -> tmux.Control:
         control = tmux.Control(on_lost)
         try:
-            await Client.open(self._argv, control, self._clients, self._env)
+            await self._steps.open(self._argv, await self._environment(), control)
             await control.ready
         except ServerGone as error:
             control.lost("tmux could not be reached")

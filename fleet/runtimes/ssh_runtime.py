@@ -437,12 +437,15 @@ class SshRuntime:
         await self._of(handle).type(handle.generation, keys, literal=literal)
 
     def attach_argv(self, handle: Handle) -> list[str]:
-        there = shlex.join(tmux.attach_argv(handle.socket, handle.session))
+        return self.terminal_argv(shlex.join(tmux.attach_argv(handle.socket, handle.session)))
+
+    def terminal_argv(self, words: str) -> list[str]:
+        """The command that runs these words of a shell there, in the terminal in which it is run."""
         config = [word for path in self.link.config for word in ("-F", path)]
         way = self.link.way
         said = {"-l": way.user, "-p": way.port, "-i": way.key}
         more = [word for flag, value in said.items() if value is not None for word in (flag, str(value))]
-        return ["ssh", *config, *more, "-t", way.alias, "--", there]
+        return ["ssh", *config, *more, "-t", way.alias, "--", words]
 
     # -- ending --------------------------------------------------------------------------------------------------
 
@@ -699,12 +702,14 @@ def ahead(told: str, began: float, ended: float) -> float:
     return found if abs(found) > (ended - began) / 2 + grain else 0.0
 
 
-async def folder_for(link: Link, fleet: str) -> str:
-    """Fleet's own folder on a host. Each fleet has its own there, and each machine: several may share a home."""
+async def folder_for(link: Link, fleet: str, cluster: str | None = None) -> str:
+    """Fleet's own folder on a host. Each fleet has its own there, and each machine: several may share a home. That of
+    a `cluster` is all its login nodes', which may answer under one name in turn."""
     ran = await link.command(sh('printf "%s\\n%s\\n" "$(uname -n)" "${XDG_STATE_HOME:-$HOME/.local/state}"'))
     _must(ran, f"the home on {link.alias}")
     node, state = os.fsdecode(ran.stdout).splitlines()[:2]
-    return f"{state.rstrip('/')}/fleet-hosts/{_mark(fleet, node)}"
+    whose = node if cluster is None else f"cluster {cluster}"
+    return f"{state.rstrip('/')}/fleet-hosts/{_mark(fleet, whose)}"
 
 
 def _mark(fleet: str, node: str) -> str:

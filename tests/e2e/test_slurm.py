@@ -10,12 +10,14 @@ import pytest
 
 from tests.cluster import Cluster, needs_slurm
 from tests.e2e.fleets import Fleet, kill, until
+from tests.e2e.test_ssh import attach_and_say
 from tests.homes import Home
+from tests.sshd import There, needs_sshd
 
 pytestmark = [pytest.mark.real, needs_slurm]
 
 FOREVER = "while :; do sleep 1; done"
-ASKS = 'echo "hello $COUNT"; while read -r line; do echo "you said $line"; done'
+ASKS = 'echo "hello home $COUNT"; while read -r line; do echo "heard $line"; done'
 
 
 @pytest.fixture
@@ -36,7 +38,7 @@ def fleet(slurm: Cluster, home: Home) -> Iterator[Fleet]:
 def jobs(slurm: Cluster, agent: str) -> list[str]:
     """The agent's jobs that wait or run."""
     told = [line.split() for line in slurm.run("squeue", "-h", "-t", "PD,R", "-o", "%i %j").splitlines()]
-    return [job for job, name in told if name.startswith(f"fleet-{agent}.")]
+    return [job for job, name in told if name.startswith(f"fleet-{agent}.") or not agent]
 
 
 def test_what_is_rendered_is_what_the_controller_would_take(fleet: Fleet, slurm: Cluster, home: Home) -> None:
@@ -55,9 +57,10 @@ def test_an_agent_lives_in_a_job_as_it_would_here(fleet: Fleet, slurm: Cluster) 
     path = fleet.shell("web", ASKS, slurm={"mem": "100M"}, env={"COUNT": "a 'b'"})
     assert fleet.json("start", path)["agents"][0]["outcome"] == "started"
     assert fleet.status("web")["phase"] == "running"
-    until(lambda: "hello a 'b'" in "\n".join(fleet.json("logs", "web")["lines"]), "its first line is in the log")
+    until(lambda: "hello home a 'b'" in "\n".join(fleet.json("logs", "web")["lines"]), "its first line is in the log")
     assert len(jobs(slurm, "web")) == 1
 
+    attach_and_say(fleet, "web", "a person was here")
     argv = shlex.split(fleet.run("attach", "web", "--print"))
     assert argv[:2] == ["srun", f"--jobid={jobs(slurm, 'web')[0]}"]
 
@@ -92,7 +95,7 @@ def test_tenants_share_a_booking_are_sized_against_it_and_move_along_with_it(fle
     shown = fleet.json("slurm", "show", "pool")
     assert shown["free_cpus"] == 0 and {t["agent"] for t in shown["tenants"]} == {"one", "two"}
     assert "--overlap" in fleet.run("attach", "one", "--print")
-    until(lambda: "hello one" in "\n".join(fleet.json("logs", "one")["lines"]), "its first line is in the log")
+    until(lambda: "hello home one" in "\n".join(fleet.json("logs", "one")["lines"]), "its first line is in the log")
 
     fleet.json("stop", "two")
     assert fleet.json("slurm", "show", "pool")["free_cpus"] == 1
@@ -105,3 +108,51 @@ def test_tenants_share_a_booking_are_sized_against_it_and_move_along_with_it(fle
     fleet.json("slurm", "release", "pool")
     fleet.wait("one", phase="finished", reason="JobCancelled")
     assert fleet.json("slurm", "list")["bookings"] == []
+
+
+@pytest.fixture
+def login(slurm: Cluster, home: Home) -> Iterator[There]:
+    """A login node: an sshd in front of the cluster, with a home of its own."""
+    made = There(home.path, f"SLURM_CONF={slurm.env['SLURM_CONF']}")
+    yield made
+    made.heal()
+    made.close()
+
+
+@pytest.fixture
+def away(login: There, fleet_home: Home, slurm: Cluster) -> Iterator[Fleet]:
+    made = Fleet(fleet_home)
+    yield made
+    login.heal()
+    made.home.fleet("shutdown")
+    until(lambda: not jobs(slurm, ""), "no job is left behind")
+
+
+@needs_sshd
+def test_an_agent_is_submitted_over_ssh_and_a_cut_link_says_nothing_of_it(
+    login: There, away: Fleet, slurm: Cluster
+) -> None:
+    held = {"mem": "100M", "extra_directives": ["--hold"]}
+    path = away.shell("web", ASKS, remote={"host": "there"}, slurm=held, env={"COUNT": "a 'b'"})
+    away.json("start", path, "--no-wait")
+    until(lambda: "(JobHeldUser)" in (away.status("web")["message"] or ""), "why it waits is told")
+    (job,) = jobs(slurm, "web")
+    slurm.run("scontrol", "release", job)
+    away.wait("web", phase="running")
+    pid = until(lambda: away.status("web")["pid"], "its process is known")
+    until(lambda: "hello home a 'b'" in "\n".join(away.json("logs", "web")["lines"]), "its first line is in the log")
+    attach_and_say(away, "web", "over there")
+    assert str(login.user_home) in slurm.run("scontrol", "show", "job", job)
+    assert not (away.home.path / "fleet" / "state" / "agents" / "web" / "launch").exists()
+
+    login.cut()
+    away.wait("web", phase="unverifiable")
+    kill(away.daemon_pid())
+    away.answers_again()
+    login.heal()
+    away.wait("web", phase="running", restarts=0, pid=pid)
+    assert jobs(slurm, "web") == [job]
+
+    away.json("stop", "web")
+    assert away.status("web")["phase"] == "stopped"
+    until(lambda: not jobs(slurm, "web"), "no job is left")
