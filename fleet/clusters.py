@@ -129,7 +129,7 @@ class Clusters:
             pace = importlib.import_module("fleet.runtimes.slurm_queue").Pace(interval=interval)
             steps = None
             if name != HERE:
-                there = importlib.import_module("fleet.runtimes.slurm_steps").There
+                there = importlib.import_module("fleet.runtimes.slurm_login").LoginSteps
                 steps = there(host, self._settings.observe_timeout, login_shell=shell)
             self._clusters[name] = importlib.import_module("fleet.runtimes.slurm_cluster").Cluster(
                 host, os.environ, pace, name=name, steps=steps, login_shell=shell

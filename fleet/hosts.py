@@ -7,9 +7,11 @@ handle names the host. A host that has never answered has no runtime, and no lau
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib
 import secrets
-from collections.abc import Callable, Collection, Mapping
+import shlex
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -176,12 +178,32 @@ class SshHosts:
         runtime: Runtime = made
         return runtime
 
-    def login_known(self, host: str, folder: str, link: Any = None) -> Any:
+    @contextlib.asynccontextmanager
+    async def visited(self, alias: str) -> AsyncIterator[tuple[Runtime, str]]:
+        """A login node for one command, and fleet's folder there. A daemon that is connected to it is not disturbed:
+        what a visit needs there has a folder of its own, as long as it lasts."""
+        link = self._link(Way(alias), None)
+        try:
+            folder = await self._module("ssh_runtime").folder_for(link, self._own_mark(), alias)
+            own = f"{folder}/visits/{secrets.token_hex(4)}"
+            node = self.login_known(alias, own, link, carries_hub=False)
+            await node.prepare()
+            try:
+                yield node, folder
+            finally:
+                with contextlib.suppress(HostUnreachable):
+                    await link.command(shlex.join(["exec", "rm", "-rf", own]))
+                await node.close()
+        finally:
+            await link.close()
+
+    def login_known(self, host: str, folder: str, link: Any = None, *, carries_hub: bool = True) -> Any:
         """A login node where fleet's folder is known; it need not answer now. Whichever machine answers under its
         name, it is the same cluster's."""
         link = link or self._link(Way.parse(host), None)
         made = self._module("ssh_runtime").SshRuntime
-        return made(link, folder, self._places, self._settings, self._clock, self._secrets)
+        given = (link, folder, self._places, self._settings, self._clock, self._secrets)
+        return made(*given, carries_hub=carries_hub)
 
     def _link(self, way: Way, remote: Remote | None) -> Any:
         settings = self._settings

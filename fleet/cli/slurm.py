@@ -11,9 +11,10 @@ from typing import Any, TypeVar
 import click
 
 from fleet.cli import call, output
-from fleet.errors import CannotYet
 
 T = TypeVar("T")
+
+over_ssh = click.option("--host", help="The login node it is booked from, over ssh: a name of your ssh_config.")
 
 
 @click.group()
@@ -28,17 +29,15 @@ def slurm() -> None:
 @click.option("--cpus", type=click.IntRange(1), default=1, show_default=True, help="CPUs for all tenants together.")
 @click.option("--mem", default="4G", show_default=True, help="Memory for all tenants together, as SLURM writes it.")
 @click.option("--time", "time_limit", default="1-00:00:00", show_default=True, help="Its time limit.")
-@click.option("--host", help="A login node to submit from, over ssh.")
+@over_ssh
 @click.option("--persistent", is_flag=True, help="Follow it by another before its time is up; its tenants move along.")
 @call.as_json
 def book(host: str | None, as_json: bool, **wishes: Any) -> int:
     """Submit the job that holds the allocation. Agents start in it once it has a node."""
     from fleet.runtimes.slurm_booking import Booking
 
-    if host:
-        raise CannotYet("bookings over ssh are not in this version yet", hint="Run fleet where `sbatch` is.")
     booking = Booking(**wishes)
-    job = _with_bookings(lambda bookings: bookings.book(booking))
+    job = _with_bookings(lambda bookings: bookings.book(booking), host)
     if as_json:
         output.envelope({"name": booking.name, "job": job})
     else:
@@ -48,10 +47,11 @@ def book(host: str | None, as_json: bool, **wishes: Any) -> int:
 
 @slurm.command()
 @click.argument("name")
+@over_ssh
 @call.as_json
-def release(name: str, as_json: bool) -> int:
+def release(name: str, host: str | None, as_json: bool) -> int:
     """End a booking, and all that lives in it."""
-    _with_bookings(lambda bookings: bookings.release(name))
+    _with_bookings(lambda bookings: bookings.release(name), host)
     if as_json:
         output.envelope({"name": name, "outcome": "released"})
     else:
@@ -60,10 +60,11 @@ def release(name: str, as_json: bool) -> int:
 
 
 @slurm.command("list")
+@over_ssh
 @call.as_json
-def list_(as_json: bool) -> int:
+def list_(host: str | None, as_json: bool) -> int:
     """List the bookings, and how they stand."""
-    told = _with_bookings(lambda bookings: bookings.all())
+    told = _with_bookings(lambda bookings: bookings.all(), host)
     if as_json:
         output.envelope({"bookings": told})
         return 0
@@ -74,10 +75,11 @@ def list_(as_json: bool) -> int:
 
 @slurm.command()
 @click.argument("name")
+@over_ssh
 @call.as_json
-def show(name: str, as_json: bool) -> int:
+def show(name: str, host: str | None, as_json: bool) -> int:
     """Show a booking with its tenants, and what of it is free."""
-    told = _with_bookings(lambda bookings: bookings.one(name))
+    told = _with_bookings(lambda bookings: bookings.one(name), host)
     if as_json:
         output.envelope(told)
         return 0
@@ -93,10 +95,12 @@ def _line(told: dict[str, Any]) -> str:
     return f"{told['name']}: {told['state']} ({size}{', persistent' if told['persistent'] else ''})"
 
 
-def _with_bookings(doing: Callable[[Any], Awaitable[T]]) -> T:
+def _with_bookings(doing: Callable[[Any], Awaitable[T]], login: str | None) -> T:
     """Do something with the bookings of this fleet, from here: they are files and jobs, and need no daemon."""
     from fleet.clock import SystemClock
+    from fleet.clusters import must_have_slurm_there
     from fleet.config import load_settings
+    from fleet.hosts import SshHosts
     from fleet.runtimes.local import LocalRuntime
     from fleet.runtimes.slurm_bookings import Bookings
     from fleet.runtimes.slurm_cluster import Cluster
@@ -105,6 +109,14 @@ def _with_bookings(doing: Callable[[Any], Awaitable[T]]) -> T:
     async def do() -> T:
         places = Places.of()
         settings = load_settings(places)
+        if login is not None:
+            async with SshHosts(settings, places, SystemClock(), lambda _: ()).visited(login) as (node, folder):
+                there = Cluster(node, {}, folder=folder)
+                try:
+                    await must_have_slurm_there(there, login)
+                    return await doing(Bookings(there, places, settings, (await there.environment())["HOME"]))
+                finally:
+                    await there.close()
         host = LocalRuntime(places, settings, SystemClock())
         cluster = Cluster(host, os.environ)
         try:

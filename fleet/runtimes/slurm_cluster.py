@@ -65,14 +65,15 @@ class Cluster:
         name: str = "",
         steps: Steps | None = None,
         login_shell: bool = False,
+        folder: str | None = None,
     ) -> None:
         """`host` is where its commands are. A login node is this cluster's own, with a `name` for the handles of its
         launches and `steps` that go there; what stands in its environment is asked there, with `login_shell` after
-        the person's profile was read."""
+        the person's profile was read. `folder`: fleet's own there, where that is not the host's."""
         self.host = host
         self.name = name
         self.steps: Steps = steps or Here(host)
-        self._environ, self._login_shell = environ, login_shell
+        self._environ, self._login_shell, self._folder = environ, login_shell, folder
         self._pace = pace or Pace()
         self._poll = Poll()
         self._hearers: list[OnAnswer] = []
@@ -100,7 +101,7 @@ class Cluster:
     def shared(self, places: Places) -> Places:
         """The places of this fleet that the nodes see: on a login node they are below fleet's folder there."""
         far = self.host.far
-        return places if far is None else replace(places, state=Path(far.folder))
+        return places if far is None else replace(places, state=Path(self._folder or far.folder))
 
     def _host_told(self, reason: str | None) -> None:
         """The way to the login node carries no more, or again."""

@@ -70,6 +70,8 @@ class SshRuntime:
         clock: Clock,
         secrets_: Callable[[str], Collection[str]] = lambda _: (),
         fleet: str = "",
+        *,
+        carries_hub: bool = True,
     ) -> None:
         """`folder`: fleet's own there, absolute. `secrets_` tells what an agent was given as such. `fleet` is this
         fleet's own mark, by which the folder was named (`folder_for`)."""
@@ -81,7 +83,7 @@ class SshRuntime:
         self.folder = self._folder = folder
         self.ahead = 0.0
         self.hub: str | None = None
-        self._fleet = fleet
+        self._fleet, self._carries_hub = fleet, carries_hub
         self._environments: dict[bool, Mapping[str, str]] = {}
         self._places = places
         self._settings = settings
@@ -129,7 +131,8 @@ class SshRuntime:
             raise HostUnreachable(f"{node} answers under this name now, and its agents are on another machine")
         self.ahead = ahead(told, began, self._clock.now())
         self._environments.clear()
-        await self._carry_hub(link, f"{run}/{hub}")
+        if self._carries_hub:
+            await self._carry_hub(link, f"{run}/{hub}")
 
     async def _carry_hub(self, link: Link, socket: str) -> None:
         """The hub's socket there, by a name that stays the same. A host that carries none has its agents still."""

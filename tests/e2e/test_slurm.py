@@ -114,6 +114,8 @@ def test_tenants_share_a_booking_are_sized_against_it_and_move_along_with_it(fle
 def login(slurm: Cluster, home: Home) -> Iterator[There]:
     """A login node: an sshd in front of the cluster, with a home of its own."""
     made = There(home.path, f"SLURM_CONF={slurm.env['SLURM_CONF']}")
+    with (home.path / "fleet" / "config.yaml").open("a") as config:
+        config.write("slurm_interval: 10\n")
     yield made
     made.heal()
     made.close()
@@ -156,3 +158,18 @@ def test_an_agent_is_submitted_over_ssh_and_a_cut_link_says_nothing_of_it(
     away.json("stop", "web")
     assert away.status("web")["phase"] == "stopped"
     until(lambda: not jobs(slurm, "web"), "no job is left")
+
+
+@needs_sshd
+def test_a_booking_is_made_over_ssh_and_takes_tenants(login: There, away: Fleet, slurm: Cluster) -> None:
+    booked = ("slurm", "book", "pool", "--host", "there", "--cpus", "2", "--mem", "300M", "--time", "1:00:00")
+    job = away.json(*booked)["job"]
+    until((login.folder / "bookings" / "pool" / "place").exists, "the booking has its node")
+    there = {"remote": {"host": "there"}, "slurm": {"reservation": "pool", "mem": "100M"}}
+    told = away.json("start", away.shell("one", ASKS, env={"COUNT": "one"}, **there))
+    assert [agent["outcome"] for agent in told["agents"]] == ["started"]
+    until(lambda: "hello home one" in "\n".join(away.json("logs", "one")["lines"]), "its first line is in the log")
+    (shown,) = away.json("slurm", "show", "pool", "--host", "there")["tenants"]
+    assert shown["agent"] == "one" and jobs(slurm, "") == [job]
+    away.json("stop", "one")
+    away.json("slurm", "release", "pool", "--host", "there")

@@ -1,7 +1,7 @@
 #!/bin/bash
 # The steps of all jobs that fleet looks at from a login node, over one ssh channel, and their runs' notes (bash).
 #
-#     slurm_steps.sh FOLDER       requests on stdin, a line each; answers on stdout, a line each
+#     slurm_login.sh FOLDER       requests on stdin, a line each; answers on stdout, a line each
 #
 #     open ID WORD<tab>WORD …     start a command; its words hold no tab and no newline
 #     say ID TEXT                 a line for its standard input
