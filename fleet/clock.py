@@ -7,6 +7,9 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
+EARLY = 0.02
+"""Seconds by which a wait may seem to have ended too early, since it is measured by another clock than `now`."""
+
 
 class Clock(Protocol):
     """The time, and waiting for it."""
@@ -18,6 +21,14 @@ class Clock(Protocol):
     async def sleep(self, seconds: float) -> None:
         """Wait; a negative time is none."""
         ...
+
+
+async def beat(clock: Clock, every: float) -> None:
+    """Wait for the next time that is a multiple of `every`: at most that long, or a hair longer. Whoever waits for
+    the same beat, or for a multiple of it, is awake at the same moment, and a process that has nothing to do wakes
+    once for all of them."""
+    left = every - clock.now() % every
+    await clock.sleep(left if left > EARLY else left + every)
 
 
 class SystemClock:

@@ -89,15 +89,35 @@ def parse(note: bytes | None, written_at: float | None = None) -> Process | None
     return None if young else found
 
 
-def table(without: Container[int] = ()) -> dict[int, Row]:
-    """Every living process by its pid, but for those whose pids are left out."""
-    if not LINUX:
-        return _table_elsewhere()
-    rows = {}
-    for name in os.listdir("/proc"):  # noqa: PTH208 (thousands of entries; Path objects double the price)
-        if name.isdigit() and (pid := int(name)) not in without and (row := _row(pid)) is not None:
-            rows[pid] = row
-    return rows
+def table() -> dict[int, Row]:
+    """Every living process by its pid."""
+    return Table().read()
+
+
+class Table:
+    """The process table, read again and again: of most processes it says to the byte what it said before, and what
+    is the same is not taken apart again."""
+
+    def __init__(self) -> None:
+        self._read: dict[int, tuple[bytes, Row]] = {}
+        """Each process's line, and what it says."""
+
+    def read(self, without: Container[int] = ()) -> dict[int, Row]:
+        """Every living process by its pid, but for those whose pids are left out."""
+        if not LINUX:
+            return _table_elsewhere()
+        before, self._read = self._read, {}
+        rows = {}
+        for name in os.listdir("/proc"):  # noqa: PTH208 (thousands of entries; Path objects double the price)
+            if not name.isdigit() or (pid := int(name)) in without:
+                continue
+            line = _line(name)
+            known = before.get(pid)
+            row = known[1] if known is not None and known[0] == line else _parsed(pid, line)
+            if row is not None:
+                self._read[pid] = line, row
+                rows[pid] = row
+        return rows
 
 
 def descendants(rows: Mapping[int, Row], roots: Iterable[Process]) -> set[Process]:
@@ -110,22 +130,27 @@ class Forest:
 
     def __init__(self, rows: Mapping[int, Row]) -> None:
         self._rows = rows
-        self._near: dict[int, list[Process]] = {}
+        self._near: dict[int, list[int]] = {}
         """By pid: its children, and all in the session that it leads."""
-        for row in rows.values():
-            self._near.setdefault(row.parent, []).append(row.process)
+        for pid, row in rows.items():
+            self._near.setdefault(row.parent, []).append(pid)
             if row.session != row.parent:
-                self._near.setdefault(row.session, []).append(row.process)
+                self._near.setdefault(row.session, []).append(pid)
 
     def below(self, roots: Iterable[Process]) -> set[Process]:
         """The roots that live, all below them, and all in a session that one of them leads."""
-        found: set[Process] = set()
-        todo = [root for root in roots if root.pid in self._rows and self._rows[root.pid].process == root]
+        return {self._rows[pid].process for pid in self.pids(roots)}
+
+    def pids(self, roots: Iterable[Process]) -> set[int]:
+        """The same by their pids, which within one table tell them as well, and much faster."""
+        found: set[int] = set()
+        rows = self._rows
+        todo = [root.pid for root in roots if root.pid in rows and rows[root.pid].process.start == root.start]
         while todo:
-            process = todo.pop()
-            if process not in found:
-                found.add(process)
-                todo += self._near.get(process.pid, ())
+            pid = todo.pop()
+            if pid not in found:
+                found.add(pid)
+                todo += self._near.get(pid, ())
         return found
 
 
@@ -274,15 +299,24 @@ async def _vanished(processes: Iterable[Process], within: float) -> None:
 
 def _row(pid: int) -> Row | None:
     """One process as /proc/PID/stat tells; `None` where it is gone or a zombie."""
+    return _parsed(pid, _line(str(pid)))
+
+
+def _line(pid: str) -> bytes:
+    """What /proc/PID/stat says; nothing where it is gone."""
     try:
         fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)  # a file object would double the price
         try:
-            content = os.read(fd, 4096)
+            return os.read(fd, 4096)
         finally:
             os.close(fd)
     except OSError:
-        return None
-    words = content[content.rfind(b")") + 2 :].split(b" ", 22)
+        return b""
+
+
+def _parsed(pid: int, line: bytes) -> Row | None:
+    """A process's line as a row; `None` where there is none, or it is a zombie's."""
+    words = line[line.rfind(b")") + 2 :].split(b" ", 22)
     if len(words) < 22 or words[0] in (b"Z", b"X"):
         return None
     return Row(
@@ -308,11 +342,17 @@ class Figures:
     count: int
 
 
+_Use = tuple[int, float, float]
+"""When a process started; at a question's time, the seconds of CPU that it had used."""
+
+
 class Meter:
     """Asks what trees cost; CPU is what was used since the question before."""
 
     def __init__(self) -> None:
-        self._used: dict[Process, tuple[float, float]] = {}
+        self._table = Table()
+        self._used: dict[int, _Use] = {}
+        """By pid, at the question before."""
         self._roots: frozenset[Process] = frozenset()
         self._strangers: set[int] = set()
         """Processes that are in no tree. Nobody comes into one who was not born there, so they are not read again
@@ -325,16 +365,16 @@ class Meter:
         whole = frozenset(process for tree in trees.values() for process in tree)
         if whole != self._roots or now >= self._strangers_until:
             self._roots, self._strangers, self._strangers_until = whole, set(), now + STRANGERS_FOR
-        rows = table(self._strangers)
+        rows = self._table.read(self._strangers)
         forest = Forest(rows)
-        found = {name: forest.below(tree) for name, tree in trees.items()}
-        seen: dict[Process, tuple[float, float]] = {}
-        figures = {name: self._tree([rows[p.pid] for p in tree], now, seen) for name, tree in found.items()}
+        found = {name: forest.pids(tree) for name, tree in trees.items()}
+        seen: dict[int, _Use] = {}
+        figures = {name: self._tree([rows[pid] for pid in tree], now, seen) for name, tree in found.items()}
         self._used = seen
-        self._strangers |= rows.keys() - {process.pid for tree in found.values() for process in tree}
+        self._strangers |= rows.keys() - set().union(*found.values())
         return figures
 
-    def _tree(self, tree: Sequence[Row], now: float, seen: dict[Process, tuple[float, float]]) -> Figures:
+    def _tree(self, tree: Sequence[Row], now: float, seen: dict[int, _Use]) -> Figures:
         cpu, known, rss = 0.0, False, 0
         for row in tree:
             cost = _cost(row)
@@ -342,11 +382,12 @@ class Meter:
                 continue
             used, memory = cost
             rss += memory
-            seen[row.process] = (now, used)
-            before = self._used.get(row.process)
-            if before is not None and now > before[0]:
+            pid, start = row.process.pid, row.process.start
+            seen[pid] = start, now, used
+            before = self._used.get(pid)
+            if before is not None and before[0] == start and now > before[1]:
                 known = True
-                cpu += 100 * (used - before[1]) / (now - before[0])
+                cpu += 100 * (used - before[2]) / (now - before[1])
         return Figures(round(max(cpu, 0.0), 1) if known or not tree else None, rss, len(tree))
 
 

@@ -56,7 +56,7 @@ class Settings:
     # keeping
     events_kept_days: float = 30.0  # hook and phase events
     log_kept_mb: float = 16.0  # captured lines per agent
-    spool_check: float = 2.0  # the net below the watch on the spool
+    spool_check: float = 2.4  # the net below the watch on the spool: at every third sweep where nothing moves
     database_folder: str = ""  # a folder on a local disk for the database, where the state folder is on no local one
 
     # the hub (SEMANTICS 5 and 6)

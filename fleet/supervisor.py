@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from fleet import brake, dependencies, lifecycle
-from fleet.clock import Clock
+from fleet.clock import Clock, beat
 from fleet.errors import HostUnreachable, LaunchError, StorageError, TimedOut
 from fleet.events import Event, Events
 from fleet.harnesses.base import Harness
@@ -55,8 +55,12 @@ MEASURE_EACH = 0.06
 """… or so many for each agent, where that is more: two hundred cost no more of a core than eighty …"""
 MEASURE_AT_LAST = 20.0
 """… and never more than these."""
+CATCH_EACH = 0.02
+"""Seconds for each agent between two rounds of the net, where that is more than `spool_check`."""
 ATTEND_EVERY = 0.5
-"""Seconds between two looks for agents that are to be judged again."""
+"""Seconds between two looks for agents that are to be judged again …"""
+ATTEND_SETTLED = 0.8
+"""… and where all are settled: as between two sweeps where nothing moves, and far less than `ATTEND`."""
 REACH_AGAIN = 5.0
 """Seconds until a host that has never answered is tried again for an agent that is to start on it."""
 RULES_FOR = 1.0
@@ -136,8 +140,8 @@ class Supervisor:
             self._add(record)
         self._tasks = [
             asyncio.create_task(self._write_events(), name="events"),
-            asyncio.create_task(self._again_and_again(self.settings.spool_check, self._net), name="net"),
-            asyncio.create_task(self._again_and_again(ATTEND_EVERY, self._attend), name="attend"),
+            asyncio.create_task(self._again_and_again(self._caught_every, self._net), name="net"),
+            asyncio.create_task(self._again_and_again(self._attended_every, self._attend), name="attend"),
             asyncio.create_task(self._again_and_again(self._measured_every, self._measure), name="measure"),
         ]
         await self._collect(None)
@@ -756,6 +760,9 @@ class Supervisor:
             self.faults += 1
             log.error("%s failed", task.get_name(), exc_info=error)
 
+    def _caught_every(self) -> float:
+        return max(self.settings.spool_check, CATCH_EACH * len(self.runners))
+
     def _measured_every(self) -> float:
         return max(MEASURE_EVERY, min(MEASURE_EACH * len(self.runners), MEASURE_AT_LAST))
 
@@ -767,7 +774,7 @@ class Supervisor:
             except Exception:
                 self.faults += 1
                 log.exception("%s failed", getattr(doing, "__name__", "a round"))
-            await self.clock.sleep(every() if callable(every) else every)
+            await beat(self.clock, every() if callable(every) else every)
 
     def _announce(self, event: Mapping[str, Any]) -> None:
         for queue in self._followers:
@@ -811,6 +818,9 @@ class Supervisor:
             if runner.due is not None and runner.due <= now and runner.life.phase in UP:
                 with runner.guarded("attend"):
                     runner.attend()
+
+    def _attended_every(self) -> float:
+        return ATTEND_SETTLED if all(runner.due is None for runner in self.runners.values()) else ATTEND_EVERY
 
     async def _measure(self) -> None:
         """Figures of processes and host."""

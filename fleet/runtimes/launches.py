@@ -110,23 +110,33 @@ def strays(agents: Path, keep: Iterable[str]) -> dict[Process, str]:
     return found
 
 
-def remember(roots: Mapping[str, Process], noted: dict[str, set[Process]]) -> None:
-    """Note the processes below each launcher, by its launch's folder, that were not noted before.
+class Trees:
+    """Who was seen below each launcher, noted in its launch's folder."""
 
-    `noted` holds each tree as it was last time, so that the files are read once.
-    """
-    forest = processes.Forest(processes.table())
-    for folder in noted.keys() - roots.keys():
-        del noted[folder]
-    for folder, launcher in roots.items():
-        path = Path(folder)
-        if folder not in noted:
-            noted[folder] = set(_seen(path))
-        tree = forest.below([launcher])
-        new, noted[folder] = tree - noted[folder], tree
-        if new and path.is_dir():
-            with open(path / "seen", "ab") as file:
-                file.write(b"".join(_line(process) for process in sorted(new, key=lambda process: process.pid)))
+    def __init__(self) -> None:
+        self._table = processes.Table()
+        self._noted: dict[str, set[Process]] = {}
+        """Each tree as it was last time, by folder, so that the files are read once."""
+
+    def note(self, roots: Mapping[str, Process]) -> None:
+        """Note the processes below each launcher, by its launch's folder, that were not noted before."""
+        forest = processes.Forest(self._table.read())
+        for folder in self._noted.keys() - roots.keys():
+            del self._noted[folder]
+        for folder, launcher in roots.items():
+            if folder not in self._noted:
+                self._noted[folder] = set(_seen(Path(folder)))
+            tree = forest.below([launcher])
+            if tree != self._noted[folder]:
+                new, self._noted[folder] = tree - self._noted[folder], tree
+                _note_seen(Path(folder), new)
+
+
+def _note_seen(folder: Path, new: Iterable[Process]) -> None:
+    lines = b"".join(_line(process) for process in sorted(new, key=lambda process: process.pid))
+    if lines and folder.is_dir():
+        with open(folder / "seen", "ab") as file:
+            file.write(lines)
 
 
 def mark_purged(folder: Path) -> None:

@@ -371,7 +371,7 @@ class LocalRuntime:
 
     async def _remember(self) -> None:
         """Now and then note who is in the launches' trees, so that who leaves them is found at the end."""
-        noted: dict[str, set[Process]] = {}
+        trees = launches.Trees()
         while True:
             await self._clock.sleep(REMEMBER_EVERY)
             roots = {}
@@ -379,7 +379,7 @@ class LocalRuntime:
                 if watched.facts is not None and watched.facts.launcher is not None and not watched.dead:
                     roots[watched.handle.folder] = watched.facts.launcher
             if roots:
-                await asyncio.to_thread(launches.remember, roots, noted)
+                await asyncio.to_thread(trees.note, roots)
 
     async def cleanup(self, keep: Collection[str], *, dry_run: bool) -> list[str]:
         words = []

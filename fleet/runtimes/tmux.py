@@ -23,7 +23,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from fleet.clock import Clock
+from fleet.clock import Clock, beat
 from fleet.errors import HostUnreachable, LaunchError
 from fleet.runtimes.base import Capabilities
 from fleet.runtimes.multiplexers import OnSeen, Seen, ServerGone
@@ -387,6 +387,8 @@ class Tmux:
         self._watched: dict[str, OnSeen] = {}
         self._missing: dict[str, Callable[[], None]] = {}
         self._listed = b""
+        self._at_rest = False
+        """No watched pane can look different unless the table of panes does: see `_is_at_rest`."""
         self._lines: dict[bytes, tuple[str, _Pane]] = {}
         """The lines of that table, read."""
         self._task: asyncio.Task[None] | None = None
@@ -415,16 +417,26 @@ class Tmux:
         all its panes, when it goes on and finds a client that has left beside one that has just come. Only a client
         that hears nothing for `FORSAKEN` seconds is given up for another one.
         """
-        control = await self._open()
+        control = self._control
+        if control is None or control.ended:
+            control = await self._open()
         if control.silence is not None:
             await self._wait_for(control, control.silence)
         answers = control.send(lines)
-        # What came in time counts, also where we are late ourselves to look at it.
-        _, missing = await asyncio.wait(answers, timeout=self._settings.observe_timeout)
-        if missing:
-            control.fell_silent()
-            raise self._silent()
+        loop = asyncio.get_running_loop()
+        late = loop.call_later(self._settings.observe_timeout, loop.call_soon, self._give_up, control, answers[-1])
+        try:
+            await answers[-1]  # they come in the order of the questions
+        finally:
+            late.cancel()
         return [answer.result() for answer in answers]
+
+    def _give_up(self, control: Control, answer: asyncio.Future[list[Block]]) -> None:
+        """An answer is not there in time. It is one turn of the loop after that: what came in time counts, also where
+        we are late ourselves to look at it."""
+        if not answer.done():
+            control.fell_silent()
+            answer.set_exception(self._silent())
 
     async def _wait_for(self, control: Control, silence: asyncio.Future[None]) -> None:
         """Return once a server that was silent has answered."""
@@ -443,8 +455,7 @@ class Tmux:
             if self._control is not None and not self._control.ended:
                 return self._control
             self._panes.clear()
-            self._lines.clear()
-            self._listed = b""
+            self._read_anew()
             try:
                 async with asyncio.timeout(self._settings.observe_timeout):
                     control = await self._connect(self._client_lost)
@@ -571,8 +582,12 @@ class Tmux:
 
     def _forget(self, generation: str) -> None:
         self._panes.pop(generation, None)
+        self._read_anew()
+
+    def _read_anew(self) -> None:
+        """What the table of panes said is worth nothing any more."""
         self._lines.clear()
-        self._listed = b""
+        self._listed, self._at_rest = b"", False
 
     # -- observing -----------------------------------------------------------------------------------------------
 
@@ -588,6 +603,7 @@ class Tmux:
         """Call `on_seen` when the pane has changed, and once at first; `on_missing` when it is not there."""
         self._watched[generation] = on_seen
         self._missing[generation] = on_missing
+        self._at_rest = False
         if (pane := self._panes.get(generation)) is not None:
             pane.captured = pane.logged = -1
         if self._task is None or self._task.done():
@@ -632,21 +648,23 @@ class Tmux:
                     self._told_unreachable = False
                     self._on_host(None)
             quiet = 0 if moved else quiet + 1
-            idle = quiet * self._settings.observe_interval > 4 * self._settings.observe_idle_interval
-            await self._clock.sleep(self._settings.observe_idle_interval if idle else self._settings.observe_interval)
+            if quiet * self._settings.observe_interval > 4 * self._settings.observe_idle_interval:
+                await beat(self._clock, self._settings.observe_idle_interval)
+            else:
+                await self._clock.sleep(self._settings.observe_interval)
 
     async def sweep(self) -> bool:
         """One look over all panes: those that may have changed are captured. Whether any might have."""
         await self._list()
         self._swept_at = self._clock.now()
+        if self._at_rest:
+            return False
         for generation in [generation for generation in self._watched if generation not in self._panes]:
             self._watched.pop(generation)
             self._missing.pop(generation)()
-        dirty = [
-            (generation, pane)
-            for generation, pane in self._panes.items()
-            if generation in self._watched and self._may_have_changed(pane)
-        ]
+        watched = [(generation, pane) for generation, pane in self._panes.items() if generation in self._watched]
+        dirty = [(generation, pane) for generation, pane in watched if self._may_have_changed(pane)]
+        self._at_rest = all(self._is_at_rest(pane) for _, pane in watched)
         for n in range(0, len(dirty), BATCH):
             await self._capture_all(dirty[n : n + BATCH])
         return bool(dirty)
@@ -668,6 +686,11 @@ class Tmux:
             return True
         return pane.activity == pane.captured and passed >= 2 * turn
 
+    def _is_at_rest(self, pane: _Pane) -> bool:
+        """Whether nothing but another line in the table of panes can make it one to capture, however much time passes:
+        it was captured in a later second than that of its last output, as it stands there, to its last line."""
+        return pane.activity < pane.captured and not (pane.moved or pane.doubt) and pane.logged == pane.history
+
     async def _list(self) -> None:
         """Read the table of panes; one that is to the byte what it was needs no parsing."""
         block = (await self.ask_line(_LIST, 1))[0]
@@ -675,7 +698,7 @@ class Tmux:
             raise HostUnreachable(block.body.decode(errors="replace").strip())
         if block.body == self._listed:
             return
-        self._listed = block.body
+        self._listed, self._at_rest = block.body, False
         panes: dict[str, _Pane] = {}
         lines: dict[bytes, tuple[str, _Pane]] = {}
         for line in block.body.split(b"\n"):
@@ -693,7 +716,9 @@ class Tmux:
         pane = self._panes.get(words[6])
         if pane is None or pane.id != words[0]:
             pane = _Pane(words[0], words[5])
-        pane.activity = int(words[1])
+        if (activity := int(words[1])) < pane.activity:
+            pane.moved = True  # its host's clock was set back: by that alone it would seem to be long at rest
+        pane.activity = activity
         pane.history = int(words[3] or 0)
         if (words[2] == "1") != pane.dead:
             pane.dead = words[2] == "1"
@@ -753,6 +778,7 @@ class Tmux:
         """What a capture shows that the one before did not; `None` where nothing has changed."""
         detail, raw = blocks[0].body, blocks[1].body
         now = self._clock.now()
+        self._at_rest = False
         if now - pane.captured_at > STILL:
             pane.moving_since = now
         pane.captured, pane.captured_at, pane.moved = blocks[1].second, now, False

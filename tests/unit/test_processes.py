@@ -166,13 +166,13 @@ async def test_a_meter_reads_those_outside_once_and_whoever_is_born_inside_at_on
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     read: list[int] = []
-    row = processes._row
+    line = processes._line
 
-    def noted(pid: int) -> processes.Row | None:
-        read.append(pid)
-        return row(pid)
+    def noted(pid: str) -> bytes:
+        read.append(int(pid))
+        return line(pid)
 
-    monkeypatch.setattr(processes, "_row", noted)
+    monkeypatch.setattr(processes, "_line", noted)
     child = await spawn("echo ready; read go; sleep 100 & echo ready; wait", stdin=asyncio.subprocess.PIPE)
     child_root, stranger = processes.find(child.pid), os.getpid()
     assert child_root is not None

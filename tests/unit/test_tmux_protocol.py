@@ -286,20 +286,59 @@ async def test_a_silent_server_keeps_its_client_and_is_asked_on_once_it_answers(
     assert pipe.killed and made.ended
 
 
+async def test_a_pane_at_rest_is_captured_once_its_line_says_otherwise_or_it_is_watched_anew() -> None:
+    made, _ = control()
+    made.feed(GREETING)
+    made.pipe = pane = Answering(made)
+    clock = TurnedClock()
+    server = tmux.Tmux(functools.partial(connected, made), Settings(), clock)
+    server.watch("web.1", lambda seen: None, lambda: None)
+    await clock.turn(2)
+    captured = pane.captured
+    await clock.turn(2)
+    assert pane.captured > captured, "what it put out in the very second of a capture may have come after that"
+
+    async def rests() -> int:
+        pane.second += 2
+        await clock.turn(2)
+        captured = pane.captured
+        await clock.turn(20)
+        assert pane.captured == captured
+        return captured
+
+    captured = await rests()
+    pane.activity = pane.second
+    await clock.turn(1)
+    assert pane.captured > captured
+    captured = await rests()
+    server.watch("web.1", lambda seen: None, lambda: None)
+    await clock.turn(1)
+    assert pane.captured > captured
+    captured = await rests()
+    pane.activity = pane.second = 50
+    await clock.turn(1)
+    assert pane.captured > captured, "its host's clock was set back, and then it put something out"
+    await server.close()
+
+
 class Answering(Pipe):
     """A client of a server with one pane."""
 
     def __init__(self, it: tmux.Control) -> None:
         super().__init__()
         self._it, self._asked = it, 1
+        self.second = self.activity = 100
+        """The server's clock; when the pane last put something out."""
+        self.captured = 0
 
     def write(self, data: bytes) -> None:
         screen = [b"0\t0\t120\t40\t0\t0\t0\t\n", b"a screen\n"]
         for line in data.splitlines():
             listed = line.startswith(b"'list-panes'")
-            for body in [b"%1\t100\t0\t0\t0 0\t$1\tweb.1\n"] if listed else screen:
+            self.captured += not listed
+            for body in [b"%%1\t%d\t0\t0\t0 0\t$1\tweb.1\n" % self.activity] if listed else screen:
                 self._asked += 1
-                mark = b"%d %d 1" % (100, self._asked)
+                mark = b"%d %d 1" % (self.second, self._asked)
                 answer = b"%begin " + mark + b"\n" + body + b"%end " + mark + b"\n"
                 asyncio.get_running_loop().call_soon(self._it.feed, answer)
 
