@@ -55,6 +55,9 @@ is enough)."""
 PATIENCE = 5.0
 """Seconds that a daemon is waited for that is not there: one that restarts is back sooner. Who asks later is told at
 once, until it has been seen again."""
+LISTS = 20.0
+"""The same for what there is (`tools/list`): a program asks at its start, and may work on for hours without what it was
+not told of. It does not wait for the answer."""
 AGAIN = 0.1
 LOSSES = 3
 """Times that a request may lose the daemon on its way."""
@@ -239,7 +242,8 @@ class Shim:
         tool = _params(message).get("name") if message["method"] == "tools/call" else None
         answer: Json | None
         try:
-            answer = self._local(tool, message) or self._asked(which, line)
+            until = time.monotonic() + LISTS if message["method"].endswith("/list") else 0.0
+            answer = self._local(tool, message) or self._asked(which, line, until)
         except NoHub:
             answer = None
         except (Refused, OSError, ValueError) as error:
@@ -263,8 +267,9 @@ class Shim:
                     return
             time.sleep(0.02)
 
-    def _asked(self, which: str, line: bytes) -> Json:
-        status, body = self._patiently(which, "POST /mcp", line, {"MCP-Protocol-Version": self._protocol})
+    def _asked(self, which: str, line: bytes, until: float) -> Json:
+        headers = {"MCP-Protocol-Version": self._protocol}
+        status, body = self._patiently(which, "POST /mcp", line, headers, until)
         try:
             answer = json.loads(body)
         except ValueError:
@@ -273,8 +278,11 @@ class Shim:
             raise Refused(_reason(status, answer))
         return answer
 
-    def _patiently(self, which: str, head: str, body: bytes, headers: Mapping[str, str]) -> tuple[int, bytes]:
-        """The hub's answer, asked for until it comes. The key makes a repeat harmless."""
+    def _patiently(
+        self, which: str, head: str, body: bytes, headers: Mapping[str, str], until: float = 0.0
+    ) -> tuple[int, bytes]:
+        """The hub's answer, asked for until it comes, or is given up, but not before `until`. The key makes a repeat
+        harmless."""
         headers = {**headers, "Idempotency-Key": f"mcp-{os.urandom(12).hex()}"}
         losses = 0
         while True:
@@ -286,7 +294,7 @@ class Shim:
                         self._gone_at, losses = time.monotonic(), losses + 1
                     elif self._gone_at is None:
                         self._gone_at = time.monotonic()
-                    give_up = self._gone_at + PATIENCE
+                    give_up = max(self._gone_at + PATIENCE, until)
                     cancelled = which not in self._open
                 if cancelled or losses > LOSSES or time.monotonic() >= give_up:
                     raise

@@ -34,12 +34,17 @@ def test_what_the_model_sends_by_its_tool_arrives_and_no_dialog_comes_before_it(
 
 
 def test_the_tools_work_on_after_the_daemon_has_been_another(fleet: Claude) -> None:
-    fleet.run("start", fleet.claude("web", prompt="Repeat HELLO", auto_accept=["trust-folder"], workdir="."))
+    prompt = tool("send", to="operator", text="before")
+    fleet.run("start", fleet.claude("web", prompt=prompt, auto_accept=["trust-folder"], workdir="."))
+    until(lambda: fleet.json("inbox", "operator")["messages"], "the first message is in the operator's inbox")
     fleet.wait("web", activity="ready")
     fleet.run("daemon", "restart")
     fleet.wait("web", activity="ready")
     fleet.run("prompt", "web", tool("send", to="operator", text="still here"))
-    until(lambda: fleet.json("inbox", "operator")["messages"], "the message is in the operator's inbox")
+    mail = until(
+        lambda: len(found := fleet.json("inbox", "operator")["messages"]) > 1 and found, "the second one is there too"
+    )
+    assert {one["text"] for one in mail} == {"before", "still here"}
 
 
 def test_an_agent_whose_manifest_says_no_has_none_of_fleets_tools(fleet: Claude, stub: Stub) -> None:

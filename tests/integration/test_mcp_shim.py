@@ -268,9 +268,13 @@ def test_without_a_daemon_the_model_is_told_so_and_the_next_call_works(home: Hom
     hub.stop()
     answer = session.call("who")
     assert answer["result"]["isError"] is True and "not running" in words_of(answer)
+    session.say({"jsonrpc": "2.0", "id": "list", "method": "tools/list"})
+    assert session.call("who")["result"]["isError"] is True, "a call is told at once that there is still no daemon"
     hub.start()
-    heard = [session.hear()["method"] for _ in range(2)]
-    assert heard == ["notifications/tools/list_changed", "notifications/prompts/list_changed"]
+    heard = [session.hear() for _ in range(3)]
+    assert {"jsonrpc": "2.0", "id": "list", "result": {"echo": "tools/list"}} in heard, "the tools are waited for"
+    told = [one["method"] for one in heard if "method" in one]
+    assert told == ["notifications/tools/list_changed", "notifications/prompts/list_changed"]
     assert session.call("who")["result"] == {"echo": "tools/call"}
     assert session.end() == 0
 
