@@ -11,7 +11,6 @@ on a conversation, and by the clock. Nothing is looked at where nothing waits.
 from __future__ import annotations
 
 import asyncio
-import base64
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -233,6 +232,8 @@ class Route:
         """What is unconfirmed, and when it was so."""
         self._turns: dict[str, asyncio.Task[None]] = {}
         """By message, of a headless agent."""
+        self._looked: dict[str, delivery.Mail] = {}
+        """By message, what was last looked at: most of a backlog stands as it stood."""
         self._concluded: dict[str, int] = {}
         """Messages whose turn is over, with the hand-over that it was: what was read before says otherwise."""
         self._task = asyncio.create_task(self._serve(), name=f"mail of {name}")
@@ -331,14 +332,16 @@ class Route:
                 ]
                 await self._act(Group(_key(give.way, since[0]), give.way, since[0], going))
         self._take_up_turns(mail, after)
-        self._has_mail = any(state in _OPEN for state in self._states(mail, after))
-        self.under_way = State.INJECTING in self._states(mail, after)
+        states = {after[one.message.id].state if one.message.id in after else one.recipient.state for one in mail}
+        self._has_mail = not states.isdisjoint(_OPEN)
+        self.under_way = State.INJECTING in states
         expiries = [one.message.expires_at for one in mail if one.message.expires_at and one.message.expires_at > now]
         soon = now if any(give.way is not Way.TURN for give in gives) else None
         return min((at for at in (decisions.again_at, late, soon, *expiries) if at is not None), default=None)
 
     def _decided(self, mail: Sequence[Mail], agent: Agent, ways: Ways, now: float) -> Decisions:
-        decisions = look([self._as_mail(one) for one in mail], agent, ways, now, self._rules)
+        self._looked = {one.message.id: self._as_mail(one) for one in mail}
+        decisions = look(list(self._looked.values()), agent, ways, now, self._rules)
         if not self._lying:
             return decisions
         behind = {
@@ -347,14 +350,14 @@ class Route:
         gives = tuple(give for give in decisions.gives if give.way is not Way.DOORBELL)
         return replace(decisions, gives=gives, holds={**decisions.holds, **behind})
 
-    def _states(self, mail: Sequence[Mail], after: Mapping[str, _Stand]) -> list[State]:
-        return [after[m.message.id].state if m.message.id in after else m.recipient.state for m in mail]
-
     def _as_mail(self, mail: Mail) -> delivery.Mail:
-        thread = self._exchange.thread_state(mail.message.workspace, mail.message.thread)
-        return delivery.Mail(
-            message=mail.message, recipient=mail.recipient, thread=thread.state if thread else ThreadState.ACTIVE
-        )
+        message, recipient = mail.message, mail.recipient
+        held = self._exchange.thread_state(message.workspace, message.thread)
+        thread = held.state if held else ThreadState.ACTIVE
+        before = self._looked.get(message.id)
+        if before is not None and (before.message, before.recipient, before.thread) == (message, recipient, thread):
+            return before
+        return delivery.Mail(message=message, recipient=recipient, thread=thread)
 
     async def _change(self, changes: Sequence[tuple[str, Event]]) -> dict[str, _Stand]:
         """Write it down; how each message stands then."""
@@ -408,7 +411,7 @@ class Route:
         return digest(group.messages, self._nonce(), self._rules)
 
     def _nonce(self) -> str:
-        return base64.b32encode(self._courier.chance(10)).decode().lower()
+        return self._courier.chance(10).hex()
 
     # -- what is under way -----------------------------------------------------------------------------------------
 
@@ -490,9 +493,13 @@ class Route:
 
     def _take_up_turns(self, mail: Sequence[Mail], after: Mapping[str, _Stand]) -> None:
         """See every turn through, also one that another courier has begun; and end those that an operator stopped."""
-        self._concluded = {one.message.id: self._concluded.get(one.message.id, 0) for one in mail}
+        if self._concluded:
+            there = {one.message.id for one in mail}
+            self._concluded = {id: attempts for id, attempts in self._concluded.items() if id in there}
         for one in mail:
             id, was = one.message.id, one.recipient
+            if was.state is not State.INJECTING and id not in after:
+                continue
             stand = after.get(id) or _Stand(was.state, was.way, was.since, was.attempts)
             if stand.state is not State.INJECTING or stand.way is not Way.TURN:
                 continue
@@ -584,7 +591,7 @@ class _Stand:
     attempts: int
 
 
-_OPEN = (State.ACCEPTED, State.QUEUED, State.INJECTING)
+_OPEN = frozenset({State.ACCEPTED, State.QUEUED, State.INJECTING})
 
 
 def _key(way: Way, since: float) -> str:
