@@ -315,7 +315,8 @@ def _log_to(places: Places) -> bool:
         handlers=handlers,
     )
     if level != "DEBUG":  # what of it matters is told by the ssh runtime
-        logging.getLogger("asyncssh").setLevel(logging.WARNING)
+        for library in ("asyncssh", "mcp"):
+            logging.getLogger(library).setLevel(logging.WARNING)
     return len(handlers) > 1 or _same_file(2, places.log)
 
 

@@ -32,7 +32,7 @@ TOLD = {
 @click.option(
     "--timeout",
     type=Seconds(),
-    default=300.0,
+    default=300,
     show_default=True,
     metavar="SECONDS",
     help="Until it ends as timed_out.",

@@ -88,12 +88,26 @@ def selection(targets: tuple[str, ...], labels: tuple[tuple[str, str], ...], eve
 
 
 def manifest(word: str) -> str:
-    """The path of a manifest, also where the name of one in the default fleet folder is given."""
+    """The path of a manifest, also where the name of one in the default fleet folder is given, or of an agent."""
     if "/" in word or os.path.exists(word):
         return word
     folder = os.path.join(places.folders()[0], "agents")
-    beside = (os.path.join(folder, f"{word}.yaml"), os.path.join(folder, word, f"{word}.yaml"))
-    return next(filter(os.path.exists, beside), word)
+    for path in (os.path.join(folder, f"{word}.yaml"), os.path.join(folder, word, f"{word}.yaml")):
+        if os.path.exists(path):
+            return path
+    return _declared(word) or word
+
+
+def _declared(name: str) -> str | None:
+    """The manifest from which an agent was declared; `None` where no daemon knows one by that name."""
+    try:
+        agent = client.request(
+            "inspect", {"target": name, "cwd": reads.here()}, timeout=reads.request_timeout()
+        ).envelope()["data"]
+    except FleetError:
+        return None
+    source: str | None = agent.get("source")
+    return source
 
 
 def call(

@@ -14,10 +14,10 @@ from fleet.errors import Usage
 
 
 @click.command()
-@click.argument("path", metavar="FILE", type=click.Path())
+@click.argument("path", metavar="NAME|FILE", shell_complete=call.complete_agents)
 @call.as_json
 def render(path: str, as_json: bool) -> int:
-    """Print the batch script of an agent with `slurm:`, and the commands that would run. Nothing is submitted.
+    """Print the batch script of an agent with `slurm:`, and the commands that would run; nothing is submitted.
 
     The environment, the program and its arguments stand in files of their own beside the script.
     """

@@ -68,6 +68,8 @@ def list_(host: str | None, as_json: bool) -> int:
     if as_json:
         output.envelope({"bookings": told})
         return 0
+    if not told:
+        output.message("nothing is booked; `fleet slurm book NAME` books")
     for booking in told:
         output.result(_line(booking))
     return 0

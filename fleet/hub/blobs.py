@@ -14,6 +14,7 @@ import binascii
 import errno
 import hashlib
 import io
+import mimetypes
 import os
 import re
 import shutil
@@ -81,7 +82,8 @@ class Blobs:
             part.unlink(missing_ok=True)
 
     async def put(self, name: object, content_type: str | None, chunks: AsyncIterable[bytes]) -> Attachment | Refusal:
-        """Keep a file as it comes in, under the name and type that its sender gives it, or say why not.
+        """Keep a file as it comes in, under the name and type that its sender gives it, or say why not. Without a type
+        its name says.
 
         Raise `StorageFull` or `StorageError` where the disk cannot take it. Whatever happens, and whoever is
         cancelled, no part stays behind.
@@ -89,7 +91,7 @@ class Blobs:
         checked = check_file_name(name)
         if isinstance(checked, Refusal):
             return checked
-        declared = media_type(content_type)
+        declared = media_type(content_type or mimetypes.guess_type(checked)[0])
         if declared is None:
             return Refusal(Code.BAD_VALUE, f"{ascii(content_type)[:80]} is not a media type.", facts={"field": "type"})
         try:

@@ -278,7 +278,12 @@ class AskBody(SendBody):
     """A question to one agent; it ends once, in one way."""
 
     to: str = Field(description="The agent that is asked.")
-    timeout: float = Field(default=300.0, gt=0, le=86_400, description="Seconds until it ends as `timed_out`.")
+    timeout: float | None = Field(
+        default=None,
+        gt=0,
+        le=86_400,
+        description="Seconds until it ends as `timed_out`; without it the setting `hub_ask_timeout` says.",
+    )
 
 
 class DiscussBody(Body):

@@ -21,6 +21,7 @@ from pydantic import (
     Discriminator,
     Field,
     Tag,
+    ValidationError,
     WithJsonSchema,
     model_validator,
 )
@@ -32,6 +33,13 @@ NAME_PATTERN = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 Harness: TypeAlias = Literal["claude-code", "codex", "gemini-cli", "opencode", "aider", "cursor", "shell"]
 RuntimeName: TypeAlias = Literal["local", "ssh", "slurm", "slurm-tenant"]
 Permission: TypeAlias = Literal["trust-folder", "bypass-permissions", "api-key", "mcp-servers"]
+
+
+def in_words(error: ValueError) -> str:
+    """What is wrong with a section that was made of a command's words."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    return "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors(include_url=False))
 
 
 def refuse(message: str, **facts: Any) -> PydanticCustomError:

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from fleet.errors import LaunchError, Usage
-from fleet.manifests.model import Slurm
+from fleet.manifests.model import Slurm, in_words
 from fleet.runtimes import slurm_script, tmux
 from fleet.settings import Settings
 from fleet.terms import File
@@ -45,7 +45,7 @@ class Booking:
         try:
             _ = self.section
         except ValueError as error:
-            raise Usage(f"The booking {self.name} cannot be: {error}") from error
+            raise Usage(f"The booking {self.name} cannot be: {in_words(error)}.") from error
 
     @property
     def section(self) -> Slurm:

@@ -74,8 +74,9 @@ class TenantRuntime(OnSubmitHost):
 
     # -- the booking ---------------------------------------------------------------------------------------------
 
-    async def _place(self) -> Place:
-        """Where the booking is now. Raise `HostUnreachable` with why it is nowhere."""
+    async def _place(self, *, fresh: bool = False) -> Place:
+        """Where the booking is now. Raise `HostUnreachable` with why it is nowhere; `fresh`: the queue is asked again
+        about a job that it has not told of yet."""
         place = Place.parse(await self._host.read(f"{self._folder}/place"))
         if place is not None:
             return place
@@ -84,6 +85,9 @@ class TenantRuntime(OnSubmitHost):
             raise HostUnreachable(f"there is no booking {self._booking}.", hint=hint)
         answer = self._cluster.answer or await self._cluster.newer(-1.0)
         waiting = answer.named(slurm_booking.job_name(self._folder))
+        if not waiting and fresh:
+            answer = await self._cluster.newer(time.monotonic())
+            waiting = answer.named(slurm_booking.job_name(self._folder))
         why = slurm_queue.summary(waiting[-1], time.time()) if waiting else "it has no job"
         raise HostUnreachable(f"the booking {self._booking} has no node: {why}")
 
@@ -143,7 +147,7 @@ class TenantRuntime(OnSubmitHost):
 
     async def _put_launch(self, plan: LaunchPlan, handle: Handle) -> Place:
         """Put all files, once it is known that there is room. The last of them says that the launch takes its part."""
-        place = await self._place()
+        place = await self._place(fresh=True)
         spec = plan.place if isinstance(plan.place, AgentSpec) else None
         wish = (spec.slurm if spec is not None else None) or Slurm()
         booked = await self._host.read(f"{self._folder}/booking")
@@ -186,7 +190,7 @@ class TenantRuntime(OnSubmitHost):
         """How it stands; with `see` its pane too."""
         tenant = await self._tenant(handle)
         if tenant is None:
-            return Look(at=self._clock.now(), alive=False), None
+            return await self._never_launched(), None
         names = await self._host.list(handle.folder)
         program = processes.parse(await self._host.read(f"{handle.folder}/program"))
         noted = (await self._host.read(f"{handle.folder}/exit") or b"").strip()
@@ -207,6 +211,14 @@ class TenantRuntime(OnSubmitHost):
         if seen is None or seen.screen.dead:
             return replace(look, alive=False, screen=seen.screen if seen else None), tenant
         return replace(look, screen=seen.screen, pane=seen.pane), tenant
+
+    async def _never_launched(self) -> Look:
+        """A launch that has not come to its booking: while that waits for its node, nothing can be said of it."""
+        gone = Look(at=self._clock.now(), alive=False)
+        if await self._host.read(f"{self._folder}/wanted") is None:
+            return replace(gone, gone="cancelled", words=f"its booking {self._booking} was released")
+        await self._place()
+        return gone
 
     async def _why(self, tenant: Tenant) -> tuple[str | None, str | None]:
         """Whether it ended with its allocation, and not by itself."""

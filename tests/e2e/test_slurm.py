@@ -81,16 +81,20 @@ def test_an_agent_lives_in_a_job_as_it_would_here(fleet: Fleet, slurm: Cluster) 
 
 def test_tenants_share_a_booking_are_sized_against_it_and_move_along_with_it(fleet: Fleet, slurm: Cluster) -> None:
     pool = fleet.home.path / "fleet" / "state" / "bookings" / "pool"
+    slurm.run("scontrol", "update", "PartitionName=main", "State=DOWN")
     job = fleet.json("slurm", "book", "pool", "--cpus", "2", "--mem", "300M", "--time", "1:00:00", "--persistent")[
         "job"
     ]
-    until((pool / "place").exists, "the booking has its node")
     agents = {
         name: fleet.shell(name, ASKS, slurm={"reservation": "pool", "mem": "100M"}, env={"COUNT": name})
         for name in ("one", "two", "three")
     }
-    told = fleet.json("start", agents["one"], agents["two"])
-    assert [agent["outcome"] for agent in told["agents"]] == ["started", "started"]
+    [held] = fleet.json("start", agents["one"], code=4)["agents"]
+    assert (held["phase"], held["reason"]) == ("unverifiable", "HostUnreachable") and "no node" in held["message"]
+    slurm.run("scontrol", "update", "PartitionName=main", "State=UP")
+    until((pool / "place").exists, "the booking has its node")
+    assert fleet.wait("one", phase="running")["restarts"] == 1  # launched when it could be, and not tried before
+    assert [agent["outcome"] for agent in fleet.json("start", agents["two"])["agents"]] == ["started"]
     assert "no room" in fleet.json("start", agents["three"], code=1)["agents"][0]["message"]
     shown = fleet.json("slurm", "show", "pool")
     assert shown["free_cpus"] == 0 and {t["agent"] for t in shown["tenants"]} == {"one", "two"}
@@ -102,7 +106,7 @@ def test_tenants_share_a_booking_are_sized_against_it_and_move_along_with_it(fle
     before = fleet.status("one")["pid"]
     slurm.run("scancel", "--batch", "--signal=USR1", job)
     until(lambda: not (pool / "place").read_text().startswith(f"{job} "), "the next allocation has taken over")
-    assert fleet.wait("one", phase="running", restarts=1)["pid"] != before
+    assert fleet.wait("one", phase="running", restarts=2)["pid"] != before
     assert fleet.status("two")["phase"] == "stopped"
 
     fleet.json("slurm", "release", "pool")

@@ -17,7 +17,7 @@ import pytest
 import fleet
 from fleet import hubcall
 from fleet.clock import SystemClock
-from fleet.errors import NoDaemon, TimedOut, Usage
+from fleet.errors import FleetError, NoDaemon, TimedOut, Usage
 from fleet.hub import client as client_module
 from fleet.hub.auth import MAIN, Role
 from fleet.hub.client import Client, Event, SyncClient
@@ -362,7 +362,12 @@ async def test_every_method_is_there_without_an_event_loop_too() -> None:
 
 
 def test_the_package_gives_the_clients_by_name() -> None:
-    assert (fleet.Client, fleet.SyncClient) == (Client, SyncClient)
+    assert (fleet.Client, fleet.SyncClient, fleet.HubSaid, fleet.FleetError) == (
+        Client,
+        SyncClient,
+        hubcall.HubSaid,
+        FleetError,
+    )
     with pytest.raises(AttributeError):
         _ = fleet.Clients  # type: ignore[attr-defined]
 

@@ -856,3 +856,25 @@ def test_two_homes_never_meet(fleet: Shell, place: Path, monkeypatch: pytest.Mon
 def test_the_page_about_the_command_line_is_what_help_says() -> None:
     page = Path(app.__file__).parents[2] / "docs" / "cli.md"
     assert page.read_text() == reference.reference(), "`python -m fleet.cli.reference > docs/cli.md` draws it anew"
+
+
+def test_a_manifest_is_found_by_its_agents_name(fleet: Shell, daemon: ScriptedDaemon, place: Path) -> None:
+    path = place / "elsewhere.yaml"
+    path.write_text(
+        "apiVersion: fleet/v1\nkind: Agent\nmetadata: {name: analyst}\n"
+        "spec: {harness: shell, command: [cat], slurm: {mem: 1G}}\n"
+    )
+    daemon.will("inspect", {"name": "analyst", "source": str(path)})
+    assert "#SBATCH --mem=1G" in fleet("render", "analyst").out
+    assert f"analyst: valid (shell, slurm; {path})" in fleet("validate", "analyst").out
+
+
+def test_a_booking_that_cannot_be_is_told_in_the_words_of_a_manifest(fleet: Shell) -> None:
+    ran = fleet("slurm", "book", "pool", "--mem", "lots")
+    assert ran.code == 2 and "mem: 'lots' is no amount of memory: a number and K, M, G or T, such as 4G." in ran.err
+    assert "validation error" not in ran.err
+
+
+def test_no_bookings_are_told_as_none(fleet: Shell) -> None:
+    ran = fleet("slurm", "list")
+    assert (ran.code, ran.out) == (0, "") and "nothing is booked" in ran.err

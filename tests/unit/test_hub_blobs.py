@@ -217,6 +217,11 @@ def test_the_type_is_what_the_bytes_show():
     assert seen_type(b"PK\x03\x04", "text/html") == "application/zip"
 
 
+async def test_a_file_that_comes_without_a_type_has_the_one_of_its_name(blobs):
+    assert (await put(blobs, b"hello", "notes.txt", None)).type == "text/plain"
+    assert (await put(blobs, b"hello", "notes", None)).type == "application/octet-stream"
+
+
 async def test_the_type_is_seen_also_where_the_bytes_come_one_by_one(blobs):
     assert (await blobs.put("a.png", "text/html", pieces(PNG, 1))).type == "image/png"
 
