@@ -106,8 +106,8 @@ class Preparing:
         spec = self._spec
         kept = StartEnvironment.load(self._places.agent(spec.name))
         env = environment(spec, self._harness, kept, await session_there(spec, self._runtime))
-        cwd = await self._working_folder(env)
-        if venv := await self._venv(env):
+        cwd, venv = await together(self._working_folder(env), self._venv(env))
+        if venv:
             env = plan.venv_environment(env, venv)
         env.update(plan.derived(spec, self._handle, cwd))
         files = await self._enter_hub(env)
@@ -130,13 +130,17 @@ class Preparing:
     async def launch(self, around: Surroundings, version: Version, *, must_resume: bool) -> Prepared:
         """Everything decided. With `must_resume` the program itself has said that its conversation is there."""
         spec, handle, cwd, env = self._spec, self._handle, around.cwd, around.env
-        told = await version(self._harness, spec, env, cwd)
         paths = self._harness.wants(spec, env, cwd)
-        wanted = dict(zip(paths, await asyncio.gather(*map(self._runtime.read, paths)), strict=True))
-        conversation = await self._conversation(env, cwd, must_resume)
-        files, wrote, warnings = await sources.workspace_files(
+        there = sources.workspace_files(
             spec, cwd, environ={**around.starters, **env}, read=self._runtime.read, wrote=self._record.wrote
         )
+        told, found, conversation, (files, wrote, warnings) = await together(
+            version(self._harness, spec, env, cwd),
+            asyncio.gather(*map(self._runtime.read, paths)),
+            self._conversation(env, cwd, must_resume),
+            there,
+        )
+        wanted = dict(zip(paths, found, strict=True))
         ask = LaunchAsk(
             spec=spec,
             conversation=conversation,
@@ -202,10 +206,10 @@ class Preparing:
 
     async def _venv(self, env: Mapping[str, str]) -> str | None:
         choices = (self._spec.venv,) if isinstance(self._spec.venv, str) else self._spec.venv or ()
-        for choice in choices:
-            path = resolved(choice, self._base(env), env)
-            if await self._runtime.list(f"{path}/bin"):
-                return path
+        paths = [resolved(choice, self._base(env), env) for choice in choices]
+        found = await asyncio.gather(*(self._runtime.list(f"{path}/bin") for path in paths))
+        if path := next((path for path, names in zip(paths, found, strict=True) if names), None):
+            return path
         if choices:
             far = self._runtime.far
             make = f"python3 -m venv {choices[0]}"
@@ -241,6 +245,14 @@ class Preparing:
         if content is None:
             raise LaunchError(f"prompt_file: {path} cannot be read.")
         return content.decode(errors="replace")
+
+
+async def together(*doing: Awaitable[Any]) -> list[Any]:
+    """Do all of it at once, to the end of each, and then raise the first that failed."""
+    done = await asyncio.gather(*doing, return_exceptions=True)
+    if failed := next((each for each in done if isinstance(each, BaseException)), None):
+        raise failed
+    return done
 
 
 async def session_there(spec: AgentSpec, runtime: Runtime) -> Mapping[str, str] | None:

@@ -39,6 +39,7 @@ from fleet.preparing import (
     environment,
     no_hub,
     session_there,
+    together,
     transcript_path,
 )
 from fleet.processes import Figures
@@ -521,7 +522,6 @@ class Runner:
         assert handle is not None
         runtime = self.runtime
         try:
-            await runtime.purge(self.name, keep=handle.generation, grace=self.parts.settings.kill_grace)
             planned = await self._prepare(handle)
             await self._run_hooks("pre_start", required=True)
             await runtime.launch(planned, handle)
@@ -610,12 +610,14 @@ class Runner:
                 raise LaunchError(f"hooks.{which} `{redact(shown)}`: {failure}", hint="Nothing was launched.")
 
     async def _prepare(self, handle: Handle) -> LaunchPlan:
-        """Everything decided about the launch, and what the record is to say of it written down."""
+        """Everything decided about the launch, and what the record is to say of it written down. No older launch's
+        process lives any more: it might still write what is read."""
         parts = self.parts
         preparing = Preparing(
             self.record, self.harness, handle, self.runtime, parts.places, parts.settings, parts.admit, parts.hosts.here
         )
-        around = await preparing.surroundings()
+        purged = self.runtime.purge(self.name, keep=handle.generation, grace=parts.settings.kill_grace)
+        _, around = await together(purged, preparing.surroundings())
         self.facts.cwd, self.facts.env = around.cwd, around.env
         version = partial(parts.version, self.runtime)
         prepared = await preparing.launch(around, version, must_resume=self._must_resume)

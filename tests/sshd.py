@@ -58,6 +58,8 @@ class Wire:
         self._whole.set()
         self._server: asyncio.Server | None = None
         self._carrying: set[asyncio.Task[None]] = set()
+        self.delay = 0.0
+        """Seconds that everything takes from one end to the other."""
         self.carried = 0
         """Bytes that went over it, both ways."""
         self.connections = 0
@@ -99,12 +101,30 @@ class Wire:
                     end.transport.abort()
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await reader.read(65536):
+        under_way: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
+        arriving = asyncio.create_task(self._arrive(under_way, writer))
+        try:
+            data = b"."
+            while data:
+                data = await reader.read(65536)
+                under_way.put_nowait((time.monotonic() + self.delay, data))
+            await arriving
+        finally:
+            arriving.cancel()
+
+    async def _arrive(self, under_way: asyncio.Queue[tuple[float, bytes]], writer: asyncio.StreamWriter) -> None:
+        """What was sent comes out at the other end, in order; nothing is the end."""
+        while True:
+            due, data = await under_way.get()
+            if due > (now := time.monotonic()):
+                await asyncio.sleep(due - now)
             await self._whole.wait()
+            if not data:
+                writer.close()
+                return
             self.carried += len(data)
             writer.write(data)
             await writer.drain()
-        writer.close()
 
 
 class Sshd:

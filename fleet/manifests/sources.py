@@ -8,6 +8,7 @@ the place it was inserted into: a JSON string in `.mcp.json`, a quoted value in 
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import re
@@ -131,7 +132,8 @@ async def workspace_files(
         sources += _skill_sources(skilled)
     if spec.runtime == "local":
         _refuse_ways_out(cwd, sources)
-    found = {source.target: await read(f"{cwd}/{source.target}") for source in sources}
+    there = await asyncio.gather(*(read(f"{cwd}/{source.target}") for source in sources))
+    found = {source.target: content for source, content in zip(sources, there, strict=True)}
     done = render(spec, sources, workspace=cwd, values=environ, existing=found, written=wrote)
     return done.files, done.written, skilled.warnings
 

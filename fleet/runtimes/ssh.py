@@ -8,7 +8,10 @@ What holds here:
 - A link that does not carry raises `HostUnreachable`, whatever asyncssh calls it. It is tried again by itself, when
   ssh_hosts.py says so.
 - A command that ends without an exit status has not ended as far as anybody knows: that too is `HostUnreachable`.
-- At most six commands run at once beside the kept channels: sshd lets ten sessions share a connection.
+- At most four commands run at once beside the kept channels and those that stand ready: sshd lets ten sessions share
+  a connection.
+- A new session costs two round trips before its command can begin. So some stand ready, each a sh that waits for its
+  words (`stand_ready`): a call to one of them is a single round trip.
 """
 
 from __future__ import annotations
@@ -16,10 +19,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import shlex
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import asyncssh
 
@@ -30,10 +35,17 @@ from fleet.terms import Ran
 
 log = logging.getLogger(__name__)
 
-COMMANDS = 6
-"""How many commands run at once."""
+_T = TypeVar("_T")
+_Process = asyncssh.SSHClientProcess[bytes]
+
+COMMANDS = 4
+"""How many commands run at once …"""
+READY = 3
+"""… and how many sessions stand ready for the next ones."""
 PROBE_WITHIN = 5.0
 """Seconds a probe (the connection and one command there and back) may take."""
+NEXT = "next"
+"""The word by which a server is told that its words are still to come."""
 KEEPALIVE = 2.0
 """Seconds without a word after which the host is asked for one …"""
 KEEPALIVES = 3
@@ -69,6 +81,10 @@ class Link:
         self._tried = asyncio.Event()
         """Set while nothing is being tried, and something has been."""
         self._closed = False
+        self._server = ""
+        """The command whose words a session that stands ready is given."""
+        self._ready: deque[asyncio.Task[_Process | None]] = deque()
+        self._room = READY
         self.written = 0
         """Requests over kept channels, in all."""
 
@@ -81,6 +97,11 @@ class Link:
     def prepare_with(self, prepare: Callable[[Link], Awaitable[None]]) -> None:
         """What the probe does there and back on a fresh connection, before anybody uses it."""
         self._prepare = prepare
+
+    def stand_ready(self, server: str) -> None:
+        """From the next connection on have sessions ready for `call`. `server NEXT` there has to read its words, as sh
+        quotes them, from the first line of its standard input."""
+        self._server = server
 
     def probe_now(self) -> None:
         """A person wants the host tried at once."""
@@ -137,6 +158,8 @@ class Link:
         if not reason and opened is not None and not opened.is_closed():
             self._connection = opened
             self.known = ssh_hosts.answered(self.known, now)
+            self._room = READY
+            self._make_ready(opened)
             self._tell(None)
             return
         if opened is not None:
@@ -156,6 +179,7 @@ class Link:
         if connection is not self._connection:
             return
         self._connection = None
+        self._forget_ready()
         if not self._closed:
             reason = f"the connection was lost: {_words(error)}" if error else "the host closed the connection"
             self.known = ssh_hosts.lost(self.known, time.monotonic(), reason)
@@ -164,6 +188,7 @@ class Link:
 
     async def close(self) -> None:
         self._closed = True
+        self._forget_ready()
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
@@ -247,10 +272,23 @@ class Link:
     async def command(self, words: str, stdin: bytes = b"", *, timeout: float | None = None) -> Ran:
         """Run a command of the login shell there to its end. `TimedOut` where it takes longer than that."""
         connection = await self.use()
+        log.debug("%s: a session for %.60s", self.alias, words)
+        return await self._to_its_end(lambda: self._session(connection, words), stdin, timeout)
+
+    async def call(self, words: Sequence[str], stdin: bytes = b"", *, timeout: float | None = None) -> Ran:
+        """The same for words of the `stand_ready` server, by a session that stands ready where there is one."""
+        line, connection = shlex.join(words), await self.use()
+        log.debug("%s: call %.60s", self.alias, line)
+        if "\n" in line or connection is self._opening:
+            return await self.command(f"{self._server} {line}", stdin, timeout=timeout)
+        said = line.encode(errors="surrogateescape") + b"\n" + stdin
+        return await self._to_its_end(lambda: self._ready_session(connection), said, timeout)
+
+    async def _to_its_end(self, start: Callable[[], Awaitable[_Process]], stdin: bytes, timeout: float | None) -> Ran:
         async with self._commands:
             try:
                 async with asyncio.timeout(timeout):
-                    process = await connection.create_process(words, encoding=None)
+                    process = await start()
                     try:
                         out, err = await process.communicate(stdin)
                     except BaseException:
@@ -266,6 +304,53 @@ class Link:
             raise HostUnreachable(f"{self.alias}: the connection ended before the command did")
         return Ran(status if status >= 0 else 128 - status, bytes(out or b""), bytes(err or b""))
 
+    async def _session(self, connection: asyncssh.SSHClientConnection, words: str) -> _Process:
+        return await self._with_room(lambda: connection.create_process(words, encoding=None))
+
+    async def _ready_session(self, connection: asyncssh.SSHClientConnection) -> _Process:
+        """The session that has stood ready for longest, and another one in its place."""
+        while self._ready:
+            standing = self._ready.popleft()
+            self._make_ready(connection)
+            process = await asyncio.shield(standing)
+            if process is not None and not process.is_closing() and process.exit_status is None:
+                return process
+            if process is None:
+                break
+        return await self._session(connection, f"{self._server} {NEXT}")
+
+    def _make_ready(self, connection: asyncssh.SSHClientConnection) -> None:
+        while self._server and connection is self._connection and len(self._ready) < self._room:
+            self._ready.append(asyncio.create_task(self._open_ready(connection), name="fleet-ssh-ready"))
+
+    async def _open_ready(self, connection: asyncssh.SSHClientConnection) -> _Process | None:
+        try:
+            return await connection.create_process(f"{self._server} {NEXT}", encoding=None)
+        except (asyncssh.Error, OSError) as error:
+            log.debug("%s: no session stands ready: %s", self.alias, error)
+            return None
+
+    def _forget_ready(self) -> None:
+        for standing in self._ready:
+            standing.cancel()
+        self._ready.clear()
+
+    async def _with_room(self, opening: Callable[[], Awaitable[_T]]) -> _T:
+        """Open a session. Where the host gives no more of them, those that stand ready make room, for good."""
+        try:
+            return await opening()
+        except asyncssh.ChannelOpenError:
+            if not self._room:
+                raise
+            self._room = 0
+            standing = list(self._ready)
+            self._ready.clear()
+            for process in await asyncio.gather(*standing):
+                if process is not None:
+                    process.close()
+                    await process.wait_closed()
+            return await opening()
+
     async def channel(self, words: str, on_data: Callable[[bytes], None], on_end: Callable[[str], None]) -> Channel:
         """Start a command there and keep the channel to it. `on_end` comes once, after the last data, with what the
         command wrote to its standard error."""
@@ -273,7 +358,10 @@ class Link:
         try:
             async with asyncio.timeout(self._within):
                 session = _Session(on_data, on_end)
-                channel, _ = await connection.create_session(lambda: session, words, encoding=None)
+                log.debug("%s: a channel for %.60s", self.alias, words)
+                channel, _ = await self._with_room(
+                    lambda: connection.create_session(lambda: session, words, encoding=None)
+                )
         except TimeoutError:
             raise HostUnreachable(f"{self.alias}: no answer within {self._within:g} s") from None
         except (asyncssh.Error, OSError) as error:

@@ -3,17 +3,21 @@
 #
 #     ssh_host.sh serve FOLDER              requests on stdin, a line each; answers and news on stdout, a line each
 #     ssh_host.sh put FOLDER NAME [WHERE]   a tar on stdin, then every file in it to its place; not if WHERE is gone
-#     ssh_host.sh launch FOLDER NAME LAUNCH CWD PROGRAM     the same, then whether the program could be run
+#     ssh_host.sh launch FOLDER NAME LAUNCH CWD PROGRAM     the same, then whether the program could be run; where the
+#                                           tar has a NAME/open, the pane is opened too: then it ends with its facts
 #     ssh_host.sh hunt GRACE LAUNCH …       end all that belongs to these launches
 #     ssh_host.sh strays FOLDER             processes of launches below FOLDER/agents: `PID:START GENERATION`
 #     ssh_host.sh list FOLDER | read FILE [BYTES] | remove PATH …
+#     ssh_host.sh reads MARK { FILE BYTES } …   the same of several, each followed by a line `MARK STATUS`
+#     ssh_host.sh next                      the words of one of these come as the first line of stdin, quoted for sh
 #     ssh_host.sh take FOLDER               events in a folder of the spool: a line `UPTIME MORE`, then a tar of them
 #     ssh_host.sh forget FOLDER NAME …      remove these from it
 #     ssh_host.sh run FOLDER NAME SECONDS CWD PROGRAM [ARGUMENT …]   a tar with `env` and `stdin` on stdin
 #
 # FOLDER is fleet's own on this host, NAME a new one for this call, LAUNCH the folder of a launch (launcher.sh).
-# A request: `NUMBER facts LAUNCH`, `NUMBER note LAUNCH PID`, `NUMBER purged LAUNCH`, `NUMBER ping`, `want LINES`.
-# An answer: `=NUMBER WORDS`; `!` for facts that the file system did not tell. News: `changed PATH`, `ended PID START`, `unwanted` (a list that could not be kept).
+# A request: `NUMBER facts LAUNCH`, `NUMBER launches FOLDER`, `NUMBER note LAUNCH PID`, `NUMBER purged LAUNCH`,
+# `NUMBER ping`, `want LINES`.
+# An answer: `=NUMBER WORDS`; `!` for what the file system did not tell. News: `changed PATH`, `ended PID START`, `unwanted` (a list that could not be kept).
 # A process is told by pid and start time (field 22 of /proc/PID/stat), as everywhere in fleet.
 
 LC_ALL=C
@@ -84,6 +88,21 @@ facts() { # LAUNCH: launcher program server exit alive server-alive claim screen
     for name in claim screen purged; do
         [ -e "$1/$name" ] && said="$said 1" || said="$said 0"
     done
+}
+
+launches() { # FOLDER of an agent's launches: each one's name, with a `+` before it that is not known to be purged
+    said=
+    if names=$(ls -A "$1" 2>&1); then
+        for name in $names; do
+            [ -e "$1/$name/purged" ] && said="$said $name" || said="$said +$name"
+        done
+    elif untold "$1/."; then
+        said=' !'
+    fi
+}
+
+note_server() { # LAUNCH PID: the server that holds the pane of a launch
+    start_of "$2" && printf '%s %s\n' "$2" "$start" >"$1/server.new" && mv -f "$1/server.new" "$1/server"
 }
 
 tell_news() { # FILE with what is wanted: `folder PATH`, `process PID START`
@@ -160,14 +179,10 @@ serve() { # FOLDER
         said=' ?'
         case $verb in
         facts) facts "$line" ;;
+        launches) launches "$line" ;;
         ping) said=' here' ;;
         purged) [ ! -d "$line" ] || true >"$line/purged" && said=' ok' ;;
-        note) # the server that holds the pane of a launch
-            if start_of "${line##* }"; then
-                printf '%s %s\n' "${line##* }" "$start" >"${line% *}/server.new" &&
-                    mv -f "${line% *}/server.new" "${line% *}/server" && said=" $start"
-            fi
-            ;;
+        note) ! note_server "${line% *}" "${line##* }" || said=" $start" ;;
         esac
         printf '=%s%s\n' "$number" "$said"
     done
@@ -181,10 +196,16 @@ unpack() { # FOLDER NAME: the tar on stdin; NAME/places says what goes where, by
     while IFS= read -r beside && IFS= read -r place; do
         mv -f "$beside" "$place" || return 1
     done <"$into/places"
-    rm -rf "$into"
 }
 
 launch() { # FOLDER NAME LAUNCH CWD PROGRAM
+    launch_now "$@"
+    set -- "$?" "$1/$2"
+    rm -rf "$2"
+    return "$1"
+}
+
+launch_now() {
     if [ -e "$3/claim" ]; then
         cat >/dev/null
         echo claimed
@@ -224,7 +245,23 @@ launch() { # FOLDER NAME LAUNCH CWD PROGRAM
         echo "refused program may not be executed"
     else
         printf 'program %s\n' "$path"
+        open_pane "$1" "$2" "$3" "$path"
     fi
+}
+
+open_pane() { # FOLDER NAME LAUNCH PROGRAM: by the commands in NAME/open, if that server is there; else nothing is done
+    [ -e "$1/$2/open" ] || return 0
+    case $4 in *[!A-Za-z0-9._/@+~-]*) return 0 ;; esac # tmux might read it in another way
+    . "$1/$2/server"
+    sed "1s|@$2@|$4|" "$1/$2/open" >"$1/$2/opens" && server=$(at_server source-file "$1/$2/opens" 2>/dev/null) &&
+        note_server "$3" "$server" || return 0
+    n=0
+    while [ $n -lt 200 ] && [ ! -e "$3/program" ] && [ ! -e "$3/exit" ]; do
+        sleep 0.02
+        n=$((n + 1))
+    done
+    facts "$3"
+    echo "opened$said"
 }
 
 take() { # FOLDER
@@ -414,12 +451,33 @@ strays() { # FOLDER
     done
 }
 
+reads() { # MARK { FILE BYTES } …; `-` BYTES are all of it
+    mark=$1
+    shift
+    while [ $# -gt 1 ]; do
+        if [ ! -e "$1" ] || [ -d "$1" ]; then
+            status=44
+        elif [ ! -f "$1" ]; then
+            status=45
+        else
+            if [ "$2" = - ]; then cat "$1"; else tail -c "$2" "$1"; fi
+            status=$?
+        fi
+        printf '%s %s\n' "$mark" "$status"
+        shift 2
+    done
+}
+
+if [ "$1" = next ]; then
+    IFS= read -r line || exit 0
+    eval "set -- $line"
+fi
 verb=$1
 shift
 case $verb in
-serve | hunt | launch | run | strays | take | forget) "$verb" "$@" ;;
+serve | hunt | launch | run | reads | strays | take | forget) "$verb" "$@" ;;
 remove) rm -rf "$@" || rm -rf "$@" ;; # a last note may have come between
-put) unpack "$1" "$2" ;;
+put) unpack "$1" "$2" && rm -rf "$1/$2" ;;
 note) # FOLDER NAME FILE: a file for a folder that may be gone, and must not come again with it
     mkdir -p "$1" && cat >"$1/$2" || exit
     mv -f "$1/$2" "$3" 2>/dev/null || [ ! -d "${3%/*}" ]

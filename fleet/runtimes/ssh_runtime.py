@@ -13,13 +13,11 @@ from __future__ import annotations
 import asyncio
 import functools
 import hashlib
-import io
 import logging
 import os
 import re
 import secrets
 import shlex
-import tarfile
 import time
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import replace
@@ -31,8 +29,9 @@ from fleet.runtimes import launches, tmux, watching
 from fleet.runtimes.base import Capabilities, Ended, OnHost, OnLook
 from fleet.runtimes.multiplexers import Seen, ServerGone
 from fleet.runtimes.ssh import Link
+from fleet.runtimes.ssh_files import Reads, pack, tar, untar
 from fleet.runtimes.ssh_hosts import HostState
-from fleet.runtimes.ssh_shell import Facts, HostShell
+from fleet.runtimes.ssh_shell import Facts, HostShell, read_facts
 from fleet.runtimes.ssh_tmux import SshTmux, sh
 from fleet.settings import Places, Settings
 from fleet.terms import File, Handle, LaunchPlan, Look, Process, Ran, Screen, Spooled
@@ -52,6 +51,7 @@ KEPT_LAUNCHES = 5
 """Folders of ended launches that are kept per agent."""
 _OF_THE_SESSION = re.compile(r"SSH_(CLIENT|CONNECTION|TTY|ORIGINAL_COMMAND)|_|SHLVL|PWD|OLDPWD")
 """What a session's environment has that is that session's alone."""
+_SHOW_ENVIRONMENT = "exec cat /proc/self/environ"
 Spools = list[Spooled]  # a method is called `list`
 _FOLDER = re.compile(r"/[A-Za-z0-9._/@+~-]+")
 
@@ -88,12 +88,14 @@ class SshRuntime:
         self._places = places
         self._settings = settings
         self._clock = clock
-        self._packed = _tar([(name, path.read_bytes(), 0o700) for name, path in SCRIPTS.items()])
+        self._packed = tar([(name, path.read_bytes(), 0o700) for name, path in SCRIPTS.items()])
         self._scripts = f"{folder}/sh-{hashlib.sha256(self._packed).hexdigest()[:16]}"
         link.prepare_with(self._prepare)
         link.on_state(self._link_told)
-        serve = self._words("serve", folder)
-        self._shell = HostShell(link, serve, settings.observe_timeout, self._process_ended)
+        serve = f"exec /bin/sh {self._scripts}/ssh_host.sh"
+        link.stand_ready(serve)
+        self._shell = HostShell(link, f"{serve} serve {folder}", settings.observe_timeout, self._process_ended)
+        self._reads = Reads(self._do_there)
         self._servers: dict[str, SshTmux] = {}
         """By socket."""
         self._assigned: dict[str, str] = {}
@@ -120,17 +122,18 @@ class SshRuntime:
         script = (
             f'umask 077; echo "$(uname -n) $(date +%s.%N)"; mkdir -p {run} && cd {run} || exit 1;'
             f" rm -rf ../want.* ../in.* hub-*.sock; ln -s {hub} .{hub} && mv -f .{hub} hub.sock;"
-            f" if [ -d {self._scripts} ]; then cat >/dev/null; exit 0; fi;"
-            f" mkdir -p {new} && cd {new} && tar -xompf - && mv {new} {self._scripts}"
+            f" if [ -d {self._scripts} ]; then cat >/dev/null;"
+            f" else mkdir -p {new} && cd {new} && tar -xompf - && mv {new} {self._scripts}; fi && {_SHOW_ENVIRONMENT}"
         )
         began = self._clock.now()
         ran = await link.command(sh(script), self._packed)
         _must(ran, f"fleet's folder on {link.alias}")
-        node, _, told = ran.stdout.decode(errors="replace").partition("\n")[0].partition(" ")
+        head, _, environ = ran.stdout.partition(b"\n")
+        node, _, told = head.decode(errors="replace").partition(" ")
         if self._fleet and self._folder.rpartition("/")[2] != _mark(self._fleet, node):
             raise HostUnreachable(f"{node} answers under this name now, and its agents are on another machine")
         self.ahead = ahead(told, began, self._clock.now())
-        self._environments.clear()
+        self._environments = {False: _environment(environ)}
         if self._carries_hub:
             await self._carry_hub(link, f"{run}/{hub}")
 
@@ -143,12 +146,9 @@ class SshRuntime:
             self.hub = None
             log.warning("%s carries no socket of the hub's (AllowStreamLocalForwarding): %s", link.alias, error)
 
-    def _words(self, verb: str, *words: str) -> str:
-        return shlex.join(["exec", "/bin/sh", f"{self._scripts}/ssh_host.sh", verb, *words])
-
     async def _do_there(self, verb: str, *words: str, stdin: bytes = b"", more: float = 0.0) -> Ran:
         """One verb of ssh_host.sh. It may take `more` than usual."""
-        return await self.link.command(self._words(verb, *words), stdin, timeout=COMMAND_WITHIN + more)
+        return await self.link.call([verb, *words], stdin, timeout=COMMAND_WITHIN + more)
 
     # -- minting -------------------------------------------------------------------------------------------------
 
@@ -193,20 +193,29 @@ class SshRuntime:
     # -- launching -----------------------------------------------------------------------------------------------
 
     async def launch(self, plan: LaunchPlan, handle: Handle) -> None:
-        program = await self._put_launch(plan, handle)
-        if program is not None:
-            server = self._of(handle)
-            launcher = f"{self._scripts}/launcher.sh"
-            argv = ["env", "-i", "/bin/sh", launcher, handle.folder, plan.cwd, program, *plan.argv[1:]]
-            self._watches.log(handle.agent).begin(handle.generation, self._clock.now())
+        """In one round trip, where a pane can be opened in a tmux server that we speak to already."""
+        server = self._of(handle)
+        said = await self._put_launch(plan, handle)
+        if said is None:
+            await self._noted(handle)
+            return
+        self._watches.log(handle.agent).begin(handle.generation, self._clock.now())
+        program, facts = said
+        if facts is None:
             pid = await server.ensure()
+            argv = self._pane_argv(plan, handle, program)
             await server.new_session(handle.session, handle.generation, argv, plan.width, plan.height)
             await self._shell.ask(f"note {handle.folder} {pid}")
-        await self._noted(handle)
+        if facts is None or not facts.noted:
+            await self._noted(handle)
 
-    async def _put_launch(self, plan: LaunchPlan, handle: Handle) -> str | None:
-        """Put all files and see that the program can run, in one go. Its path; `None` where this launch has already
-        happened."""
+    def _pane_argv(self, plan: LaunchPlan, handle: Handle, program: str) -> list[str]:
+        launcher = f"{self._scripts}/launcher.sh"
+        return ["env", "-i", "/bin/sh", launcher, handle.folder, plan.cwd, program, *plan.argv[1:]]
+
+    async def _put_launch(self, plan: LaunchPlan, handle: Handle) -> tuple[str, Facts | None] | None:
+        """Put all files, see that the program can run, and open its pane, in one go. The program's path, and its
+        facts if the pane could be opened; `None` where this launch has already happened."""
         if not plan.argv or not plan.argv[0]:
             raise LaunchError("there is no program to run")
         given = {"an argument": "".join(plan.argv), **{f"the variable {name}": text for name, text in plan.env.items()}}
@@ -219,15 +228,20 @@ class SshRuntime:
             File(f"{handle.folder}/env", launches.quote_env(env)),
             File(f"{handle.folder}/pane", f"{handle.multiplexer}\n{handle.socket}\n".encode()),
         ]
-        name = _name()
+        name, server = _name(), self._of(handle)
+        if server.is_there:
+            argv = self._pane_argv(plan, handle, f"@{name}@")
+            opens = tmux.new_session_line(handle.session, handle.generation, argv, plan.width, plan.height)
+            own += server.files_that_open(f"{self._folder}/{name}", opens)
         packed = self._pack([*plan.files, *own], name)
         ran = await self._do_there("launch", self._folder, name, handle.folder, plan.cwd, plan.argv[0], stdin=packed)
         _must(ran, "the launch's files")
-        word, _, rest = os.fsdecode(ran.stdout).rstrip("\n").partition(" ")
+        head, _, more = os.fsdecode(ran.stdout).rstrip("\n").rpartition("\nopened ")
+        word, _, rest = (head or more).partition(" ")
         if word == "claimed":
             return None
         if word == "program":
-            return rest
+            return rest, read_facts(more.split(" ")) if head and more != "!" else None
         what, _, why = rest.partition(" ")
         where = f"on {self.link.alias}"
         if what == "cwd":
@@ -240,7 +254,7 @@ class SshRuntime:
         deadline = time.monotonic() + NOTED_WITHIN
         while True:
             facts = await self._facts(handle)
-            if facts.program is not None or facts.exit_status is not None:
+            if facts.noted:
                 return
             if time.monotonic() > deadline:
                 raise LaunchError(f"the launcher of {handle.generation} has noted nothing in {handle.folder}")
@@ -483,18 +497,20 @@ class SshRuntime:
 
     async def purge(self, agent: str, *, keep: str | None = None, grace: float = 0.5) -> tuple[int, ...]:
         root = f"{self._folder}/agents/{agent}/launch"
-        found = [self._launch(agent, name) for name in await self.list(root) if name != keep]
-        facts = {folder: await self._shell.facts(folder) for folder in found}
-        folders = [folder for folder in found if not facts[folder].purged]
+        names = await self._shell.ask(f"launches {root}")
+        if names == ["!"]:
+            raise HostUnreachable(f"{self.link.alias}: {root} cannot be read there")
+        older = [name for name in names if name.removeprefix("+") not in ("", keep)]
+        folders = [self._launch(agent, name[1:]) for name in older if name.startswith("+")]
         there: tuple[int, ...] = ()
         if folders:
             there, _ = await self._hunt(folders, grace)
         for folder in folders:
             await self._close_old_pane(agent, folder)
             await self._shell.ask(f"purged {folder}")
-        if len(found) > KEPT_LAUNCHES:
-            old = sorted(found, key=_counted)[: len(found) - KEPT_LAUNCHES]
-            _must(await self._do_there("remove", *old), "the folders of old launches")
+        if len(older) > KEPT_LAUNCHES:
+            found = sorted((self._launch(agent, name.removeprefix("+")) for name in older), key=_counted)
+            _must(await self._do_there("remove", *found[: len(found) - KEPT_LAUNCHES]), "the folders of old launches")
         return there
 
     async def _close_old_pane(self, agent: str, folder: str) -> None:
@@ -567,9 +583,9 @@ class SshRuntime:
     ) -> Ran:
         name = _name()
         into = f"{self._folder}/{name}"
-        packed = _tar([(f"{into}/env", launches.quote_env(env), 0o600), (f"{into}/stdin", stdin, 0o600)])
-        words = self._words("run", self._folder, name, str(int(timeout) + 5), cwd, *argv)
-        ran = await self.link.command(words, packed, timeout=timeout)
+        packed = tar([(f"{into}/env", launches.quote_env(env), 0o600), (f"{into}/stdin", stdin, 0o600)])
+        words = ["run", self._folder, name, str(int(timeout) + 5), cwd, *argv]
+        ran = await self.link.call(words, packed, timeout=timeout)
         if ran.status == 72 and ran.stderr.endswith(b"fleet: cannot enter\n"):
             raise LaunchError(f"the folder {cwd} cannot be entered on {self.link.alias}")
         if ran.status in (126, 127) and not ran.stdout and ran.stderr:
@@ -587,24 +603,13 @@ class SshRuntime:
         _must(await self._do_there("note", self._folder, _name(), path, stdin=file.content), "a file")
 
     def _pack(self, files: Sequence[File], name: str) -> bytes:
-        """The files as one tar, each beside its place, and a list of what is to be renamed to what."""
-        members, places = [], []
-        for number, file in enumerate(files):
+        for file in files:
             if "\n" in file.path or not file.path.startswith("/"):
                 raise LaunchError(f"{file.path!r} is no path of a file that can be put on {self.link.alias}")
-            folder, _, last = file.path.rpartition("/")
-            beside = f"{folder}/.{last[:150]}.{name}.{number}"
-            members.append((beside, file.content, file.mode))
-            places.append(f"{beside}\n{file.path}\n")
-        listed = "".join(places).encode(errors="surrogateescape")
-        return _tar([*members, (f"{self._folder}/{name}/places", listed, 0o600)])
+        return pack(files, f"{self._folder}/{name}", name)
 
     async def read(self, path: str, *, tail: int | None = None) -> bytes | None:
-        ran = await self._do_there("read", path, *([] if tail is None else [str(tail)]))
-        if ran.status == 44:
-            return None
-        _must(ran, path)
-        return ran.stdout
+        return await self._reads.read(path, tail)
 
     async def list(self, folder: str) -> list[str]:
         ran = await self._do_there("list", folder)
@@ -614,14 +619,13 @@ class SshRuntime:
     async def environment(self, login_shell: bool) -> Mapping[str, str]:
         if login_shell not in self._environments:
             mark = f"fleet-{secrets.token_hex(8)}"  # a profile may print what it likes before it
-            show = f"echo {mark}; exec cat /proc/self/environ"
+            show = f"echo {mark}; {_SHOW_ENVIRONMENT}"
             words = f'exec "${{SHELL:-/bin/sh}}" -l -c {shlex.quote(show)}' if login_shell else show
             ran = await self.link.command(sh(words), timeout=COMMAND_WITHIN)
             _, found, said = ran.stdout.partition(f"{mark}\n".encode())
             if not found:
                 raise LaunchError(f"the shell on {self.link.alias} tells no environment: {_said(ran)}")
-            pairs = (entry.partition("=") for entry in os.fsdecode(said).split("\0"))
-            self._environments[login_shell] = {n: v for n, eq, v in pairs if eq and not _OF_THE_SESSION.fullmatch(n)}
+            self._environments[login_shell] = _environment(said)
         return self._environments[login_shell]
 
     async def spooled(self, folder: str) -> tuple[Spools, bool]:
@@ -631,7 +635,7 @@ class SshRuntime:
         up, more = head.split()
         now = self._clock.now()
         found = []
-        for name, content, mtime in _untar(packed):
+        for name, content, mtime in untar(packed):
             clock = float(name.split(",")[2])  # its machine's uptime; of one that was restarted since, it says nothing
             at = now - (float(up) - clock) if clock <= float(up) else mtime - self.ahead
             found.append(Spooled(name, min(at, now), content))
@@ -647,6 +651,7 @@ class SshRuntime:
         self._closed = True
         for task in self._tasks:
             task.cancel()
+        self._reads.close()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for server in self._servers.values():
             await server.close()
@@ -669,30 +674,16 @@ def _name() -> str:
     return f"in.{secrets.token_hex(6)}"
 
 
+def _environment(said: bytes) -> dict[str, str]:
+    """A session's, less what is that session's alone."""
+    pairs = (entry.partition("=") for entry in os.fsdecode(said).split("\0"))
+    return {name: value for name, is_, value in pairs if is_ and not _OF_THE_SESSION.fullmatch(name)}
+
+
 def _counted(folder: str) -> int:
     """Which launch of its agent it was: generations are `AGENT.COUNT.LOT`."""
     words = folder.rpartition("/")[2].rsplit(".", 2)
     return int(words[1]) if len(words) == 3 and words[1].isdigit() else 0
-
-
-def _tar(members: Sequence[tuple[str, bytes, int]]) -> bytes:
-    """Files as one stream; names are from the root."""
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w", format=tarfile.GNU_FORMAT, errors="surrogateescape") as tar:
-        for path, content, mode in members:
-            info = tarfile.TarInfo(path.lstrip("/"))
-            info.size, info.mode = len(content), mode
-            tar.addfile(info, io.BytesIO(content))
-    return packed.getvalue()
-
-
-def _untar(packed: bytes) -> list[tuple[str, bytes, float]]:
-    """Name, content and time of the files of a stream."""
-    if not packed:
-        return []
-    with tarfile.open(fileobj=io.BytesIO(packed)) as tar:
-        opened = [(member, tar.extractfile(member)) for member in tar]
-        return [(member.name, file.read(), member.mtime) for member, file in opened if file is not None]
 
 
 def ahead(told: str, began: float, ended: float) -> float:

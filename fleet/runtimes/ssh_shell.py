@@ -42,6 +42,11 @@ class Facts:
     purged: bool
 
     @property
+    def noted(self) -> bool:
+        """Whether the launcher has noted its program, or its end."""
+        return self.program is not None or self.exit_status is not None
+
+    @property
     def server_lost(self) -> bool:
         """The pane went with its server. (A pane whose last screen was kept was there when the program ended.)"""
         return self.server is not None and not self.screen_kept and not self.server_alive
@@ -104,6 +109,7 @@ class HostShell:
         """One request; the words of its answer."""
         channel = await self._open()
         self._count += 1
+        log.debug("%s: ask %.60s", self._link.alias, request)
         number = str(self._count)
         answer = self._asked[number] = asyncio.get_running_loop().create_future()
         channel.write(f"{number} {request}\n".encode(errors="surrogateescape"))

@@ -19,6 +19,7 @@ from fleet.runtimes.local_tmux import BARE
 from fleet.runtimes.multiplexers import ServerGone
 from fleet.runtimes.ssh import Link
 from fleet.settings import Settings
+from fleet.terms import File
 
 START_TRIES = 10
 ENDS_WITHIN = 30.0
@@ -55,6 +56,21 @@ class SshTmux(tmux.Tmux):
             except ServerGone:
                 await self._start()
                 return await self.server_pid()
+
+    @property
+    def is_there(self) -> bool:
+        """Whether we speak to it."""
+        return self._control is not None and not self._control.ended
+
+    def files_that_open(self, folder: str, line: str) -> list[File]:
+        """What the host's own sh needs to run a line of commands at the server, should it be there."""
+        bare = [f"{name}={value}" for name, value in BARE.items()]
+        words = shlex.join(["env", "-i", *bare, "tmux", "-N", "-u", "-S", self._socket])
+        opens = line + " ; " + tmux.command("display-message", "-p", "#{pid}") + "\n"
+        return [
+            File(f"{folder}/server", f'at_server() {{ {words} "$@"; }}\n'.encode()),
+            File(f"{folder}/open", opens.encode(errors="surrogateescape")),
+        ]
 
     async def dismiss(self) -> bool:
         """End the server if no pane is left in it. Whether there is none now."""

@@ -133,6 +133,18 @@ def client_argv(socket: str) -> list[str]:
     ]
 
 
+def new_session_line(name: str, generation: str, argv: Sequence[str], width: int, height: int) -> str:
+    """The four commands, in one line, that open a session with one pane for a launch."""
+    size = ("-x", str(width), "-y", str(height))
+    commands = (
+        ("new-session", "-d", "-s", name, *size, "-c", "/", "--", *argv),
+        ("set-option", "-t", f"={name}:", "@fleet", generation),
+        ("select-pane", "-t", f"={name}:", "-T", ""),
+        ("resize-window", "-t", f"={name}:", *size),
+    )
+    return " ; ".join(command(*words) for words in commands)
+
+
 def attach_argv(socket: str, session: str) -> list[str]:
     """The command a person attaches with. The pane keeps its size: its window is sized by hand."""
     return ["tmux", "-N", "-u", "-S", socket, "-f", "/dev/null", "attach-session", "-t", f"={session}"]
@@ -494,13 +506,8 @@ class Tmux:
         Already there with this generation: left as it is. There with another: replaced where its program is gone,
         `LaunchError` where it still runs.
         """
-        size = ("-x", str(width), "-y", str(height))
-        new = command("new-session", "-d", "-s", name, *size, "-c", "/", "--", *argv)
-        marked = command("set-option", "-t", f"={name}:", "@fleet", generation)
-        sized = command("resize-window", "-t", f"={name}:", *size)
-        titled = command("select-pane", "-t", f"={name}:", "-T", "")
         for _ in range(2):
-            blocks = await self.ask_line(" ; ".join((new, marked, titled, sized)), 4)
+            blocks = await self.ask_line(new_session_line(name, generation, argv, width, height), 4)
             if blocks[-1].ok:
                 return
             said = blocks[-1].body.decode(errors="replace").strip()
