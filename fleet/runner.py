@@ -524,6 +524,10 @@ class Runner:
         try:
             planned = await self._prepare(handle)
             await self._run_hooks("pre_start", required=True)
+            async with self._writing:  # what stands in memory stands on the disk too
+                lost = self.life.phase is Phase.UNVERIFIABLE
+            if lost:
+                return  # its host went meanwhile: it is looked at first, once that is back
             await runtime.launch(planned, handle)
         except HostUnreachable as error:
             self.post(lifecycle.Lost(message=str(error)))

@@ -84,7 +84,7 @@ class Link:
         self._server = ""
         """The command whose words a session that stands ready is given."""
         self._ready: deque[asyncio.Task[_Process | None]] = deque()
-        self._room = READY
+        self._room = 0
         self.written = 0
         """Requests over kept channels, in all."""
 
@@ -98,10 +98,12 @@ class Link:
         """What the probe does there and back on a fresh connection, before anybody uses it."""
         self._prepare = prepare
 
-    def stand_ready(self, server: str) -> None:
-        """From the next connection on have sessions ready for `call`. `server NEXT` there has to read its words, as sh
-        quotes them, from the first line of its standard input."""
-        self._server = server
+    def stand_ready(self, server: str, count: int = READY) -> None:
+        """Have so many sessions ready for `call`. `server NEXT`, which is there already, has to read its words, as sh quotes
+        them, from the first line of its standard input."""
+        self._server, self._room = server, count
+        if self._connection is not None:
+            self._make_ready(self._connection)
 
     def probe_now(self) -> None:
         """A person wants the host tried at once."""
@@ -158,7 +160,6 @@ class Link:
         if not reason and opened is not None and not opened.is_closed():
             self._connection = opened
             self.known = ssh_hosts.answered(self.known, now)
-            self._room = READY
             self._make_ready(opened)
             self._tell(None)
             return

@@ -28,7 +28,7 @@ from fleet.errors import CannotYet, FleetError, HostUnreachable, LaunchError, St
 from fleet.runtimes import launches, tmux, watching
 from fleet.runtimes.base import Capabilities, Ended, OnHost, OnLook
 from fleet.runtimes.multiplexers import Seen, ServerGone
-from fleet.runtimes.ssh import Link
+from fleet.runtimes.ssh import READY, Link
 from fleet.runtimes.ssh_files import Reads, pack, tar, untar
 from fleet.runtimes.ssh_hosts import HostState
 from fleet.runtimes.ssh_shell import Facts, HostShell, read_facts
@@ -92,9 +92,8 @@ class SshRuntime:
         self._scripts = f"{folder}/sh-{hashlib.sha256(self._packed).hexdigest()[:16]}"
         link.prepare_with(self._prepare)
         link.on_state(self._link_told)
-        serve = f"exec /bin/sh {self._scripts}/ssh_host.sh"
-        link.stand_ready(serve)
-        self._shell = HostShell(link, f"{serve} serve {folder}", settings.observe_timeout, self._process_ended)
+        self._host_sh = f"exec /bin/sh {self._scripts}/ssh_host.sh"
+        self._shell = HostShell(link, f"{self._host_sh} serve {folder}", settings.observe_timeout, self._process_ended)
         self._reads = Reads(self._do_there)
         self._servers: dict[str, SshTmux] = {}
         """By socket."""
@@ -134,6 +133,7 @@ class SshRuntime:
             raise HostUnreachable(f"{node} answers under this name now, and its agents are on another machine")
         self.ahead = ahead(told, began, self._clock.now())
         self._environments = {False: _environment(environ)}
+        link.stand_ready(self._host_sh, READY if self._carries_hub else 0)  # none on a cluster's login node
         if self._carries_hub:
             await self._carry_hub(link, f"{run}/{hub}")
 

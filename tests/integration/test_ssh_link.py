@@ -6,8 +6,9 @@ import asyncio
 import signal
 import stat
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,8 +20,10 @@ from fleet.runtimes import files, launches
 from fleet.runtimes.ssh import Channel, Link
 from fleet.runtimes.ssh_hosts import HostState
 from fleet.runtimes.ssh_runtime import SshRuntime, folder_for
+from fleet.runtimes.ssh_shell import HostShell
+from fleet.runtimes.ssh_tmux import SshTmux
 from fleet.terms import File
-from tests.contract.hosts import Kit, until
+from tests.contract.hosts import PROGRAMS, Kit, until
 from tests.homes import Home
 from tests.sshd import SshHost, needs_sshd
 
@@ -143,6 +146,69 @@ async def test_twenty_agents_that_idle_cost_one_round_trip_a_tick(
 
     await until(lambda: len(said) > 4 and all(is_a_tick(data) for data in said[-4:]), "ticks of one line each")
     assert host.wire.connections == 1
+
+
+@pytest.fixture
+def requests(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Every request to the host from here on, by its first word; sweeps and what a watch asks are not among them."""
+    said: list[str] = []
+
+    def hear(kind: type, name: str, word: Callable[..., str]) -> None:
+        original = getattr(kind, name)
+
+        def heard(self: Any, *words: Any, **more: Any) -> Any:
+            said.append(word(*words))
+            return original(self, *words, **more)
+
+        monkeypatch.setattr(kind, name, heard)
+
+    hear(Link, "call", lambda words, *_: str(words[0]))
+    hear(Link, "command", lambda words, *_: f"a session of its own: {words}")
+    hear(HostShell, "ask", lambda request: request.partition(" ")[0])
+    hear(SshTmux, "ask_lines", lambda lines: f"tmux {lines[0][0]}")
+    return said
+
+
+async def test_the_way_to_a_launch_is_three_requests_one_after_the_other(
+    kit: Kit, host: SshHost, requests: list[str]
+) -> None:
+    await kit.launch("first")
+    requests.clear()
+    assert await kit.runtime.purge("web") == ()
+    assert requests == ["launches"], "what older launches have left"
+
+    Path(host.folder, "file").write_bytes(b"1\0\n2")
+    paths = [f"{host.folder}/file", f"{host.folder}/none", host.folder, f"{host.folder}/bin/greeter"]
+    found = await asyncio.gather(*map(kit.runtime.read, paths), kit.runtime.read(paths[0], tail=2))
+    assert requests == ["launches", "reads"], "all that is read"
+    assert found == [b"1\0\n2", None, None, PROGRAMS["greeter"].encode(), b"\n2"]
+
+    handle = await kit.launch("web")
+    assert requests == ["launches", "reads", "launch"], "files, environment, claim, program and pane"
+    facts = host.facts(handle)
+    assert facts.program is not None and processes.alive(facts.program)
+    await kit.watch(handle).show("hello")
+
+
+async def test_a_pane_that_cannot_be_opened_at_once_is_opened_all_the_same(kit: Kit, host: SshHost) -> None:
+    await kit.watch(await kit.launch("first")).show("hello")
+    odd = Path(host.folder) / "bin" / "what's this"
+    odd.write_text(PROGRAMS["greeter"])
+    odd.chmod(0o755)
+    await kit.watch(await kit.launch("odd", str(odd))).show("hello")
+    host.lose_multiplexer()
+    await kit.watch(await kit.launch("web")).show("hello")
+
+
+async def test_where_the_host_gives_few_sessions_none_stand_ready_and_all_goes_on(home: Home) -> None:
+    host = SshHost(home.path, max_sessions=4)
+    await host.open()
+    try:
+        kit = Kit(host)
+        await kit.watch(await kit.launch("web")).show("hello")
+        assert len(await asyncio.gather(*(host.runtime.list(host.folder) for _ in range(2)))) == 2
+    finally:
+        await host.close()
 
 
 async def test_a_launch_folder_that_cannot_be_read_is_no_death_and_is_read_once_it_can(kit: Kit, host: SshHost) -> None:
