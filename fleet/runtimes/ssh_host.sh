@@ -2,13 +2,14 @@
 # What fleet does on a host of agents, in one sh; it is put there at the first connection.
 #
 #     ssh_host.sh serve FOLDER              requests on stdin, a line each; answers and news on stdout, a line each
-#     ssh_host.sh put FOLDER NAME [WHERE]   a tar on stdin, then every file in it to its place; not if WHERE is gone
+#     ssh_host.sh put FOLDER NAME           a tar on stdin, then every file in it to its place
+#     ssh_host.sh note FOLDER NAME FILE     a file on stdin, to its place; not if the folder of that is gone
 #     ssh_host.sh launch FOLDER NAME LAUNCH CWD PROGRAM     the same, then whether the program could be run; where the
 #                                           tar has a NAME/open, the pane is opened too: then it ends with its facts
 #     ssh_host.sh hunt GRACE LAUNCH …       end all that belongs to these launches
 #     ssh_host.sh strays FOLDER             processes of launches below FOLDER/agents: `PID:START GENERATION`
-#     ssh_host.sh list FOLDER | read FILE [BYTES] | remove PATH …
-#     ssh_host.sh reads MARK { FILE BYTES } …   the same of several, each followed by a line `MARK STATUS`
+#     ssh_host.sh list FOLDER | remove PATH …
+#     ssh_host.sh reads MARK { FILE BYTES } …   what is in them, each followed by a line `MARK STATUS`
 #     ssh_host.sh next                      the words of one of these come as the first line of stdin, quoted for sh
 #     ssh_host.sh take FOLDER               events in a folder of the spool: a line `UPTIME MORE`, then a tar of them
 #     ssh_host.sh forget FOLDER NAME …      remove these from it
@@ -17,7 +18,8 @@
 # FOLDER is fleet's own on this host, NAME a new one for this call, LAUNCH the folder of a launch (launcher.sh).
 # A request: `NUMBER facts LAUNCH`, `NUMBER launches FOLDER`, `NUMBER note LAUNCH PID`, `NUMBER purged LAUNCH`,
 # `NUMBER ping`, `want LINES`.
-# An answer: `=NUMBER WORDS`; `!` for what the file system did not tell. News: `changed PATH`, `ended PID START`, `unwanted` (a list that could not be kept).
+# An answer: `=NUMBER WORDS`; `!` for what the file system did not tell. News: `changed PATH`,
+# `ended PID START`, `unwanted` (a list that could not be kept).
 # A process is told by pid and start time (field 22 of /proc/PID/stat), as everywhere in fleet.
 
 LC_ALL=C
@@ -486,10 +488,5 @@ note) # FOLDER NAME FILE: a file for a folder that may be gone, and must not com
     exit "$status"
     ;;
 list) [ ! -d "$1" ] || ls -A "$1" ;;
-read)
-    [ -e "$1" ] && [ ! -d "$1" ] || exit 44
-    [ -f "$1" ] || { echo "is no plain file" >&2; exit 45; }
-    if [ -n "${2-}" ]; then tail -c "$2" "$1"; else cat "$1"; fi
-    ;;
 *) exit 64 ;;
 esac
