@@ -99,8 +99,8 @@ class Link:
         self._prepare = prepare
 
     def stand_ready(self, server: str, count: int = READY) -> None:
-        """Have so many sessions ready for `call`. `server NEXT`, which is there already, has to read its words, as sh quotes
-        them, from the first line of its standard input."""
+        """Have so many sessions ready for `call`. `server NEXT`, which is there already, has to read its words, as sh
+        quotes them, from the first line of its standard input."""
         self._server, self._room = server, count
         if self._connection is not None:
             self._make_ready(self._connection)
