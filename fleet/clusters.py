@@ -11,7 +11,7 @@ import asyncio
 import importlib
 import os
 import shutil
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any, Protocol
 
 from fleet.clock import Clock
@@ -29,6 +29,10 @@ FASTEST = 10.0
 """Seconds between two questions that no setting goes below."""
 TENANTS_READ_EVERY = 5.0
 """Seconds between two looks at a tenant's folder on a login node: each is a command there."""
+
+
+OnWalltime = Callable[[Handle, str, float], Awaitable[None]]
+"""See `slurm_runtime.OnWalltime`."""
 
 
 class Logins(Protocol):
@@ -54,9 +58,10 @@ class Clusters:
         clock: Clock,
         secrets_of: Callable[[str], Collection[str]],
         logins: Logins,
+        on_walltime: OnWalltime,
     ) -> None:
         self._here, self._settings, self._places, self._clock, self._secrets = here, settings, places, clock, secrets_of
-        self.logins = logins
+        self.logins, self._on_walltime = logins, on_walltime
         self._made: dict[str, Runtime] = {}
         """The runtimes of jobs, by cluster."""
         self._clusters: dict[str, Any] = {}
@@ -82,9 +87,11 @@ class Clusters:
 
     def _runtime(self, cluster: Any) -> Runtime:
         if cluster.name not in self._made:
-            self._made[cluster.name] = importlib.import_module("fleet.runtimes.slurm_runtime").SlurmRuntime(
+            made = importlib.import_module("fleet.runtimes.slurm_runtime").SlurmRuntime(
                 cluster, self._places, self._settings, self._clock, self._secrets
             )
+            made.on_walltime = self._on_walltime
+            self._made[cluster.name] = made
         return self._made[cluster.name]
 
     def tenancy(self, booking: str, cluster: Any) -> Runtime:

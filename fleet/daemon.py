@@ -41,6 +41,7 @@ from fleet.runtimes.local import LocalRuntime
 from fleet.settings import Places, Settings
 from fleet.spool import Drain
 from fleet.supervisor import Supervisor
+from fleet.terms import Handle
 
 log = logging.getLogger("fleet")
 
@@ -129,6 +130,8 @@ class Side(Protocol):
 
     async def admit(self, spec: AgentSpec, generation: str) -> Admission | None: ...
 
+    async def write_down(self, handle: Handle, job: str, within: float) -> None: ...
+
     async def close(self) -> None: ...
 
 
@@ -180,6 +183,12 @@ class HubLater:
         await self._loaded.wait()
         return await self._side.admit(spec, generation) if self._side is not None else None
 
+    async def write_down(self, handle: Handle, job: str, within: float) -> None:
+        """See `HubSide.write_down`."""
+        await self._loaded.wait()
+        if self._side is not None:
+            await self._side.write_down(handle, job, within)
+
     @property
     def problems(self) -> list[str]:
         """What of the hub does not work, for the operator."""
@@ -221,7 +230,8 @@ class Daemon:
         events = Events(database, secrets)
         runtime = WithHeadless(LocalRuntime(places, settings, clock, secrets), places, clock)
         ssh = SshHosts(settings, places, clock, secrets)
-        clusters = Clusters(runtime, settings, places, clock, secrets, ssh)
+        hub = HubLater(lambda hubside: hubside.HubSide(supervisor, events, settings, places, clock, turns))
+        clusters = Clusters(runtime, settings, places, clock, secrets, ssh, hub.write_down)
         kinds: dict[str, Kind] = {
             "ssh": ssh,
             "slurm": clusters,
@@ -235,7 +245,6 @@ class Daemon:
             spent=supervisor.hear_spent,
         )
         turns = Turns(clock, settings, places, Sessions(database), hearers)
-        hub = HubLater(lambda hubside: hubside.HubSide(supervisor, events, settings, places, clock, turns))
         supervisor.admit = hub.admit
         operator = Operator(supervisor, self.leave)
         operator.notices.append(lambda: hub.problems)

@@ -174,12 +174,13 @@ class Events:
         return await asyncio.to_thread(lambda: [_event(row) for row in reversed(rows)])
 
     async def of_generation(self, generation: str) -> builtins.list[HookEvent]:
-        """What one launch's hooks told, oldest first: for a daemon that takes it up again."""
+        """What one launch's hooks told, oldest first, those of all of its job's runs (`Handle.is_of`): for a daemon
+        that takes it up again."""
         rows = await self._database.read(
             lambda c: c.execute(
-                "SELECT * FROM (SELECT * FROM events WHERE generation = ? AND type = ? AND length(payload) <= ?"
-                " ORDER BY id DESC LIMIT ?) ORDER BY id",
-                (generation, HOOK, READ_BACK_BYTES, LOOKED_BACK),
+                "SELECT * FROM (SELECT * FROM events WHERE (generation = ? OR generation GLOB ?) AND type = ?"
+                " AND length(payload) <= ? ORDER BY id DESC LIMIT ?) ORDER BY id",
+                (generation, f"{generation}.r[0-9]*", HOOK, READ_BACK_BYTES, LOOKED_BACK),
             ).fetchall()
         )
         return [

@@ -27,6 +27,7 @@ from fleet.hub.exchange import Exchange
 from fleet.hub.guardrails import Speaker
 from fleet.hub.host import HubServer
 from fleet.hub.log import Event
+from fleet.hub.message import Nature
 from fleet.hub.registry import Card
 from fleet.manifests.model import AgentSpec
 from fleet.preparing import Admission
@@ -35,7 +36,7 @@ from fleet.runner import Runner
 from fleet.runtimes import files
 from fleet.settings import Places, Settings
 from fleet.supervisor import Supervisor
-from fleet.terms import File, HookEvent, Phase
+from fleet.terms import File, Handle, HookEvent, Phase
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +55,17 @@ OVER = frozenset({Phase.STOPPED, Phase.FINISHED, Phase.FAILED})
 
 SPEAKS_OF_TURNS = frozenset({"claude-code"})
 """Harnesses whose hooks tell the end of every turn."""
+
+
+TURN_ENDS = ("Stop", "StopFailure")
+"""Hook events at the end of a turn."""
+
+WRITE_DOWN = (
+    "The time limit of this SLURM job ({job}) is near: it ends in a few minutes, with all that runs in it. This"
+    " conversation goes on in the next job. Do now what must be done before: save your work, and write down where you"
+    " are and what comes next, briefly. Begin nothing long."
+)
+"""What an agent is told before its job's time is up."""
 
 
 class HubSide:
@@ -80,6 +92,8 @@ class HubSide:
         """The agents as they stand in the hub."""
         self._admitted: dict[str, str] = {}
         """By agent, the id of its launch's token."""
+        self._writing: dict[str, _Writing] = {}
+        """By agent, who has been asked to write down where it is."""
         self._tasks: set[asyncio.Task[Any]] = set()
         self.problem: str | None = None
         """Why there is no hub at the moment."""
@@ -209,12 +223,37 @@ class HubSide:
         return {key: told[key] for key in _TOLD} | {"dialog": told["kind"]}
 
     def _heard(self, runner: Runner, event: HookEvent | None) -> None:
+        if event is not None and (writing := self._writing.get(runner.name)) is not None:
+            writing.hear(event)
         if event is not None or not self._open.is_set():
             return
         if self._declared.get(runner.name) is not runner.spec:
             self._beside(self._declare(runner.spec), f"declare {runner.name}")
         self._take_back(runner)
         self._hub.announce(runner.name)
+
+    async def write_down(self, handle: Handle, job: str, within: float) -> None:
+        """Have an agent whose job nears its limit write down where it is, as its person's own word, delivered like
+        any: after the turn that runs, behind a dialog or a draft. Returns when the turn that this causes has ended,
+        when the time is over, or at once where the program tells no turns. Asked once for each job."""
+        runner, name = self._supervisor.runners.get(handle.agent), handle.agent
+        if runner is None or runner.handle != handle or runner.headless or not self._open.is_set():
+            return
+        if runner.spec.harness not in SPEAKS_OF_TURNS or not runner.spec.hub.enabled:
+            return
+        writing = self._writing[name] = _Writing(WRITE_DOWN.format(job=job))
+        body = {"to": name, "text": writing.text, "expires_in": within, "idempotency_key": f"{handle.generation}.{job}"}
+        try:
+            receipt = await self._hub.send(_OPERATOR, body, nature=Nature.PROMPT)
+            if receipt.duplicate:  # by an earlier daemon: what has come of it since is in the table
+                for event in await self._events.of_generation(handle.generation):
+                    writing.hear(event)
+            async with asyncio.timeout(within):
+                await writing.done.wait()
+        except TimeoutError:
+            log.info("%s has not written down where it is within %.0f s", name, within)
+        finally:
+            del self._writing[name]
 
     def _take_back(self, runner: Runner) -> None:
         """What was given to a launch ends with it."""
@@ -309,3 +348,19 @@ def _speaker(spec: AgentSpec) -> Speaker:
         name=spec.name, may=frozenset(hub.may), wake=hub.wake, hop_limit=hub.hop_limit,
         suppress_thanks=hub.suppress_thanks,
     )  # fmt: skip
+
+
+class _Writing:
+    """An agent's turn in which it writes down where it is."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.done = asyncio.Event()
+        self._begun = False
+
+    def hear(self, event: HookEvent) -> None:
+        """A hook of its program."""
+        if event.name == "UserPromptSubmit" and self.text in str(event.payload.get("prompt", "")):
+            self._begun = True
+        elif self._begun and event.name in TURN_ENDS:
+            self.done.set()

@@ -129,7 +129,7 @@ class Agents:
     def heard(self, runner: Runner, event: HookEvent | None = None) -> None:
         """An agent stands differently, or one of its hooks has told something. Given to the supervisor."""
         notes = self._notes_of(runner)
-        if event is not None and (runner.handle is None or event.generation == runner.handle.generation):
+        if event is not None and (runner.handle is None or runner.handle.is_of(event.generation)):
             _note_hook(notes, event)
         drafted = runner.state.draft
         if notes.drafted and drafted is False and notes.ours is None and not self._is_just_submitted(notes):

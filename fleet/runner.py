@@ -1058,8 +1058,8 @@ class Runner:
             return False
         if event.generation is None:
             return event.session_id is not None and event.session_id == self.record.session_id
-        if event.generation != handle.generation and not event.generation.startswith(f"{handle.generation}.r"):
-            return False  # (a later run of the same launch bears its mark and `.r`, with the run's number)
+        if not handle.is_of(event.generation):
+            return False
         owner, program = self.facts.owner, self.facts.program
         if event.pid is None or owner is None or event.pid == owner:
             return True

@@ -155,6 +155,11 @@ class Handle:
     host: str = ""
     """How that host is reached (`ssh_hosts.Way`); empty where it is this machine."""
 
+    def is_of(self, mark: str | None) -> bool:
+        """Whether a process that bears this mark is of the launch: each later run of its job has the launch's own,
+        `.r` and the run's number."""
+        return mark is not None and (mark == self.generation or mark.startswith(f"{self.generation}.r"))
+
 
 @dataclass(frozen=True, slots=True)
 class File:

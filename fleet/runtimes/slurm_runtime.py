@@ -54,11 +54,17 @@ PURGED = "purged"
 END = "an end"
 RM = {"PATH": "/usr/local/bin:/usr/bin:/bin"}
 
-OnWalltime = Callable[[Handle], Awaitable[None]]
-"""Have the agent write down where it is, as far as it can; it has until that returns."""
+WRITES_WITHIN = 240.0
+"""Seconds that an agent has to write down where it is, where its job's end is not known …"""
+LEFT = 45.0
+"""… and before that end, the seconds that are left for the end itself."""
+
+OnWalltime = Callable[[Handle, str, float], Awaitable[None]]
+"""Have the agent write down where it is, as far as it can: its launch, the job that ends, and the seconds it has. The
+job may end once this returns."""
 
 
-async def nothing_to_write(handle: Handle) -> None:
+async def nothing_to_write(handle: Handle, job: str, within: float) -> None:
     """Of an agent that has no words."""
 
 
@@ -230,7 +236,7 @@ class SlurmRuntime(OnSubmitHost):
     async def _perform(self, chain: _Chain, action: handing.Action) -> None:
         match action:
             case handing.AskToWriteDown():
-                self._do(self._write_down(chain))
+                chain.writing = self._do(self._write_down(chain))
             case handing.Submit(attempt=attempt):
                 self._do(self._submit(chain, attempt))
             case handing.Find():
@@ -246,8 +252,10 @@ class SlurmRuntime(OnSubmitHost):
                 pass  # the next look tells of it
 
     async def _write_down(self, chain: _Chain) -> None:
+        end = chain.job.end if chain.job is not None else None
+        within = WRITES_WITHIN if end is None else max(end - time.time() - LEFT, 10.0)
         try:
-            await self.on_walltime(chain.handle)
+            await self.on_walltime(chain.handle, chain.handoff.job, within)
         except FleetError as error:
             log.info("agent %s: it could not be asked to write down where it is: %s", chain.handle.agent, error)
         await self._post(chain, handing.Written())
@@ -296,7 +304,7 @@ class SlurmRuntime(OnSubmitHost):
             await self._cluster.cancel(chain.cancels[0])
             chain.cancels.pop(0)
         if known.writing is handing.Writing.ASKED and not chain.resumed:
-            self._do(self._write_down(chain))
+            chain.writing = self._do(self._write_down(chain))
         chain.resumed = True
         if known.successor is Successor.WANTED and time.monotonic() - chain.successor_at > SUBMIT_WITHIN + 20:
             await self._post(chain, handing.Unanswered())
@@ -554,6 +562,8 @@ class SlurmRuntime(OnSubmitHost):
             cancelled = time.monotonic()
             await self._until_gone(handle, chain, cancelled, grace)
             if chain is not None:
+                if chain.writing is not None:
+                    chain.writing.cancel()
                 await self._post(chain, handing.Stop())
                 await self._post(chain, handing.Ended(Cause.CANCELLED))
                 chain.cancels.clear()
@@ -699,6 +709,8 @@ class _Chain:
         """What is still to be cancelled, in scancel's words."""
         self.resumed = False
         """What an earlier daemon had begun is gone on with."""
+        self.writing: asyncio.Task[None] | None = None
+        """The agent is writing down where it is."""
         self.kept = False
         self.reading = asyncio.Lock()
         self.stepping = asyncio.Lock()
@@ -706,6 +718,8 @@ class _Chain:
 
     def begin(self, handoff: Handoff) -> None:
         """A job of its own, of which nothing is known yet."""
+        if self.writing is not None:
+            self.writing.cancel()  # its time is over
         self.handoff = handoff
         self.since = self.successor_at = time.monotonic()
         self.job: slurm_queue.Job | None = None

@@ -9,9 +9,9 @@ from dataclasses import replace
 import pytest
 
 from tests.cluster import Cluster, needs_slurm
-from tests.e2e.fleets import Fleet, kill, until
+from tests.e2e.fleets import Claude, Fleet, kill, until
 from tests.e2e.test_ssh import attach_and_say
-from tests.homes import Home
+from tests.homes import Home, Stub
 from tests.sshd import There, needs_sshd
 
 pytestmark = [pytest.mark.real, needs_slurm]
@@ -112,6 +112,33 @@ def test_tenants_share_a_booking_are_sized_against_it_and_move_along_with_it(fle
     fleet.json("slurm", "release", "pool")
     fleet.wait("one", phase="finished", reason="JobCancelled")
     assert fleet.json("slurm", "list")["bookings"] == []
+
+
+@pytest.fixture
+def claude(fleet: Fleet, claude_program: str, stub: Stub) -> Claude:
+    """The same, with the real Claude Code, in a home whose person has used it before."""
+    fleet.home.seed_claude(stub.url)
+    return Claude(fleet.home, claude_program, stub)
+
+
+def test_claude_code_writes_down_where_it_is_before_its_jobs_end_and_goes_on_in_the_next(
+    claude: Claude, slurm: Cluster
+) -> None:
+    claude.json("start", claude.claude("web", prompt="Repeat FIRST", slurm={"mem": "500M"}))
+    before = claude.wait("web", phase="running", activity="ready")
+    assert claude.answer("web") == "FIRST"
+    (first,) = jobs(slurm, "web")
+    slurm.run("scancel", "--batch", "--signal=USR1", first)
+    until(lambda: first not in jobs(slurm, "web") and jobs(slurm, "web"), "the next job has the conversation")
+    told = [event["payload"]["prompt"] for event in claude.hooks("web", "UserPromptSubmit")]
+    assert len(told) == 2 and told[1].startswith(f"The time limit of this SLURM job ({first}) is near")
+    assert len(claude.hooks("web", "Stop")) == 2
+
+    until(lambda: claude.status("web")["pid"] not in (None, before["pid"]), "its program runs in the next job")
+    after = claude.wait("web", phase="running", activity="ready")
+    assert (after["session_id"], after["restarts"]) == (before["session_id"], 0)
+    claude.json("prompt", "web", "Repeat SECOND", "--wait", "60")
+    assert claude.messages("Repeat SECOND") > claude.messages("Repeat FIRST") and claude.asked("Repeat FIRST") == 1
 
 
 @pytest.fixture
