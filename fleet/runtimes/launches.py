@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -111,22 +111,23 @@ def strays(agents: Path, keep: Iterable[str]) -> dict[Process, str]:
 
 
 class Trees:
-    """Who was seen below each launcher, noted in its launch's folder."""
+    """Who was seen in each launch's tree, noted in its folder."""
 
     def __init__(self) -> None:
         self._table = processes.Table()
         self._noted: dict[str, set[Process]] = {}
         """Each tree as it was last time, by folder, so that the files are read once."""
 
-    def note(self, roots: Mapping[str, Process]) -> None:
-        """Note the processes below each launcher, by its launch's folder, that were not noted before."""
+    def note(self, roots: Mapping[str, Collection[Process]]) -> None:
+        """Note the processes below each launch's own, by its folder, that were not noted before. (Its own are those
+        that the folder names anyway: the launcher and its program.)"""
         forest = processes.Forest(self._table.read())
         for folder in self._noted.keys() - roots.keys():
             del self._noted[folder]
-        for folder, launcher in roots.items():
+        for folder, own in roots.items():
             if folder not in self._noted:
-                self._noted[folder] = set(_seen(Path(folder)))
-            tree = forest.below([launcher])
+                self._noted[folder] = {*own, *_seen(Path(folder))}
+            tree = forest.below(own)
             if tree != self._noted[folder]:
                 new, self._noted[folder] = tree - self._noted[folder], tree
                 _note_seen(Path(folder), new)

@@ -376,8 +376,9 @@ class LocalRuntime:
             await self._clock.sleep(REMEMBER_EVERY)
             roots = {}
             for watched in self._watches:
-                if watched.facts is not None and watched.facts.launcher is not None and not watched.dead:
-                    roots[watched.handle.folder] = watched.facts.launcher
+                if (facts := watched.facts) is not None and facts.launcher is not None and not watched.dead:
+                    own = (facts.launcher, facts.program)
+                    roots[watched.handle.folder] = [process for process in own if process is not None]
             if roots:
                 await asyncio.to_thread(trees.note, roots)
 

@@ -185,7 +185,7 @@ async def test_what_survives_launcher_and_program_is_purged(kit: Kit, host: Loca
     handle = await start(kit, "sh", "-c", line)
     looks = kit.watch(handle)
     await looks.show("ready")
-    launches.Trees().note({handle.folder: _launcher(host, handle)})
+    launches.Trees().note({handle.folder: [_launcher(host, handle)]})
     tree = launches.search([Path(handle.folder)])
     program = host.facts(handle).program
     host.kill_launcher(handle)
