@@ -128,10 +128,12 @@ def examine(spec: AgentSpec, here: Here, names: set[str]) -> Iterator[Finding]:
     if spec.runtime == "ssh" and spec.remote is not None:
         yield from _there(spec, here)
         return
-    if spec.runtime != "local":
-        yield Finding(spec.name, "host", WARN, f"what stands on the {spec.runtime} host was not looked at")
+    if spec.runtime in ("slurm", "slurm-tenant") and spec.remote is not None:
+        yield Finding(spec.name, "host", WARN, f"what stands on {spec.remote.choices[0]} was not looked at")
         return
-    for part in PARTS:
+    for part in {"slurm": (_job, _folder, _files), "slurm-tenant": (_booking, _folder, _files)}.get(
+        spec.runtime, PARTS
+    ):
         yield from part(spec, here)
 
 
@@ -313,6 +315,30 @@ def _multiplexer(spec: AgentSpec, here: Here) -> Iterator[Finding]:
             f"{spec.multiplexer} is not found",
             f"sudo apt-get install {spec.multiplexer}",
         )
+
+
+def _job(spec: AgentSpec, here: Here) -> Iterator[Finding]:
+    """The controller says whether it would take the job: partition, account and limits. Nothing is submitted."""
+    from fleet.cli import render
+
+    if shutil.which("sbatch", path=here.environ.get("PATH")) is None:
+        yield Finding(spec.name, "job", FAIL, "sbatch is not found", "Run fleet where jobs are submitted.")
+        return
+    try:
+        said = render.tested(render.rendered(spec))
+    except subprocess.TimeoutExpired:
+        yield Finding(spec.name, "job", WARN, "SLURM's controller does not answer")
+        return
+    words = "; ".join(line.replace("sbatch: ", "").replace("error: ", "") for line in said.stderr.split("\n") if line)
+    yield Finding(spec.name, "job", FAIL if said.returncode else OK, words)
+
+
+def _booking(spec: AgentSpec, here: Here) -> Iterator[Finding]:
+    name = spec.slurm.reservation if spec.slurm is not None else None
+    if (here.places.state / "bookings" / str(name) / "wanted").exists():
+        yield Finding(spec.name, "booking", OK, f"{name} is booked")
+    else:
+        yield Finding(spec.name, "booking", FAIL, f"{name} is not booked", f"`fleet slurm book {name} …` books it.")
 
 
 PARTS: tuple[Callable[[AgentSpec, Here], Iterator[Finding]], ...] = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,9 @@ import click
 
 from fleet.cli import call, output
 from fleet.errors import Usage
+
+TEST_WITHIN = 20.0
+"""Seconds for the controller's word."""
 
 
 @click.command()
@@ -25,14 +29,14 @@ def render(path: str, as_json: bool) -> int:
 
     loaded = manifests.load_all([call.manifest(path)])
     output.warnings([*map(str, loaded.warnings)] if not as_json else [])
-    rendered = [_rendered(spec) for spec in loaded.specs if spec.runtime == "slurm"]
-    if not rendered:
+    jobs = [rendered(spec) for spec in loaded.specs if spec.runtime == "slurm"]
+    if not jobs:
         names = ", ".join(spec.name for spec in loaded.specs)
         raise Usage(f"{names}: no job of its own is submitted for it.", hint="`fleet validate` reads it.")
     if as_json:
-        output.envelope({"agents": rendered}, [*map(str, loaded.warnings)])
+        output.envelope({"agents": jobs}, [*map(str, loaded.warnings)])
         return 0
-    for agent in rendered:
+    for agent in jobs:
         output.warnings(agent["warnings"])
         for command in agent["commands"]:
             output.result(f"# {command}")
@@ -40,7 +44,8 @@ def render(path: str, as_json: bool) -> int:
     return 0
 
 
-def _rendered(spec: Any) -> dict[str, Any]:
+def rendered(spec: Any) -> dict[str, Any]:
+    """The batch script of an agent's first job, and what submits it."""
     from fleet.runtimes import slurm_runtime, slurm_script
     from fleet.settings import Places, Settings
     from fleet.terms import LaunchPlan
@@ -59,3 +64,11 @@ def _rendered(spec: Any) -> dict[str, Any]:
         "script": slurm_script.script(job, spec.slurm, plan),
         "warnings": slurm_script.warnings(spec.slurm),
     }
+
+
+def tested(job: dict[str, Any]) -> subprocess.CompletedProcess[str]:
+    """What the controller says to the job; nothing is submitted."""
+    from fleet.runtimes import slurm_script
+
+    argv = [*slurm_script.BARE, "sbatch", "--test-only"]
+    return subprocess.run(argv, input=job["script"], capture_output=True, text=True, timeout=TEST_WITHIN, check=False)

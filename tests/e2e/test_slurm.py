@@ -49,6 +49,11 @@ def test_what_is_rendered_is_what_the_controller_would_take(fleet: Fleet, slurm:
     (agent,) = rendered["agents"]
     script = home.write("job", agent["script"])
     assert "to start at" in slurm.run("sbatch", "--test-only", str(script))
+    (job, *_) = fleet.json("check", fleet.shell("web", FOREVER, slurm=section))["checks"]
+    assert (job["name"], job["status"]) == ("job", "ok") and "to start at" in job["message"]
+    nowhere = fleet.shell("web", FOREVER, slurm=section | {"partition": "nosuch"})
+    (job, *_) = fleet.json("check", nowhere, code=1)["checks"]
+    assert (job["name"], job["status"]) == ("job", "fail") and "nosuch" in job["message"]
     assert agent["commands"][0].startswith("sbatch ")
     assert "very-secret" not in agent["script"] and FOREVER not in agent["script"]
 
