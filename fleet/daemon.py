@@ -249,7 +249,7 @@ class Daemon:
         operator = Operator(supervisor, self.leave)
         operator.notices.append(lambda: hub.problems)
         server = Server(operator)
-        cleaning = asyncio.create_task(keep_clean(events, settings, places, clock), name="clean")
+        cleaning: asyncio.Task[None] | None = None
         try:
             hub.load()
             await hub.opened(within=HUB_FIRST)
@@ -257,13 +257,15 @@ class Daemon:
             await turns.open()
             hub.adopted()
             await server.listen(places.control)
+            cleaning = asyncio.create_task(keep_clean(events, settings, places, clock), name="clean")
             agents = len(supervisor.runners)
             log.info("fleet %s serves %d agents on %s", __version__, agents, places.control)
             notify(f"READY=1\nSTATUS={agents} agents")
             await self._until_asked(supervisor, server)
         finally:
             notify("STOPPING=1")
-            cleaning.cancel()
+            if cleaning is not None:
+                cleaning.cancel()
             await server.close()
             await hub.close()
             await turns.close()

@@ -18,9 +18,16 @@ from types import FrameType
 from fleet.errors import DaemonBusy
 
 DELAY, DELAY_MAX, SETTLED = 0.05, 30.0, 60.0
-"""Seconds before the next attempt: doubled while the daemon keeps dying within `SETTLED`."""
+"""Seconds before the next attempt …"""
+AT_ONCE = 5
+"""… doubled for each death, in a row of more than these, of a daemon that has not lived for `SETTLED`."""
 CAME_UP = 10.0
 """A daemon that lived for so many seconds had come up."""
+
+
+def pause(deaths: int) -> float:
+    """Seconds before the next attempt, after so many deaths in a row."""
+    return min(DELAY * 2.0 ** min(max(0, deaths - AT_ONCE), 32), DELAY_MAX)
 
 
 def main() -> int:
@@ -35,7 +42,7 @@ def main() -> int:
 
     signal.signal(signal.SIGTERM, pass_on)
     signal.signal(signal.SIGINT, pass_on)
-    delay, came_up = DELAY, False
+    deaths, came_up = 0, False
     while not asked.is_set():
         began = time.monotonic()
         child = subprocess.Popen([sys.executable, "-m", "fleet.daemon"], stdin=subprocess.DEVNULL)
@@ -48,9 +55,8 @@ def main() -> int:
         if asked.is_set() or not came_up or status in (0, DaemonBusy.exit_code):
             return status if status >= 0 else 0
         print(f"fleet keeper: the daemon ended with {status}; starting it again", file=sys.stderr, flush=True)  # noqa: T201
-        delay = DELAY if lived > SETTLED else delay
-        asked.wait(delay)
-        delay = min(delay * 2, DELAY_MAX)
+        deaths = 1 if lived > SETTLED else deaths + 1
+        asked.wait(pause(deaths))
     return 0
 
 
