@@ -345,9 +345,8 @@ class Operator:
 
     async def verb_remove(self, args: Args, progress: Progress) -> Answer:
         chosen = self._select(args)
-        for runner in chosen:
-            await self.fleet.remove(runner)
-        return Answer({"agents": [{"name": r.name, "outcome": "removed"} for r in chosen]})
+        warnings = [warning for runner in chosen for warning in await self.fleet.remove(runner)]
+        return Answer({"agents": [{"name": r.name, "outcome": "removed"} for r in chosen]}, warnings=warnings)
 
     async def verb_diff(self, args: Args, progress: Progress) -> Answer:
         changes, warnings, _ = await self._changes(args)
@@ -368,7 +367,7 @@ class Operator:
             if kind == "gone":
                 change["outcome"] = "kept; --prune stops it"
                 if args.get("prune"):
-                    await self.fleet.remove(self.fleet.runners[name])
+                    warnings += await self.fleet.remove(self.fleet.runners[name])
                     change["outcome"] = "removed"
                 continue
             again = name in up and kind == "changed" and change["restart"]
@@ -406,15 +405,15 @@ class Operator:
             for r in self.fleet.runners.values()
             if r.handle and r.life.phase in (*UP, Phase.STOPPING, Phase.UNVERIFIABLE)
         }
-        removed: list[str] = []
-        warnings: list[str] = []
+        dry_run = bool(args.get("dry_run"))
+        removed, warnings = await self.fleet.clear_there(dry_run=dry_run)
         for host in self.fleet.hosts.all:
             where = f" on {host.far.machine}" if host.far else ""
             try:
-                removed += [f"{what}{where}" for what in await host.cleanup(keep, dry_run=bool(args.get("dry_run")))]
+                removed += [f"{what}{where}" for what in await host.cleanup(keep, dry_run=dry_run)]
             except HostUnreachable as error:
                 warnings.append(f"Nothing was removed{where}: {error}")
-        return Answer({"removed": removed, "dry_run": bool(args.get("dry_run"))}, warnings=warnings)
+        return Answer({"removed": removed, "dry_run": dry_run}, warnings=warnings)
 
     # -- what they share -------------------------------------------------------------------------------------------
 

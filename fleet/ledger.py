@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import json
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -73,6 +73,9 @@ class Record:
         return self.spec.name
 
 
+LEFT_THERE = "left_there"
+
+
 class Ledger:
     """The agents' rows, in memory and on disk. What `save` returned from is on the disk."""
 
@@ -103,6 +106,13 @@ class Ledger:
 
     async def set_note(self, key: str, value: str) -> None:
         await self._db.write(lambda c: c.execute("INSERT OR REPLACE INTO fleet VALUES (?, ?)", (key, value)))
+
+    def left_there(self) -> tuple[Handle, ...]:
+        """Newest launches of agents that are no more, whose folders on another machine may still be there."""
+        return tuple(Handle(**one) for one in json.loads(self.note(LEFT_THERE) or "[]"))
+
+    async def set_left_there(self, handles: Iterable[Handle]) -> None:
+        await self.set_note(LEFT_THERE, json.dumps([asdict(handle) for handle in handles]))
 
 
 def _row(record: Record) -> dict[str, str | int | None]:

@@ -19,7 +19,7 @@ from typing import Any
 
 from fleet import brake, dependencies, lifecycle
 from fleet.clock import Clock, beat
-from fleet.errors import HostUnreachable, LaunchError, StorageError, TimedOut
+from fleet.errors import HostUnreachable, LaunchError, StorageError, TimedOut, Unconfirmed
 from fleet.events import Event, Events
 from fleet.harnesses.base import Harness
 from fleet.harnesses.screens import Rules, RuleSet
@@ -117,6 +117,7 @@ class Supervisor:
         self._spool_watches: dict[str, Callable[[], None]] = {}
         self._spools_there: dict[tuple[Runtime, str], Callable[[], None]] = {}
         """By host and agent."""
+        self._clearing = asyncio.Lock()
         self._fetching: dict[str, asyncio.Lock] = {}
         self._state_watches: dict[tuple[Runtime, str], Callable[[], None]] = {}
         """By host and folder."""
@@ -393,8 +394,8 @@ class Supervisor:
         """Who was up when the fleet was shut down."""
         return [r for r in self.runners.values() if r.record.was_up]
 
-    async def remove(self, runner: Runner) -> None:
-        """Stop it and forget it; its folder goes too."""
+    async def remove(self, runner: Runner) -> list[str]:
+        """Stop it and forget it; its folder goes too, and those on another machine. What is left there, in words."""
         await self.stop([runner])
         await runner.close()
         del self.runners[runner.name]
@@ -402,9 +403,34 @@ class Supervisor:
         for end in [self._spool_watches.pop(runner.name, None), *(self._spools_there.pop(key) for key in there)]:
             if end:
                 end()
+        if runner.handle is not None and runner.runtime.far is not None:
+            async with self._clearing:
+                await self.ledger.set_left_there([*self.ledger.left_there(), runner.handle])
         await self.ledger.remove(runner.name)
         await asyncio.to_thread(shutil.rmtree, self.places.agent(runner.name), True)
         self._wake()
+        return (await self.clear_there())[1]
+
+    async def clear_there(self, *, dry_run: bool = False) -> tuple[list[str], list[str]]:
+        """Remove what agents that are no more have left on other machines: what was (or would be), and what could not
+        be. That is tried again when its host is back, and by `fleet cleanup`."""
+        removed, problems = [], []
+        async with self._clearing:
+            left = list(self.ledger.left_there())
+            for handle in tuple(left):
+                far = self.hosts.of(handle).far
+                if handle.agent not in self.runners and far is not None:
+                    try:
+                        if not dry_run:
+                            await far.clear(handle.agent)
+                    except (HostUnreachable, LaunchError, TimedOut, Unconfirmed) as error:
+                        problems.append(f"What {handle.agent} has left on {far.machine} stays for now: {error}")
+                        continue
+                    removed.append(f"folders of {handle.agent} on {far.machine}")
+                left.remove(handle)
+            if not dry_run and tuple(left) != self.ledger.left_there():
+                await self.ledger.set_left_there(left)
+        return removed, problems
 
     async def until(self, predicate: Callable[[], bool], timeout: float) -> bool:
         """Wait until it holds; False where it did not in time."""
@@ -654,6 +680,12 @@ class Supervisor:
                     runner.post(lifecycle.Lost(message=reason))
             else:
                 runner.beside(runner.host_back(self._replay))
+        if reason is None and self.ledger.left_there():
+            self._beside(self._clear_later())
+
+    async def _clear_later(self) -> None:
+        for problem in (await self.clear_there())[1]:
+            log.info("%s", problem)
 
     # -- the spool -------------------------------------------------------------------------------------------------
 

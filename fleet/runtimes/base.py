@@ -59,6 +59,11 @@ class Far(Protocol):
         """Remove these from a folder of the spool: they are kept here now."""
         ...
 
+    async def clear(self, agent: str) -> None:
+        """Remove what is kept there of an agent that is no more: its launches and its part of the spool. Its workspace
+        stays. Raise `Unconfirmed` where something of it lives."""
+        ...
+
 
 class Runtime(Protocol):
     """Where agents run."""

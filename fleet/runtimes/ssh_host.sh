@@ -7,7 +7,7 @@
 #     ssh_host.sh launch FOLDER NAME LAUNCH CWD PROGRAM     the same, then whether the program could be run; where the
 #                                           tar has a NAME/open, the pane is opened too: then it ends with its facts
 #     ssh_host.sh hunt GRACE LAUNCH …       end all that belongs to these launches
-#     ssh_host.sh strays FOLDER             processes of launches below FOLDER/agents: `PID:START GENERATION`
+#     ssh_host.sh strays FOLDER [AGENT]     processes of launches below FOLDER/agents: `PID:START GENERATION`
 #     ssh_host.sh list FOLDER | remove PATH …
 #     ssh_host.sh reads MARK { FILE BYTES } …   what is in them, each followed by a line `MARK STATUS`
 #     ssh_host.sh next                      the words of one of these come as the first line of stdin, quoted for sh
@@ -443,12 +443,13 @@ hunt() { # GRACE (hundredths of a second) LAUNCH …
     echo "left $left"
 }
 
-strays() { # FOLDER
-    for file in $(grep -laF "FLEET_LAUNCH=$1/agents/" /proc/[0-9]*/environ 2>/dev/null); do
+strays() { # FOLDER [AGENT]
+    set -- "$1/agents/${2:+$2/}"
+    for file in $(grep -laF "FLEET_LAUNCH=$1" /proc/[0-9]*/environ 2>/dev/null); do
         pid=${file#/proc/}
         pid=${pid%/environ}
         start_of "$pid" || continue
-        folder=$(tr '\0' '\n' <"$file" 2>/dev/null | grep "^FLEET_LAUNCH=$1/agents/")
+        folder=$(tr '\0' '\n' <"$file" 2>/dev/null | grep "^FLEET_LAUNCH=$1")
         [ -z "$folder" ] || printf '%s:%s %s\n' "$pid" "$start" "${folder##*/}"
     done
 }

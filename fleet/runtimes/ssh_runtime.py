@@ -644,6 +644,13 @@ class SshRuntime:
     async def forget(self, folder: str, names: Sequence[str]) -> None:
         _must(await self._do_there("forget", folder, *names), folder)
 
+    async def clear(self, agent: str) -> None:
+        ran = await self._do_there("strays", self._folder, agent)
+        _must(ran, "the process table")
+        if ran.stdout:
+            raise Unconfirmed(f"{agent} still has processes on {self.link.alias}: {ran.stdout.decode().split()[0]}")
+        _must(await self._do_there("remove", f"{self._folder}/agents/{agent}", f"{self._folder}/spool/{agent}"), agent)
+
     def watch_folder(self, folder: str, on_change: Callable[[str], None]) -> Callable[[], None]:
         return self._shell.watch_folder(folder, on_change)
 

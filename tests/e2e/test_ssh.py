@@ -12,6 +12,7 @@ import subprocess
 import termios
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -183,6 +184,20 @@ def test_what_happens_to_the_host_is_no_fault_of_its_agents(fleet: Fleet, there:
         lambda: (s := fleet.status("web"))["phase"] == "running" and s["pid"] != other["pid"] and s, "a third"
     )
     assert after["life"]["budget"]["deaths"] == [], "the host's end is nobody's fault"
+
+    fleet.run("stop", "web")
+    team = fleet.home.work / "team"
+    team.mkdir()
+    Path(fleet.shell("here", FOREVER)).rename(team / "here.yaml")
+    left = [there.folder / part / "web" for part in ("agents", "spool", "workspaces")]
+    left[1].mkdir(parents=True)  # as one whose hooks have left their events has it
+    there.sshd.stop()
+    told = fleet.json_warnings("apply", "team", "--prune")
+    assert any("What web has left on there stays for now" in warning for warning in told), told
+    assert "web" not in fleet.all() and all(folder.exists() for folder in left)
+    there.sshd.start()
+    until(lambda: [folder.name for folder in left if folder.exists()] == ["web"], "its folders go, not its workspace")
+    assert left[-1].exists()
 
 
 def test_a_full_disk_there_ends_nobody_and_a_start_waits_for_space(fleet: Fleet, there: There) -> None:
