@@ -11,8 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from fleet.brake import Bucket
-from fleet.hub.guardrails import NO_PAIRS, NO_TALLY, Accounts, Rules, Tally, Turn, Window
-from fleet.hub.message import Message
+from fleet.hub.guardrails import NO_PAIRS, NO_TALLY, Accounts, Attempt, Rules, Tally, Turn, Window, admit
+from fleet.hub.message import Message, Refusal
 
 MANY = 20_000
 """Accounts of one kind that are kept before those without effect are looked for."""
@@ -50,6 +50,22 @@ class Accounting:
         """What the log's file says of a conversation that is not at hand."""
         if thread not in self._tallies:
             self._put(thread, tally)
+
+    def admit(self, who: Who, attempt: Attempt, now: float) -> Refusal | None:
+        """Ask every rule whether a message may leave, and keep what that makes of the accounts."""
+        if attempt.wakes:
+            thread = attempt.message.thread
+            accounts, refusal = admit(attempt, self.of(who, thread, attempt.wakes, now), now, self._rules)
+            self.keep(who, thread, accounts, now)
+            return refusal
+        # it causes no turn: of all that is counted it concerns its sender's rate
+        bucket = self._senders.get(who)
+        alone = Accounts(Bucket.full(self._rules.sender_burst, now) if bucket is None else bucket)
+        accounts, refusal = admit(attempt, alone, now, self._rules)
+        self._senders[who] = accounts.sender
+        if len(self._senders) > MANY:
+            self._let_go(now)
+        return refusal
 
     def of(self, who: Who, thread: str, recipients: Sequence[str], now: float) -> Accounts:
         """The accounts that a message concerns."""

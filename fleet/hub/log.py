@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import hashlib
 import json
 import logging
@@ -662,9 +663,15 @@ def insert(connection: sqlite3.Connection, into: str, row: str, values: list[obj
         while some > count - done:
             some //= 2  # few different statements, so that they stay prepared
         chunk = values[done * width : (done + some) * width] if some < count else values
-        stored += connection.execute(f"{into} {', '.join([row] * some)}{after}", chunk).rowcount
+        stored += connection.execute(_statement(into, row, some, after), chunk).rowcount
         done += some
     return stored
+
+
+@functools.cache
+def _statement(into: str, row: str, some: int, after: str) -> str:
+    """There are few: of each kind one for each power of two."""
+    return f"{into} {', '.join([row] * some)}{after}"
 
 
 def _known(connection: sqlite3.Connection, group: Sequence[_Waiting], head: int) -> dict[tuple[str, str], int] | None:

@@ -167,7 +167,8 @@ HISTORY = Projection(
 def fields(event: Event) -> Mapping[str, Any]:
     """The body, where it is a JSON object; else nothing."""
     try:
-        return event.data if isinstance(event.data, dict) else {}
+        data = event.data
+        return data if isinstance(data, dict) else {}
     except (ValueError, RecursionError):
         return {}
 

@@ -82,6 +82,11 @@ class Directory:
         """The channels somebody hears all of, and who."""
         return self._by_channel(frozenset({Hears.ALL}))
 
+    @functools.cached_property
+    def heard(self) -> Mapping[str, Route]:
+        """What is said to one channel and names nobody goes to those who listen there."""
+        return {channel: Route((), (), names) for channel, names in self.listeners.items()}
+
     def _by_channel(self, wanted: Collection[Hears]) -> Mapping[str, tuple[str, ...]]:
         found: dict[str, list[str]] = {}
         for name in self.names:
@@ -134,6 +139,10 @@ class Route(NamedTuple):
         return (*message.channels, *own)
 
 
+NOWHERE = Route((), ())
+"""To a channel that nobody hears."""
+
+
 def route(message: Message, directory: Directory, *, apart: bool = False) -> Route | Refusal:
     """Who hears it. Its `wake` is taken as allowed. With `apart`, those who only listen to the channel are told apart,
     so that it costs the same however many they are."""
@@ -143,7 +152,7 @@ def route(message: Message, directory: Directory, *, apart: bool = False) -> Rou
         if directory.addressable(name):
             return Route((Hearer(name, Because.NAMED, message.intent is not Intent.ACK),), ())
     if apart and len(channels) == len(message.to) == 1 and not message.wake and "@" not in message.text:
-        return Route((), (), directory.listeners.get(channels[0], ()))
+        return directory.heard.get(channels[0], NOWHERE)
     names = message.to if not channels else tuple(name for name in message.to if name not in channels)
     if unknown := [name for name in names if not directory.addressable(name)]:
         return _nobody(unknown, directory)

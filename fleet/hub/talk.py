@@ -18,7 +18,7 @@ from fleet.hub.auth import Caller, Refused, no
 from fleet.hub.base import KNOWN, Base, Known, as_object, known_of, seconds, unknown_message
 from fleet.hub.base import told as told_to
 from fleet.hub.blobs import not_uploaded
-from fleet.hub.guardrails import Attempt, Tally, Window, admit, lineage
+from fleet.hub.guardrails import Attempt, Tally, Window, lineage
 from fleet.hub.log import Event, New, Stored, answer_of
 from fleet.hub.mailbox import (
     Change,
@@ -308,9 +308,7 @@ class Talk(Base):
         held = self._held.get(thread)
         state = held.state if held is not None else ThreadState.ACTIVE
         attempt = Attempt(message, speaker, wakes, state, said or (causes[0] if causes else None), asked is not None)
-        accounts, refusal = admit(attempt, self._accounting.of(who, thread, wakes, now), now, self.rules)
-        self._accounting.keep(who, thread, accounts, now)
-        if refusal is not None:
+        if (refusal := self._accounting.admit(who, attempt, now)) is not None:
             return refusal
         if not hearers:
             return _Composed(message, [], where.listening, False)
