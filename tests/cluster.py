@@ -234,12 +234,14 @@ class SlurmHost:
         await self.slurm.close()
         await self.local.close()
 
-    async def book(self, name: str, *, cpus: int) -> TenantRuntime:
+    async def book(self, name: str, *, cpus: int, persistent: bool = False) -> TenantRuntime:
         """A booking with a node, for tenants."""
-        home = str(Path(self.folder).parent)
-        await Bookings(self.asked, self.places, self.settings, home).book(Booking(name=name, cpus=cpus, mem="4G"))
-        await happens((folder_of(self.places, name) / "place").exists, "the booking has its node")
-        made = TenantRuntime(self.asked, name, self.places, self.settings, SystemClock(), read_every=0.1)
+        home, there = str(Path(self.folder).parent), folder_of(self.places, name) / "place"
+        if not there.exists():
+            booking = Booking(name=name, cpus=cpus, mem="4G", persistent=persistent)
+            await Bookings(self.asked, self.places, self.settings, home).book(booking)
+        await happens(there.exists, "the booking has its node")
+        made = TenantRuntime(self.asked, name, self.places, self.settings, SystemClock(), times=TIMES, read_every=0.1)
         self.tenancies.append(made)
         return made
 
@@ -284,10 +286,28 @@ class SlurmHost:
             await self.slurm.purge(agent, grace=0.1)
         for tenancy in self.tenancies:
             await tenancy.close()
+        await self.release()
+        await self.leave()
+
+    async def release(self) -> None:
+        """End all that is booked."""
         for booking in (self.places.state / "bookings").glob("*"):
             await Bookings(self.asked, self.places, self.settings, "").release(booking.name)
             await happens(lambda booking=booking: not (booking / "place").exists(), "its job has ended")
-        await self.leave()
+
+
+class TenantHost(SlurmHost):
+    """A booking on it, in which one test after the other lives."""
+
+    async def lodge(self) -> None:
+        self.runtime = await self.book("pool", cpus=4)
+
+    def run_of(self, handle: Handle, number: int = 1) -> Run:
+        folder = Path(handle.folder)
+        return Run(number, {name: (folder / name).read_text().strip() for name in ("launcher", "program")})
+
+    async def release(self) -> None:
+        """Not after each test."""
 
 
 class SlurmKit(Kit):

@@ -5,6 +5,7 @@
 #     sh lease.sh keep LEASES HOLDER TTL NUMBER TIME EVERY GRACE MARK OWNER HERE
 #                                                                       renew it; end what it covers when it lapses
 #     sh lease.sh end MARK GRACE [ROOT …]                               end all processes of a run
+#     sh lease.sh hunt MARK GRACE [ROOT …]                              the same; print who was `there`, who `killed`
 #
 # LEASES is a folder on a file system that all nodes see. A lease is a file in it, named by a number that only rises,
 # and only its holder ever writes that file: a write that hung in a cut-off node and lands an hour later harms nobody.
@@ -175,7 +176,8 @@ members() { # PID of every process that bears the mark, or descends from a root 
         }'
 }
 
-known= # all that were ever seen, as PID:START
+known=  # all that were ever seen, as PID:START
+killed= # those of them that needed SIGKILL
 
 look() { # add who is there now to $known; whether anybody of them lives into $alive
     for pid in $(members "$@"); do
@@ -193,7 +195,11 @@ look() { # add who is there now to $known; whether anybody of them lives into $a
 
 signal_all() { # SIGNAL: to whoever was seen and lives, told by pid and start time
     for one in $alive; do
-        lives "${one%:*}" "${one#*:}" && kill "-$1" "${one%:*}" 2>/dev/null
+        lives "${one%:*}" "${one#*:}" && kill "-$1" "${one%:*}" 2>/dev/null || continue
+        case "$1 $killed " in
+            TERM* | *" $one "*) ;;
+            *) killed="$killed $one" ;;
+        esac
     done
 }
 
@@ -234,11 +240,12 @@ case $verb in
         here=${10}
         keep
         ;;
-    end)
+    end | hunt)
         mark=$1 grace=$2
         shift 2
         quoted "$@"
         end_all "$grace"
+        [ "$verb" = end ] || printf '%s\n' "there$known" "killed$killed"
         exit 0
         ;;
     *)

@@ -72,4 +72,9 @@ sh "$lease" end "$job_mark" "$grace" &
 ending=$!
 until wait "$ending"; do [ -n "$(identity "$ending")" ] || break; done
 sh "$lease" end "$job_mark" 2 "$server"
+tries=0 # the guards of its tenants let go of their leases
+until [ -z "$(ls -A "$here/tenants" 2>/dev/null)" ] || [ "$tries" -ge 8 ]; do
+    tries=$((tries + 1))
+    pause
+done
 rm -rf "$here"

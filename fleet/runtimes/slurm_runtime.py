@@ -38,7 +38,7 @@ from fleet.terms import File, Handle, LaunchPlan, Look, Screen
 
 log = logging.getLogger(__name__)
 
-SCRIPTS = {name: Path(__file__).with_name(name) for name in ("launcher.sh", "lease.sh")}
+SCRIPTS = {name: Path(__file__).with_name(name) for name in ("launcher.sh", "lease.sh", "slurm_tenant.sh")}
 READ_EVERY = 1.0
 """Seconds between two looks at a launch's folder for new notes."""
 END_WITHIN = 90.0

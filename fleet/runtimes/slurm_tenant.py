@@ -3,7 +3,8 @@
 A launch is one round trip over a client that is kept in the booking's job. What belongs to a launch stands in its
 folder, as everywhere; that the program has ended is noted there by its launcher, and what cannot be noted (a launcher
 that was killed, an allocation that is gone) is told by tmux and by the queue. When the booking has moved to another
-allocation, those of the older one are over, and nobody's fault: they come back in the new one.
+allocation, those of the older one are over, and nobody's fault: they come back in the new one. A launch begins when it
+holds the lease of its conversation, as a job does (slurm_tenant.sh): until then it waits.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from fleet.errors import CannotYet, FleetError, HostUnreachable, LaunchError
 from fleet.manifests.model import AgentSpec, Slurm
 from fleet.runtimes import launches, slurm_booking, slurm_queue, slurm_runtime, slurm_tmux, tmux, watching
 from fleet.runtimes.base import Ended, OnLook, Runtime
+from fleet.runtimes.lease import Times
 from fleet.runtimes.multiplexers import Seen, ServerGone
 from fleet.runtimes.slurm_booking import Booking, Place
 from fleet.runtimes.slurm_cluster import Cluster, OnSubmitHost, check, said
@@ -33,10 +35,15 @@ from fleet.terms import File, Handle, LaunchPlan, Look, Process, Screen
 log = logging.getLogger(__name__)
 
 NOTED_WITHIN = 20.0
-"""Seconds the launcher may take to note its program."""
+"""Seconds the launcher may take to note its program …"""
+LEASED_WITHIN = 3.0
+"""… and a launch waits for its lease, before it is told as one that waits."""
 SETTLE = 0.5
 """Seconds to wait, after a death, for the pane's last output."""
 PURGED = "purged"
+LAPSED = "lapsed"
+BEGUN = frozenset({"program", "exit"})
+"""What the launcher notes of its program."""
 TENANT = "tenant"
 """The file in a launch's folder that says where it is and what it takes of the booking."""
 
@@ -55,6 +62,7 @@ class TenantRuntime(OnSubmitHost):
         clock: Clock,
         secrets: Callable[[str], Collection[str]] = lambda _: (),
         *,
+        times: Times | None = None,
         read_every: float = slurm_runtime.READ_EVERY,
     ) -> None:
         super().__init__(cluster)
@@ -63,6 +71,7 @@ class TenantRuntime(OnSubmitHost):
         """Those that the nodes see."""
         self._folder = str(folder_of(self._places, booking))
         self._settings, self._clock = settings, clock
+        self._times = times or Times()
         self._read_every = read_every
         self._servers: dict[Place, slurm_tmux.JobTmux] = {}
         self._known: dict[Place, float] = {}
@@ -135,15 +144,27 @@ class TenantRuntime(OnSubmitHost):
             await check(self._host, plan)
             async with self._launching:  # two that come at once are counted one after the other
                 place = await self._put_launch(plan, handle)
-            launcher = f"{slurm_runtime.scripts_of(self._places)}/launcher.sh"
-            argv = ["env", "-i", "/bin/sh", launcher, handle.folder, plan.cwd, *plan.argv]
+            argv = [*self._leased(handle, place), handle.folder, plan.cwd, *plan.argv]
             self._watches.log(handle.agent).begin(handle.generation, self._clock.now())
             await self._server(place).new_session(handle.session, handle.generation, argv, plan.width, plan.height)
-        deadline = time.monotonic() + NOTED_WITHIN
-        while not {"program", "exit"} & set(await self._host.list(handle.folder)):
-            if time.monotonic() > deadline:
+        began = time.monotonic()
+        while not BEGUN & (noted := set(await self._host.list(handle.folder))):
+            if _waits(noted) and time.monotonic() - began > LEASED_WITHIN:
+                return  # looking tells of it
+            if time.monotonic() - began > NOTED_WITHIN:
                 raise LaunchError(f"the launcher of {handle.generation} has noted nothing in {handle.folder}")
             await asyncio.sleep(0.02)
+
+    def _leased(self, handle: Handle, place: Place) -> list[str]:
+        """Leads a launcher's words to where its conversation's lease is held."""
+        scripts, times = slurm_runtime.scripts_of(self._places), self._times
+        return [
+            *("env", "-i", "/bin/sh", f"{scripts}/slurm_tenant.sh"),
+            *(str(self._places.agent(handle.agent) / "leases"), f"{place.job}.0.{place.node}"),
+            *(str(times.ttl), str(times.every), str(times.grace)),
+            str(Path(place.socket).parent / "tenants" / handle.generation),
+            *(f"{scripts}/lease.sh", f"{scripts}/launcher.sh"),
+        ]
 
     async def _put_launch(self, plan: LaunchPlan, handle: Handle) -> Place:
         """Put all files, once it is known that there is room. The last of them says that the launch takes its part."""
@@ -194,13 +215,14 @@ class TenantRuntime(OnSubmitHost):
         names = await self._host.list(handle.folder)
         program = processes.parse(await self._host.read(f"{handle.folder}/program"))
         noted = (await self._host.read(f"{handle.folder}/exit") or b"").strip()
-        look = Look(at=self._clock.now(), alive=True, program=program)
+        waits = "the lease of its conversation is held elsewhere, or was not let go of" if _waits(names) else None
+        look = Look(at=self._clock.now(), alive=True, program=program, waiting=waits)
         if noted.isdigit() or PURGED in names:
-            gone, words = await self._why(tenant)
+            gone, words = await self._why(tenant, names)
             status = int(noted) if noted.isdigit() else None
             return replace(look, alive=False, exit_status=status, gone=gone, words=words), tenant
         if await self._gone(tenant.place):
-            gone, words = await self._why(tenant)
+            gone, words = await self._why(tenant, names)
             return replace(look, alive=False, gone=gone or "host", words=words or "its allocation is gone"), tenant
         if not see:
             return look, tenant
@@ -209,7 +231,8 @@ class TenantRuntime(OnSubmitHost):
         except ServerGone:
             return replace(look, alive=False, multiplexer_lost=True), tenant
         if seen is None or seen.screen.dead:
-            return replace(look, alive=False, screen=seen.screen if seen else None), tenant
+            gone, words = await self._why(tenant, names)
+            return replace(look, alive=False, screen=seen.screen if seen else None, gone=gone, words=words), tenant
         return replace(look, screen=seen.screen, pane=seen.pane), tenant
 
     async def _never_launched(self) -> Look:
@@ -220,13 +243,13 @@ class TenantRuntime(OnSubmitHost):
         await self._place()
         return gone
 
-    async def _why(self, tenant: Tenant) -> tuple[str | None, str | None]:
-        """Whether it ended with its allocation, and not by itself."""
+    async def _why(self, tenant: Tenant, names: Collection[str]) -> tuple[str | None, str | None]:
+        """Whether it ended with its allocation or its lease, and not by itself."""
         if await self._host.read(f"{self._folder}/wanted") is None:
             return "cancelled", f"its booking {self._booking} was released"
         if Place.parse(await self._host.read(f"{self._folder}/place")) != tenant.place:
             return "host", f"its booking {self._booking} left the allocation of job {tenant.place.job}"
-        return None, None
+        return ("host", "its lease could not be renewed") if LAPSED in names else (None, None)
 
     def watch(self, handle: Handle, on_look: OnLook) -> None:
         self.unwatch(handle)
@@ -256,13 +279,14 @@ class TenantRuntime(OnSubmitHost):
         while not watched.closed():
             try:
                 look, tenant = await self._looked(handle, see=watched.server is None or watched.missing)
-                watched.program = look.program or watched.program
+                watched.program, watched.waiting = look.program or watched.program, look.waiting
                 if not look.alive:
                     await self._tell_gone(watched, tenant, look)
                     return
                 if watched.server is None and tenant is not None:
+                    watched.screen, watched.pane = look.screen, look.pane
                     await self._watch_pane(watched, tenant.place)
-                    watched.tell(look)
+                self._tell_alive(watched)
             except (FleetError, TimeoutError) as error:  # it says nothing of the agent; the next round asks again
                 log.debug("agent %s: %s", handle.agent, error)
             except Exception:
@@ -296,8 +320,20 @@ class TenantRuntime(OnSubmitHost):
         if seen.screen.dead:
             watched.miss()
         if self._watches.saw(watched, seen):
-            at = self._clock.now()
-            watched.tell(Look(at=at, alive=True, program=watched.program, screen=seen.screen, pane=seen.pane))
+            watched.pane = seen.pane
+            self._tell_alive(watched)
+
+    def _tell_alive(self, watched: _Watched) -> None:
+        watched.tell(
+            Look(
+                at=self._clock.now(),
+                alive=True,
+                program=watched.program,
+                screen=watched.screen,
+                pane=watched.pane,
+                waiting=watched.waiting,
+            )
+        )
 
     # -- typing --------------------------------------------------------------------------------------------------
 
@@ -319,32 +355,61 @@ class TenantRuntime(OnSubmitHost):
     async def end(self, handle: Handle, *, grace: float) -> Ended:
         tenant = await self._tenant(handle)
         names = await self._host.list(handle.folder)
+        killed: tuple[int, ...] = ()
         if tenant is not None and PURGED not in names:
-            over = "exit" in names and (await self._why(tenant))[0] is not None  # its job ends what is left
+            over = "exit" in names and (await self._why(tenant, names))[0] is not None  # its job ends what is left
             if not over and not await self._gone(tenant.place):
-                await self._end_there(handle, tenant, grace)
+                if await self._has_begun(handle):
+                    _, killed = await self._end_there(handle, tenant, grace)
+                await self._server(tenant.place).close_pane(handle.generation)
             await self._host.put([File(f"{handle.folder}/{PURGED}", b"")])
             await self._watches.log(handle.agent).flush()
         noted = (await self._host.read(f"{handle.folder}/exit") or b"").strip()
-        return Ended(int(noted) if noted.isdigit() else None)
+        return Ended(int(noted) if noted.isdigit() else None, killed)
 
-    async def _end_there(self, handle: Handle, tenant: Tenant, grace: float) -> None:
-        """Its processes, by the mark they bear, in a step of the job; then its pane."""
+    async def _has_begun(self, handle: Handle) -> bool:
+        """Whether there is a program to end. Where there is none yet there will be none: the launch is claimed."""
+        claimed = await self._host.run(
+            ["ln", "-s", "ended", f"{handle.folder}/claim"], env=slurm_runtime.RM, cwd="/", timeout=10
+        )
+        if claimed.status == 0:
+            return False
+        deadline = time.monotonic() + NOTED_WITHIN
+        while not BEGUN & set(await self._host.list(handle.folder)):
+            if time.monotonic() > deadline:
+                break
+            await asyncio.sleep(0.02)
+        return True
+
+    async def _end_there(self, handle: Handle, tenant: Tenant, grace: float) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """End its processes, by the mark they bear, in a step of the job; who was there, and who needed SIGKILL."""
         place, lease = tenant.place, f"{slurm_runtime.scripts_of(self._places)}/lease.sh"
         mark = f"{processes.MARK}={handle.generation}"
-        words = ("sh", lease, "end", mark, str(max(1, round(grace))))
+        words = ("sh", lease, "hunt", mark, str(max(1, round(grace))))
         ran = await self._cluster.command(slurm_tmux.step_argv(place.job, place.node, *words), grace + 60)
         if ran.status and not await self._gone(place):
             self._cluster.sooner()
             raise HostUnreachable(f"{handle.agent} could not be ended in job {place.job}: {said(ran)}")
         deadline = time.monotonic() + NOTED_WITHIN
         while "exit" not in await self._host.list(handle.folder):  # its launcher notes it, unless it was killed too
-            if time.monotonic() > deadline or await self._gone(place):
+            if time.monotonic() > deadline or await self._pane_is_dead(handle, place) or await self._gone(place):
                 break
             await asyncio.sleep(0.05)
         watched = self._watches.get(handle)
         await self._keep_screen(handle, tenant, watched.screen if watched is not None else None)
-        await self._server(place).close_pane(handle.generation)
+        told = dict(line.partition(" ")[::2] for line in ran.stdout.decode().splitlines())
+        there, killed = (
+            tuple(sorted(int(one.partition(":")[0]) for one in told.get(word, "").split()))
+            for word in ("there", "killed")
+        )
+        return there, killed
+
+    async def _pane_is_dead(self, handle: Handle, place: Place) -> bool:
+        try:
+            seen = await self._server(place).see(handle.generation)
+        except ServerGone:
+            return True
+        return seen is None or seen.screen.dead
 
     async def purge(self, agent: str, *, keep: str | None = None, grace: float = 0.5) -> tuple[int, ...]:
         root = self._places.agent(agent) / "launch"
@@ -438,11 +503,18 @@ class _Watched(watching.Watched):
     task: asyncio.Task[None] | None = None
     server: slurm_tmux.JobTmux | None = None
     program: Process | None = None
+    pane: str | None = None
+    waiting: str | None = None
     missing = False
     """Its pane was not found, or is dead: the next round looks closer."""
 
     def miss(self) -> None:
         self.missing = True
+
+
+def _waits(names: Collection[str]) -> bool:
+    """Whether a launch, of which these notes stand there, waits for its lease still."""
+    return "taking" in names and "lease" not in names
 
 
 def folder_of(places: Places, booking: str) -> Path:
