@@ -110,11 +110,18 @@ renew() {
     exit 0
 }
 
-release() {
-    if [ -z "$renewing" ] || ! kill -0 "$renewing" 2>/dev/null; then
+release() { # a renewal under way would write over it; one that hangs says nothing, and the lease runs out by itself
+    tries=0
+    start_of "${renewing:-none}"
+    while [ -n "$start" ] && [ "$tries" -lt 25 ]; do
+        tries=$((tries + 1))
+        sleep 0.2
+        start_of "$renewing"
+    done
+    [ -n "$start" ] || {
         printf 'released %s\n' "$holder" 2>/dev/null >"$leases/.$number.new" &&
             mv -f "$leases/.$number.new" "$leases/$number"
-    fi
+    }
     exit 0
 }
 

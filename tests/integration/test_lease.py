@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -103,6 +105,27 @@ def test_a_lease_is_one_takers_only_and_is_handed_on_when_released(holder: Calla
     assert keeper.wait(60) == 0
     assert waiting.communicate(timeout=60)[0].split()[0] == "2"
     assert len(one.members()) >= 3  # releasing ends nothing
+
+
+def test_a_lease_that_is_being_renewed_is_handed_on_all_the_same(holder: Callable[[str], Holder]) -> None:
+    one = holder("1.0.n1")
+    keeper, _ = one.hold(os.getpid())
+    renewal = one.leases / ".1.new"
+
+    def stuck() -> bool:
+        if not renewal.is_fifo():
+            with suppress(FileExistsError):  # a renewal is being written just now
+                os.mkfifo(renewal)
+        children = psutil.Process(keeper.pid).children()  # one of them sleeps, which is no shell
+        return any(child.name() == "sh" and time.time() - child.create_time() > 1 for child in children)
+
+    until(stuck, "a renewal is under way")
+    keeper.terminate()
+    reader = os.open(renewal, os.O_RDONLY | os.O_NONBLOCK)  # and goes on
+    assert keeper.wait(60) == 0
+    os.close(reader)
+    lease = parse(1, (one.leases / "1").read_bytes())
+    assert lease is not None and lease.released
 
 
 def test_whoever_is_cut_off_has_ended_its_program_before_another_may_start(
