@@ -357,7 +357,8 @@ class TenantRuntime(OnSubmitHost):
         names = await self._host.list(handle.folder)
         killed: tuple[int, ...] = ()
         if tenant is not None and PURGED not in names:
-            over = "exit" in names and (await self._why(tenant, names))[0] is not None  # its job ends what is left
+            # Where its allocation ends, the job ends what is left of it.
+            over = "exit" in names and LAPSED not in names and (await self._why(tenant, names))[0] is not None
             if not over and not await self._gone(tenant.place):
                 if await self._has_begun(handle):
                     _, killed = await self._end_there(handle, tenant, grace)
