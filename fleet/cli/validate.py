@@ -16,7 +16,7 @@ def validate(paths: tuple[str, ...], as_json: bool) -> int:
     """Check manifests, or folders of them, for mistakes. Every mistake is told with its file, line and column."""
     from fleet import manifests
 
-    loaded = manifests.load_all([call.manifest(path) for path in paths])
+    loaded = manifests.agents_of([call.manifest(path) for path in paths])
     warned = [*map(str, loaded.warnings), *(warning for spec in loaded.specs for warning in manifests.later(spec))]
     if as_json:
         output.envelope({"agents": [_agent(spec) for spec in loaded.specs]}, warned)

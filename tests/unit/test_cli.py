@@ -878,3 +878,13 @@ def test_a_booking_that_cannot_be_is_told_in_the_words_of_a_manifest(fleet: Shel
 def test_no_bookings_are_told_as_none(fleet: Shell) -> None:
     ran = fleet("slurm", "list")
     assert (ran.code, ran.out) == (0, "") and "nothing is booked" in ran.err
+
+
+def test_validate_tells_the_agents_that_a_start_would_make_of_hosts(fleet: Shell, place: Path) -> None:
+    path = place / "both.yaml"
+    path.write_text(
+        "apiVersion: fleet/v1\nkind: Agent\nmetadata: {name: both}\n"
+        "spec: {harness: shell, command: [cat], hosts: [gpu1, gpu2]}\n"
+    )
+    told = fleet("validate", str(path)).out
+    assert "both-gpu1: valid (shell, ssh;" in told and "both-gpu2: valid (shell, ssh;" in told
