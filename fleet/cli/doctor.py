@@ -83,13 +83,14 @@ def _safely(check: Callable[[Places], Iterator[Finding]], places: Places) -> Ite
 
 def python(places: Places) -> Iterator[Finding]:
     """The interpreter and the SQLite that it brings."""
+    from fleet.hub.log import wal_reset_bug
+
     found = ".".join(map(str, sys.version_info[:3]))
     fine = sys.version_info[:2] >= PYTHON
     yield Finding("python", OK if fine else FAIL, f"{found} ({sys.executable})", "fleet needs Python 3.11 or later.")
     fine = sqlite3.sqlite_version_info >= SQLITE
-    yield Finding(
-        "sqlite", OK if fine else FAIL, sqlite3.sqlite_version, "Use a Python whose sqlite3 module is 3.37 or later."
-    )
+    told = (fine and wal_reset_bug(sqlite3.sqlite_version_info)) or sqlite3.sqlite_version
+    yield Finding("sqlite", OK if fine else FAIL, told, "Use a Python whose sqlite3 module is 3.37 or later.")
 
 
 def multiplexers(places: Places) -> Iterator[Finding]:

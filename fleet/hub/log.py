@@ -561,10 +561,10 @@ def wal_reset_bug(version: tuple[int, ...] = sqlite3.sqlite_version_info) -> str
     """What there is to know about this SQLite: `None`, or the bug by its name, for whoever looks after the machine."""
     if version >= SAFE_SQLITE or version < (3, 7, 0):
         return None
+    here, fixed = (".".join(map(str, each)) for each in (version, SAFE_SQLITE))
     return (
-        f"SQLite {'.'.join(map(str, version))} has the WAL-reset bug (fixed in {'.'.join(map(str, SAFE_SQLITE))}): a "
-        "database can be damaged when two connections write and checkpoint at one moment. fleet writes through one "
-        "connection and is safe; no other program may write to its files, continuous replication tools included."
+        f"SQLite {here} has the WAL-reset bug (fixed in {fixed}). fleet writes through one connection and is safe; "
+        "let no other program write to its databases."
     )
 
 

@@ -61,6 +61,16 @@ def test_it_exits_0_where_nothing_stands_in_the_way(fleet: Shell, path: Path) ->
     assert ran.out.splitlines()[0].split() == ["CHECK", "STATUS", "FOUND"]
 
 
+@pytest.mark.parametrize(("version", "named"), [((3, 40, 1), True), ((3, 51, 3), False)])
+def test_an_sqlite_with_the_wal_reset_bug_is_told_by_name_and_stops_nobody(
+    place: Path, monkeypatch: pytest.MonkeyPatch, version: tuple[int, ...], named: bool
+) -> None:
+    monkeypatch.setattr("sqlite3.sqlite_version_info", version)
+    said = found("sqlite")
+    assert said.status == OK
+    assert ("SQLite 3.40.1 has the WAL-reset bug" in said.message) is named
+
+
 @pytest.mark.parametrize(
     ("says", "status"),
     [("tmux 3.3a", OK), ("tmux 3.2", OK), ("tmux next-3.6", OK), ("tmux 2.9", FAIL), ("tmux master", OK)],
