@@ -128,7 +128,10 @@ def examine(spec: AgentSpec, here: Here, names: set[str]) -> Iterator[Finding]:
     if spec.runtime == "ssh" and spec.remote is not None:
         yield from _there(spec, here)
         return
-    if spec.runtime in ("slurm", "slurm-tenant") and spec.remote is not None:
+    if spec.runtime == "slurm" and spec.remote is not None:
+        yield from _job_there(spec, here)
+        return
+    if spec.runtime == "slurm-tenant" and spec.remote is not None:
         yield Finding(spec.name, "host", WARN, f"what stands on {spec.remote.choices[0]} was not looked at")
         return
     for part in {"slurm": (_job, _folder, _files), "slurm-tenant": (_booking, _folder, _files)}.get(
@@ -331,6 +334,14 @@ def _job(spec: AgentSpec, here: Here) -> Iterator[Finding]:
         return
     words = "; ".join(line.replace("sbatch: ", "").replace("error: ", "") for line in said.stderr.split("\n") if line)
     yield Finding(spec.name, "job", FAIL if said.returncode else OK, words)
+
+
+def _job_there(spec: AgentSpec, here: Here) -> Iterator[Finding]:
+    from fleet.cli import check_cluster
+    from fleet.config import load_settings
+
+    for told in check_cluster.examine(spec, load_settings(here.places)):
+        yield Finding(spec.name, told.name, told.status, told.message, told.remedy)
 
 
 def _booking(spec: AgentSpec, here: Here) -> Iterator[Finding]:

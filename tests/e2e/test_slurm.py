@@ -167,11 +167,13 @@ def away(login: There, fleet_home: Home, slurm: Cluster) -> Iterator[Fleet]:
 
 
 @needs_sshd
-def test_an_agent_is_submitted_over_ssh_and_a_cut_link_says_nothing_of_it(
+def test_agents_and_bookings_are_submitted_over_ssh_and_a_cut_link_says_nothing_of_them(
     login: There, away: Fleet, slurm: Cluster
 ) -> None:
     held = {"mem": "100M", "extra_directives": ["--hold"]}
     path = away.shell("web", ASKS, remote={"host": "there"}, slurm=held, env={"COUNT": "a 'b'"})
+    checked = {check["name"]: check for check in away.json("check", path)["checks"]}
+    assert checked["job"]["message"].startswith("Job ")
     away.json("start", path, "--no-wait")
     until(lambda: "(JobHeldUser)" in (away.status("web")["message"] or ""), "why it waits is told")
     (job,) = jobs(slurm, "web")
@@ -195,9 +197,6 @@ def test_an_agent_is_submitted_over_ssh_and_a_cut_link_says_nothing_of_it(
     assert away.status("web")["phase"] == "stopped"
     until(lambda: not jobs(slurm, "web"), "no job is left")
 
-
-@needs_sshd
-def test_a_booking_is_made_over_ssh_and_takes_tenants(login: There, away: Fleet, slurm: Cluster) -> None:
     booked = ("slurm", "book", "pool", "--host", "there", "--cpus", "2", "--mem", "300M", "--time", "1:00:00")
     job = away.json(*booked)["job"]
     until((login.folder / "bookings" / "pool" / "place").exists, "the booking has its node")

@@ -1,0 +1,66 @@
+"""What `fleet check` asks a cluster behind a login node: whether its controller would take the agent's job. Nothing is
+submitted."""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+from collections.abc import Iterator
+
+from fleet.cli.check_there import FAIL, OK, WARN, Told
+from fleet.cli.render import rendered
+from fleet.errors import FleetError, HostUnreachable
+from fleet.hosts import ways
+from fleet.manifests.model import AgentSpec, Remote
+from fleet.runtimes.ssh import Link
+from fleet.runtimes.ssh_tmux import sh
+from fleet.settings import Settings
+from fleet.terms import Ran
+
+WITHIN = 40.0
+"""Seconds that a controller may take: of one that is gone SLURM says so after 20."""
+TEST = "exec sbatch --test-only"
+SILENT = ("Unable to contact", "Socket timed out", "Communication connection failure", "Connection refused")
+
+
+def examine(spec: AgentSpec, settings: Settings) -> Iterator[Told]:
+    """The job's partition, account and limits, by the controller's own word. What the nodes have is seen at a start."""
+    assert spec.remote is not None
+    script = rendered(spec)["script"].encode()
+    try:
+        login, ran = asyncio.run(_asked(spec.remote, script, settings))
+    except FleetError as error:
+        yield Told("host", FAIL, str(error), error.hint)
+        return
+    yield Told("host", OK, f"{login} answers")
+    yield finding(login, ran)
+
+
+def finding(login: str, ran: Ran) -> Told:
+    """What the controller has said."""
+    lines = [line.replace("sbatch: ", "").replace("error: ", "") for line in ran.stderr.decode().splitlines() if line]
+    said = "; ".join(lines) or f"status {ran.status}"
+    if ran.status == 127:
+        remedy = "Where only a login shell has it on its PATH: login_shell: true."
+        return Told("job", FAIL, f"sbatch is not found on {login}", remedy)
+    if any(word in said for word in SILENT):
+        return Told("job", WARN, f"SLURM's controller does not answer: {said}")
+    return Told("job", FAIL if ran.status else OK, said)
+
+
+async def _asked(remote: Remote, script: bytes, settings: Settings) -> tuple[str, Ran]:
+    """Ask on the first login node that answers."""
+    words = TEST
+    if remote.login_shell:
+        words = f'exec "${{SHELL:-/bin/sh}}" -l -c {shlex.quote(words)}'
+    away: HostUnreachable | None = None
+    for way in ways(remote):
+        config = [settings.ssh_config] if settings.ssh_config else []
+        link = Link(way, config=config, probe_within=settings.ssh_probe_within)
+        try:
+            return way.name, await link.command(sh(words), script, timeout=WITHIN)
+        except HostUnreachable as error:
+            away = error
+        finally:
+            await link.close()
+    raise away or HostUnreachable("it names no host")
