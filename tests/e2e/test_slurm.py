@@ -142,7 +142,8 @@ def test_claude_code_writes_down_where_it_is_before_its_jobs_end_and_goes_on_in_
     until(lambda: claude.status("web")["pid"] not in (None, before["pid"]), "its program runs in the next job")
     after = claude.wait("web", phase="running", activity="ready")
     assert (after["session_id"], after["restarts"]) == (before["session_id"], 0)
-    claude.json("prompt", "web", "Repeat SECOND", "--wait", "60")
+    claude.json("prompt", "web", "Repeat SECOND")
+    until(lambda: claude.asked("Repeat SECOND"), "the model is asked in the next job")
     assert claude.messages("Repeat SECOND") > claude.messages("Repeat FIRST") and claude.asked("Repeat FIRST") == 1
 
 
