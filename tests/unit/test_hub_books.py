@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from fleet.hub import books
 from fleet.hub.asks import Alarm
 from fleet.hub.books import Accounting, Turns
-from fleet.hub.guardrails import Accounts, Rules, Tally, Window
-from fleet.hub.message import Message
+from fleet.hub.guardrails import Accounts, Attempt, Rules, Speaker, Tally, Window
+from fleet.hub.message import Code, Message
 from fleet.testing import TurnedClock, settle
 
 NOW = 1_000_000.0
@@ -48,6 +48,23 @@ def test_two_that_go_on_from_one_window_do_not_see_each_other() -> None:
 
 
 # -- accounts --------------------------------------------------------------------------------------------------
+
+
+def test_a_message_that_causes_no_turn_counts_against_its_senders_rate_and_nothing_else() -> None:
+    accounting = Accounting(Rules(sender_rate=1.0, sender_burst=2, pair=1))
+    quiet, waking = (Attempt(message("m-1"), Speaker(name="alice"), wakes) for wakes in ((), ("bob",)))
+    assert accounting.admit(ALICE, quiet, NOW) is None
+    assert accounting.admit(ALICE, waking, NOW) is None
+    refusal = accounting.admit(ALICE, quiet, NOW)
+    assert refusal is not None
+    assert refusal.code is Code.RATE_LIMITED
+    assert accounting.of(ALICE, "t-1", ["bob"], NOW) == Accounts(
+        accounting.of(ALICE, "t-1", [], NOW).sender, Tally(Window([NOW]), 1), {"bob": Window([NOW])}
+    )
+    assert accounting.admit(ALICE, quiet, NOW + 1) is None
+    refusal = accounting.admit(ALICE, waking, NOW + 2)
+    assert refusal is not None
+    assert refusal.code is Code.PAIR_LIMITED
 
 
 def test_accounts_without_effect_are_let_go(monkeypatch: Any) -> None:
