@@ -28,6 +28,7 @@ from fleet.health.answers import SETTLE, Step
 from fleet.health.judge import Book
 from fleet.hosts import Hosts
 from fleet.keys import BEFORE_ENTER, typed
+from fleet.known import Known
 from fleet.ledger import Ledger, Record, StartEnvironment
 from fleet.lifecycle import Life
 from fleet.manifests.model import AgentSpec, Command
@@ -65,16 +66,6 @@ log = logging.getLogger(__name__)
 
 UP = (Phase.STARTING, Phase.RUNNING)
 WAITS_FOR_OTHERS = "WaitsForOthers"
-STANDING = frozenset({Source.SCREEN, Source.TITLE, Source.STATE_FILE})
-"""Sources whose word stands until they are seen to say otherwise."""
-EYES = frozenset({Source.SCREEN, Source.TITLE})
-"""What a capture of the pane tells."""
-LASTING = STANDING | {Source.PROCESS}
-SETTLES = 5.0
-"""Seconds after a new word, or a change of the pane, within which time alone may still change what is known: a hook
-leads for a moment, a quiet program is taken to be ready. After that only a new word can."""
-ATTEND = 2.0
-"""Seconds after which an agent that is not settled yet is judged again."""
 TRANSCRIPT_MOST = 2_000_000
 """How much is read at most where the end holds nothing of the conversation."""
 STORAGE_RETRY = 1.0
@@ -160,12 +151,7 @@ class Runner:
         self.parts = parts
         self.harness = find_harness(record.spec.harness)
         self.facts = Facts()
-        self.due: float | None = None
-        """When to `attend` to it, whatever is heard until then; `None` where it is settled."""
-        self._book = Book()
-        self._state = judge.BLANK
-        self._word_at = 0.0
-        """When a source last said something new."""
+        self._known = Known(agree=parts.settings.ready_agree, stale=parts.settings.stale)
         self._inbox: asyncio.Queue[lifecycle.Event] = asyncio.Queue()
         self._writing = asyncio.Lock()
         """Held from reading the record to its being on the disk: what two of them change is in both."""
@@ -223,39 +209,21 @@ class Runner:
 
     @property
     def book(self) -> Book:
-        """The latest words; those that stand until they are seen to change have held up to the last sweep."""
-        seen = self._swept_at()
-        return self._book if seen is None else self._book.confirmed(LASTING, seen)
+        """The latest words of what it is doing."""
+        return self._known.book(self._swept_at())
 
     @property
     def state(self) -> judge.State:
-        """What it is doing. Whose word stands until it is seen to change has been seen up to the last sweep."""
-        seen = self._swept_at()
-        return self._state if seen is None else self._state_seen(seen)
+        """What it is doing."""
+        return self._known.state(self._swept_at())
 
-    def _state_seen(self, at: float) -> judge.State:
-        """The state, seen again at that time if its proof stands."""
-        state = self._state
-        return replace(state, seen=at) if self._is_proved(state) and at > (state.seen or 0.0) else state
-
-    def _catch_up(self, until: float) -> None:
-        """Take over what the sweeps have confirmed until then, before something new is heard: what a changed pane or
-        a lost file said has held up to now."""
-        if (seen := self._swept_at()) is not None:
-            seen = min(seen, until)
-            self._state = self._state_seen(seen)
-            self._book = self._book.confirmed(LASTING, seen)
+    @property
+    def due(self) -> float | None:
+        """When to `attend` to it, whatever is heard until then; `None` where it is settled."""
+        return self._known.due
 
     def _swept_at(self) -> float | None:
         return self.runtime.seen_at(self.handle) if self.handle else None
-
-    def _is_proved(self, state: judge.State) -> bool:
-        """Whether who made this state says it still, and goes on saying it until seen to say otherwise."""
-        proof = state.proof
-        if proof is None or state.pending or proof.source not in LASTING:
-            return False
-        claim = self._book.claims.get(proof.source)
-        return claim is not None and claim.evidence is proof
 
     @property
     def unreached(self) -> bool:
@@ -443,7 +411,7 @@ class Runner:
         return record
 
     def _begin_anew(self) -> None:
-        self._book, self._state, self.due = Book(), judge.BLANK, None
+        self._known.begin_anew()
         self.facts = Facts(status_line=self.facts.status_line)
         self.settling = None
 
@@ -788,7 +756,7 @@ class Runner:
         told = self.harness.read_process(self.facts.moved_at, cpu, now)
         if told is None:
             return False
-        claim = self._book.claims.get(Source.PROCESS)
+        claim = self._known.claim(Source.PROCESS)
         if claim and (claim.evidence.activity, claim.evidence.rule) == (told.activity, told.rule):
             return False
         self.hear(replace(told, observed_at=now), judge_now=False)
@@ -796,16 +764,9 @@ class Runner:
 
     def attend(self) -> None:
         """Nothing was heard for a while, and it is not settled yet: see what the sweeps since then, and time, tell."""
-        self._catch_up(self.parts.clock.now())
+        self._known.catch_up(self.parts.clock.now(), self._swept_at())
         self._hear_process()
         self._judge()
-
-    def _attend_again(self) -> None:
-        """Note until when a new word is awaited."""
-        now = self.parts.clock.now()
-        last = max(self._word_at, self.facts.moved_at or 0.0)
-        settled = self._is_proved(self._state) and now - last >= SETTLES
-        self.due = None if settled else now + ATTEND
 
     async def _died(self, handle: Handle, look: Look) -> None:
         unexplained = look.exit_status is None and not look.multiplexer_lost and look.gone is None
@@ -823,8 +784,8 @@ class Runner:
         self.parts.record_event(
             self.name, "exit", handle.generation, {"exit_status": look.exit_status, "after_s": round(alive_for, 3)}
         )
-        self._catch_up(now)
-        self._book = self._book.without(Source.STATE_FILE).without(Source.TITLE).without(Source.PROCESS)
+        self._known.catch_up(now, self._swept_at())
+        self._known.lose(Source.STATE_FILE, Source.TITLE, Source.PROCESS)
         resumed_within = self.facts.resumed and not self.started and alive_for < self.parts.settings.resume_guard
         self.post(lifecycle.Died(look.exit_status, cause, resumed_within, self.state.resets_at, words))
 
@@ -861,14 +822,15 @@ class Runner:
         verdict = self.parts.classify(self.spec.harness, screen, self.record.version)
         self.facts.screen, self.facts.verdict = screen, verdict
         news = self._hear_process()
-        if verdict != last or before is None or screen.title != before.title or Source.SCREEN not in self._book.claims:
+        unheard = self._known.claim(Source.SCREEN) is None
+        if verdict != last or before is None or screen.title != before.title or unheard:
             self._hear_eyes(screen, verdict, at)
             news = True
-        if news or not self._is_proved(self._state) or at - self._word_at < SETTLES:
-            self._book = self._book.confirmed(EYES, at)
+        if news or self._known.is_in_question(at):
+            self._known.see_again(at)
             self._judge()
         else:
-            self._attend_again()
+            self._known.attend_again(self.parts.clock.now(), self.facts.moved_at)
         self._heed()
 
     def _hear_eyes(self, screen: Screen, verdict: Verdict, at: float) -> None:
@@ -899,7 +861,8 @@ class Runner:
         screen, verdict = self.facts.screen, self.facts.verdict
         if self.life.phase is not Phase.STARTING:
             return
-        if Source.HOOK in self._book.claims or Source.STATE_FILE in self._book.claims or (verdict and verdict.composer):
+        told = self._known.claim(Source.HOOK) or self._known.claim(Source.STATE_FILE)
+        if told or (verdict and verdict.composer):
             self._mark_started()
         elif screen and verdict and verdict.activity is Activity.NEEDS_INPUT and self.settling is None:
             problem = self.harness.start_failure(screen.text, None, self.record.version)
@@ -973,24 +936,13 @@ class Runner:
 
     def hear(self, evidence: Evidence, *, judge_now: bool = True) -> None:
         """One more word of a source."""
-        now = self.parts.clock.now()
-        self._catch_up(evidence.observed_at)
-        before = self._book.claims.get(evidence.source)
-        self._book = self._book.heard(evidence, now)
-        after = self._book.claims.get(evidence.source)
-        if before is None or after is None or after.since != before.since:
-            self._word_at = now
+        self._known.hear(evidence, self.parts.clock.now(), self._swept_at())
         if judge_now:
             self._judge()
 
     def _judge(self) -> None:
         now = self.parts.clock.now()
-        settings = self.parts.settings
-        state = judge.judge(
-            self._book, self._state, now, started=self.started, agree=settings.ready_agree, stale=settings.stale
-        )
-        before, self._state = self._state, state
-        self._attend_again()
+        before, state = self._known.judge(now, started=self.started, moved_at=self.facts.moved_at)
         if state.pending and self._relook is None:
             self._relook = asyncio.create_task(self._look_again())
         if (state.activity, state.kind, state.question) != (before.activity, before.kind, before.question):
@@ -1064,7 +1016,7 @@ class Runner:
         if event.pid is None or owner is None or event.pid == owner:
             return True
         # Where the command is a wrapper, its program's own word names the program, at the start of its session.
-        wrapped = program is not None and owner == program.pid and Source.STATE_FILE not in self._book.claims
+        wrapped = program is not None and owner == program.pid and self._known.claim(Source.STATE_FILE) is None
         if wrapped and event.name == "SessionStart" and event.session_id == self.record.session_id:
             self.facts.owner = event.pid
             self.beside(self.read_state_file())
@@ -1079,8 +1031,8 @@ class Runner:
         path = self.harness.state_file(self.facts.env, owner)
         content = await self.runtime.read(path) if path else None
         if content is None:
-            self._catch_up(self.parts.clock.now())
-            self._book = self._book.without(Source.STATE_FILE)
+            self._known.catch_up(self.parts.clock.now(), self._swept_at())
+            self._known.lose(Source.STATE_FILE)
             self._judge()
             return
         told = self.harness.read_state(content, self.parts.clock.now() + self.ahead)

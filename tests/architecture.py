@@ -43,7 +43,8 @@ are shown as that, with its age.
    (`harnesses`, `plan`, `runtimes`).
 5. The program's hooks leave events in the spool, its pane changes, its files say how it stands. Each of these is
    evidence (`spool`, `runtimes`, `harnesses`, `health/classify`).
-6. The judge makes one state of the evidence and keeps who said what (`health/judge`); the report shows it (`report`).
+6. The judge makes one state of the evidence, and who said what is kept (`health/judge`, `known`); the report shows it
+   (`report`).
 7. When the program ends, its launcher leaves the exit status. The life table and the budget decide what follows
    (`lifecycle`, `health/restart`), the supervisor's brake when (`supervisor`, `brake`).
 
