@@ -13,7 +13,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,6 +37,7 @@ from fleet.settings import Places, Settings
 from fleet.terms import Handle, LaunchPlan
 from tests.contract.hosts import PROGRAMS as SCRIPTS
 from tests.contract.hosts import Kit, until_async
+from tests.homes import Home
 
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "squeue", "scancel", "scontrol", "sinfo", "tmux")
 WITHIN = 60.0
@@ -326,3 +327,16 @@ class SlurmKit(Kit):
     def plan(self, agent: str, *argv: str, cwd: str | None = None) -> LaunchPlan:
         spec = AgentSpec(name=agent, harness="shell", command=argv, runtime="slurm", slurm=Slurm(mem="100M"))
         return replace(super().plan(agent, *argv, cwd=cwd), again=argv, place=spec)
+
+
+@pytest.fixture(name="host")
+async def slurm_host(slurm: Cluster, home: Home) -> AsyncIterator[SlurmHost]:
+    """The contract's host, for modules that import it."""
+    made = SlurmHost(slurm, home.path)
+    yield made
+    await made.close()
+
+
+@pytest.fixture(name="kit")
+def slurm_kit(host: SlurmHost) -> SlurmKit:
+    return SlurmKit(host)

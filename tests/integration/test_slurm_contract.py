@@ -5,11 +5,9 @@ Each takes a job of its own, so that they are few; what is not here is told in d
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
 import pytest
 
-from tests.cluster import Cluster, SlurmHost, SlurmKit, needs_slurm
+from tests.cluster import needs_slurm, slurm_host, slurm_kit  # noqa: F401
 from tests.contract.test_runtime import (  # noqa: F401
     test_a_host_that_cannot_be_read_is_no_death,
     test_a_killed_program_ends_with_the_signals_status,
@@ -26,18 +24,5 @@ from tests.contract.test_runtime import (  # noqa: F401
     test_the_last_screen_is_kept_after_the_pane_is_gone,
     test_typed_text_arrives_and_enter_sends_it,
 )
-from tests.homes import Home
 
 pytestmark = [pytest.mark.real, needs_slurm]
-
-
-@pytest.fixture
-async def host(slurm: Cluster, home: Home) -> AsyncIterator[SlurmHost]:
-    made = SlurmHost(slurm, home.path)
-    yield made
-    await made.close()
-
-
-@pytest.fixture
-def kit(host: SlurmHost) -> SlurmKit:
-    return SlurmKit(host)

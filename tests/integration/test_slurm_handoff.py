@@ -2,30 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from fleet.errors import HostUnreachable
 from fleet.terms import Handle, Look
-from tests.cluster import Cluster, SlurmHost, SlurmKit, happens, needs_slurm
+from tests.cluster import Cluster, SlurmHost, SlurmKit, happens, needs_slurm, slurm_host, slurm_kit  # noqa: F401
 from tests.contract.hosts import Looks, until_async
-from tests.homes import Home
 
 pytestmark = [pytest.mark.real, needs_slurm]
-
-
-@pytest.fixture
-async def host(slurm: Cluster, home: Home) -> AsyncIterator[SlurmHost]:
-    made = SlurmHost(slurm, home.path)
-    yield made
-    await made.close()
-
-
-@pytest.fixture
-def kit(host: SlurmHost) -> SlurmKit:
-    return SlurmKit(host)
 
 
 def jobs(slurm: Cluster, handle: Handle) -> list[str]:

@@ -16,7 +16,7 @@ import pytest
 
 from fleet.runtimes import lease
 from fleet.terms import Handle
-from tests.cluster import Cluster, SlurmHost, SlurmKit, TenantHost, happens, needs_slurm
+from tests.cluster import Cluster, SlurmHost, SlurmKit, TenantHost, happens, needs_slurm, slurm_kit  # noqa: F401
 from tests.contract.hosts import until_async
 from tests.contract.test_runtime import (  # noqa: F401
     test_a_host_that_cannot_be_read_is_no_death,
@@ -64,11 +64,6 @@ async def host(slurm: Cluster, lodgings: Home) -> AsyncIterator[TenantHost]:
     await made.lodge()
     yield made
     await made.close()
-
-
-@pytest.fixture
-def kit(host: TenantHost) -> SlurmKit:
-    return SlurmKit(host)
 
 
 def lives(pid: int) -> bool:
