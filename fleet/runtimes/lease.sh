@@ -248,6 +248,7 @@ case $verb in
         keep
         ;;
     end | hunt)
+        trap : HUP INT TERM # a cluster may send these to all that belongs to a job, at any moment
         mark=$1 grace=$2
         shift 2
         quoted "$@"

@@ -165,6 +165,18 @@ def test_a_program_does_not_outlive_the_owner_of_its_lease(holder: Callable[[str
     assert one.members() == []
 
 
+def test_an_end_is_carried_through_whatever_it_is_told_itself(holder: Callable[[str], Holder]) -> None:
+    one = holder("1.0.n1")
+    one.run_program()
+    until(lambda: len(one.members()) >= 3, "the program runs")
+    ending = one.start("sh", LEASE, "hunt", one.mark, "1")
+    until(lambda: psutil.Process(ending.pid).children(), "it is at work")
+    ending.terminate()
+    told = ending.communicate(timeout=60)[0]
+    assert ending.returncode == 0 and one.members() == []
+    assert "there " in told and "killed " in told
+
+
 def test_of_many_who_want_a_free_lease_one_gets_it(holder: Callable[[str], Holder]) -> None:
     takers = [holder(f"{n}.0.n1").take() for n in range(1, 5)]
     until(lambda: any(taker.poll() is not None for taker in takers), "somebody has it")
