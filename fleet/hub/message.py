@@ -168,10 +168,6 @@ class Position(NamedTuple):
             raise ValueError(f"not a position (EPOCH:SEQ): {text[:60]!r}")
         return cls(found[1], int(found[2]))
 
-    def is_after(self, other: Position) -> bool | None:
-        """Whether it comes later; `None` where that cannot be said, because they are of two logs."""
-        return self.seq > other.seq if self.epoch == other.epoch else None
-
 
 _POSITION = re.compile(r"([A-Za-z0-9_.-]{1,64}):([0-9]{1,19})")
 

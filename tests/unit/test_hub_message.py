@@ -282,12 +282,6 @@ def test_what_is_no_position_is_not_read_as_one(text: str) -> None:
         Position.parse(text)
 
 
-def test_positions_of_two_logs_cannot_be_compared() -> None:
-    assert Position("a", 5).is_after(Position("a", 4)) is True
-    assert Position("a", 5).is_after(Position("a", 5)) is False
-    assert Position("a", 5).is_after(Position("b", 4)) is None
-
-
 def test_ids_are_as_random_as_they_are_given_and_a_turns_reply_has_always_the_same() -> None:
     assert mint("m", bytes(10)) == "m-aaaaaaaaaaaaaaaa"
     with pytest.raises(ValueError, match="ten random bytes"):
