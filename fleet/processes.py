@@ -346,6 +346,21 @@ _Use = tuple[int, float, float]
 """When a process started; at a question's time, the seconds of CPU that it had used."""
 
 
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a tree of processes has cost so far, and holds now, as another machine tells it."""
+
+    cpu: float
+    """Seconds, of those that have ended too."""
+    rss: int
+    count: int
+
+    def since(self, before: Cost | None, passed: float) -> Figures:
+        """The figures, where the tree had cost `before` so many seconds ago."""
+        cpu = None if before is None or passed <= 0 else round(max(0.0, 100 * (self.cpu - before.cpu) / passed), 1)
+        return Figures(cpu, self.rss, self.count)
+
+
 class Meter:
     """Asks what trees cost; CPU is what was used since the question before."""
 

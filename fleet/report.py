@@ -240,7 +240,8 @@ def _why(name: str, runner: Runner) -> str:
     if name in ("description", "permission_mode"):
         return "the manifest names none"
     if name == "process":
-        return "not measured yet" if runner.runtime.far is None else "only measured on this machine"
+        in_a_job = runner.runtime.far is not None and runner.runtime.name != "ssh"
+        return "what runs in a job is not measured" if in_a_job else "not measured yet"
     if name == "stuck_prompt_text":
         return "nothing waits"
     if name == "remote":

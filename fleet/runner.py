@@ -748,10 +748,11 @@ class Runner:
             self._judge()
 
     def _hear_process(self) -> bool:
-        """What the processes tell; whether that is news. A headless agent's are told of by their turns."""
+        """What the processes tell; whether that is news. A headless agent's are told of by their turns; figures from
+        another machine are too old to tell what it is doing."""
         if self.headless:
             return False
-        figures, now = self.facts.figures, self.parts.clock.now()
+        figures, now = self.facts.figures if self.runtime.far is None else None, self.parts.clock.now()
         cpu = figures.cpu_percent / 100 if figures and figures.cpu_percent is not None else None
         told = self.harness.read_process(self.facts.moved_at, cpu, now)
         if told is None:

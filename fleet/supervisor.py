@@ -32,13 +32,13 @@ from fleet.ledger import Ledger, Record, StartEnvironment
 from fleet.lifecycle import Life
 from fleet.manifests.model import AgentSpec, Secret
 from fleet.preparing import Admit, no_hub, resolved, spool_of
-from fleet.processes import Meter, host_figures
+from fleet.processes import Cost, Meter, host_figures
 from fleet.redact import redact
 from fleet.runner import STORAGE_RETRY, UP, WAITS_FOR_OTHERS, Parts, Runner
 from fleet.runtimes.base import Far, Runtime
 from fleet.settings import Places, Settings
 from fleet.spool import Drain, fetched
-from fleet.terms import Activity, Evidence, HookEvent, Look, Phase, Screen, Verdict
+from fleet.terms import Activity, Evidence, HookEvent, Look, Phase, Process, Screen, Verdict
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +55,8 @@ MEASURE_EACH = 0.06
 """… or so many for each agent, where that is more: two hundred cost no more of a core than eighty …"""
 MEASURE_AT_LAST = 20.0
 """… and never more than these."""
+MEASURE_THERE = 15.0
+"""The same on another machine, which is asked for all its agents at once; sooner only for one not measured yet."""
 CATCH_EACH = 0.02
 """Seconds for each agent between two rounds of the net, where that is more than `spool_check`."""
 ATTEND_EVERY = 0.5
@@ -104,6 +106,8 @@ class Supervisor:
         """Why nothing can be written down at the moment. What happens meanwhile is kept and written later."""
         self._change = asyncio.Event()
         self._meter = Meter()
+        self._costs: dict[tuple[Runtime, Process], tuple[float, Cost]] = {}
+        """What was told of programs on other machines, and when."""
         self._brake = brake.Bucket.full(settings.brake_burst, clock.now())
         self._brake_lock = asyncio.Lock()
         self._ramp = brake.Ramp(settings.start_parallel, settings.ramp_halt)
@@ -144,6 +148,7 @@ class Supervisor:
             asyncio.create_task(self._again_and_again(self._caught_every, self._net), name="net"),
             asyncio.create_task(self._again_and_again(self._attended_every, self._attend), name="attend"),
             asyncio.create_task(self._again_and_again(self._measured_every, self._measure), name="measure"),
+            asyncio.create_task(self._again_and_again(MEASURE_EVERY, self._measure_there), name="measure there"),
         ]
         await self._collect(None)
         here = [runner for runner in self.runners.values() if runner.runtime.far is None]
@@ -864,6 +869,35 @@ class Supervisor:
                 with self.runners[name].guarded("figures"):
                     self.runners[name].measured(found)
         self.host = await asyncio.to_thread(host_figures, str(self.places.state))
+
+    async def _measure_there(self) -> None:
+        """Figures of processes on other machines: one request for each of those."""
+        up: dict[Runtime, list[Runner]] = {}
+        for runner in self.runners.values():
+            host = runner.runtime
+            over_ssh = host.name == "ssh"  # processes of a job are on yet another machine
+            if runner.life.phase in UP and runner.facts.program and over_ssh and host not in self.unreachable:
+                up.setdefault(host, []).append(runner)
+        living = {(host, runner.facts.program) for host, runners in up.items() for runner in runners}
+        self._costs = {key: cost for key, cost in self._costs.items() if key in living}
+        await asyncio.gather(*(self._measure_on(host, runners) for host, runners in up.items()))
+
+    async def _measure_on(self, host: Runtime, runners: Sequence[Runner]) -> None:
+        roots = {runner.facts.program: runner for runner in runners if runner.facts.program}
+        measured = [self._costs[host, program][0] for program in roots if (host, program) in self._costs]
+        if len(measured) == len(roots) and self.clock.now() - min(measured) < MEASURE_THERE:
+            return
+        try:
+            costs = await host.far.figures(roots) if host.far else {}
+        except (HostUnreachable, LaunchError, TimedOut) as error:  # those of before stand until it tells
+            log.info("no figures: %s", error)
+            return
+        now = self.clock.now()
+        for program, cost in costs.items():
+            at, before = self._costs.get((host, program), (now, None))
+            self._costs[host, program] = now, cost
+            if roots[program].facts.program == program:
+                roots[program].measured(cost.since(before, now - at))
 
 
 def _secrets(spec: AgentSpec) -> list[tuple[str, Secret]]:

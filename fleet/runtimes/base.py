@@ -10,7 +10,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from fleet.terms import File, Handle, LaunchPlan, Look, Ran, Spooled
+from fleet.processes import Cost
+from fleet.terms import File, Handle, LaunchPlan, Look, Process, Ran, Spooled
 
 OnLook = Callable[[Handle, Look], None]
 OnHost = Callable[[str | None], None]
@@ -57,6 +58,10 @@ class Far(Protocol):
 
     async def forget(self, folder: str, names: Sequence[str]) -> None:
         """Remove these from a folder of the spool: they are kept here now."""
+        ...
+
+    async def figures(self, roots: Collection[Process]) -> Mapping[Process, Cost]:
+        """What the trees of those that live there cost, in one request."""
         ...
 
     async def clear(self, agent: str) -> None:

@@ -8,6 +8,8 @@
 #                                           tar has a NAME/open, the pane is opened too: then it ends with its facts
 #     ssh_host.sh hunt GRACE LAUNCH …       end all that belongs to these launches
 #     ssh_host.sh strays FOLDER [AGENT]     processes of launches below FOLDER/agents: `PID:START GENERATION`
+#     ssh_host.sh figures PID:START …       what the trees below these cost: a line `TICKS PAGE` (ticks a second, bytes a
+#                                           page), then a line `PID:START PROCESSES TICKS PAGES` for each that lives
 #     ssh_host.sh list FOLDER | remove PATH …
 #     ssh_host.sh reads MARK { FILE BYTES } …   what is in them, each followed by a line `MARK STATUS`
 #     ssh_host.sh next                      the words of one of these come as the first line of stdin, quoted for sh
@@ -454,6 +456,42 @@ strays() { # FOLDER [AGENT]
     done
 }
 
+figures() { # PID:START …; CPU that ended children have used is their parents' when they are waited for
+    echo "$(getconf CLK_TCK 2>/dev/null || echo 100) $(getconf PAGESIZE 2>/dev/null || echo 4096)"
+    cat /proc/[0-9]*/stat 2>/dev/null | awk -v roots="$*" '
+        {
+            line = $0
+            sub(/.*\) /, "", line)
+            if (split(line, f, " ") < 22 || f[1] == "Z" || f[1] == "X" || $1 !~ /^[0-9]+$/) next
+            start[$1] = f[20]
+            used[$1] = f[12] + f[13] + f[14] + f[15]
+            pages[$1] = f[22]
+            near[f[2]] = near[f[2]] " " $1
+            if (f[4] != f[2]) near[f[4]] = near[f[4]] " " $1
+        }
+        END {
+            count = split(roots, root, " ")
+            for (n = 1; n <= count; n++) {
+                split(root[n], one, ":")
+                if (start[one[1]] != one[2]) continue
+                split("", done)
+                todo[1] = one[1]
+                last = 1
+                processes = ticks = size = 0
+                for (k = 1; k <= last; k++) {
+                    if (todo[k] in done) continue
+                    done[todo[k]] = 1
+                    processes++
+                    ticks += used[todo[k]]
+                    size += pages[todo[k]]
+                    below = split(near[todo[k]], child, " ")
+                    for (c = 1; c <= below; c++) todo[++last] = child[c]
+                }
+                print root[n], processes, ticks, size
+            }
+        }'
+}
+
 reads() { # MARK { FILE BYTES } …; `-` BYTES are all of it
     mark=$1
     shift
@@ -478,7 +516,7 @@ fi
 verb=$1
 shift
 case $verb in
-serve | hunt | launch | run | reads | strays | take | forget) "$verb" "$@" ;;
+serve | hunt | launch | run | reads | figures | strays | take | forget) "$verb" "$@" ;;
 remove) rm -rf "$@" || rm -rf "$@" ;; # a last note may have come between
 put) unpack "$1" "$2" && rm -rf "$1/$2" ;;
 note) # FOLDER NAME FILE: a file for a folder that may be gone, and must not come again with it

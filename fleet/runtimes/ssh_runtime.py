@@ -25,6 +25,7 @@ from pathlib import Path
 
 from fleet.clock import Clock
 from fleet.errors import CannotYet, FleetError, HostUnreachable, LaunchError, StorageFull, Unconfirmed
+from fleet.processes import Cost
 from fleet.runtimes import launches, tmux, watching
 from fleet.runtimes.base import Capabilities, Ended, OnHost, OnLook
 from fleet.runtimes.multiplexers import Seen, ServerGone
@@ -643,6 +644,17 @@ class SshRuntime:
 
     async def forget(self, folder: str, names: Sequence[str]) -> None:
         _must(await self._do_there("forget", folder, *names), folder)
+
+    async def figures(self, roots: Collection[Process]) -> Mapping[Process, Cost]:
+        ran = await self._do_there("figures", *(f"{root.pid}:{root.start}" for root in roots))
+        _must(ran, "the process table")
+        head, *lines = ran.stdout.decode().splitlines()
+        ticks, page = map(int, head.split())
+        told = {}
+        for root, count, used, pages in map(str.split, lines):
+            pid, _, start = root.partition(":")
+            told[Process(int(pid), int(start))] = Cost(float(used) / ticks, int(pages) * page, int(count))
+        return told
 
     async def clear(self, agent: str) -> None:
         ran = await self._do_there("strays", self._folder, agent)

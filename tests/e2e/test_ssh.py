@@ -132,6 +132,8 @@ def test_a_cut_link_is_no_death_to_this_daemon_or_the_next_and_a_stop_meanwhile_
     assert (after["pid"], after["generation"], after["restarts"]) == (before["pid"], before["generation"], 0)
     fleet.wait("stops", phase="stopped")
     assert not alive(stops)
+    process = until(lambda: fleet.status("web")["process"], "what its processes cost there")
+    assert process["processes"] >= 1 and process["rss_mb"] > 0
 
 
 def test_the_first_host_that_answers_takes_the_agent_and_one_that_is_away_is_named_and_awaited(

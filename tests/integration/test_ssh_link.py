@@ -16,14 +16,15 @@ from fleet import harnesses as hooks
 from fleet import processes
 from fleet.clock import SystemClock
 from fleet.errors import HostUnreachable, TimedOut, Unauthenticated
+from fleet.processes import Cost
 from fleet.runtimes import files, launches
 from fleet.runtimes.ssh import Channel, Link
 from fleet.runtimes.ssh_hosts import HostState
 from fleet.runtimes.ssh_runtime import SshRuntime, folder_for
 from fleet.runtimes.ssh_shell import HostShell
 from fleet.runtimes.ssh_tmux import SshTmux
-from fleet.terms import File
-from tests.contract.hosts import PROGRAMS, Kit, until
+from fleet.terms import File, Process
+from tests.contract.hosts import PROGRAMS, Kit, until, until_async
 from tests.homes import Home
 from tests.sshd import SshHost, needs_sshd
 
@@ -188,6 +189,29 @@ async def test_the_way_to_a_launch_is_three_requests_one_after_the_other(
     facts = host.facts(handle)
     assert facts.program is not None and processes.alive(facts.program)
     await kit.watch(handle).show("hello")
+
+
+async def test_what_a_tree_costs_is_told_for_each_that_lives(kit: Kit, host: SshHost) -> None:
+    busy = Path(host.folder) / "bin" / "busy"
+    busy.write_text("#!/bin/sh\nsleep 600 &\necho hello\nwhile :; do :; done\n")
+    busy.chmod(0o755)
+    handles = [await kit.launch("busy", "busy"), await kit.launch("quiet")]
+    for handle in handles:
+        await kit.watch(handle).show("hello")
+    first, second = [program for handle in handles if (program := host.facts(handle).program) is not None]
+    gone = Process(first.pid, first.start - 1)
+
+    async def worked() -> bool:
+        return (await host.ssh.figures([first]))[first].cpu >= 0.2
+
+    await until_async(worked, "CPU is used")
+    told = await host.ssh.figures([first, second, gone])
+    assert set(told) == {first, second}
+    assert (told[first].count, told[second].count) == (2, 1)
+    assert told[first].cpu > told[second].cpu and 100_000 < told[second].rss < 10**9
+    later = Cost(told[first].cpu + 0.5, told[first].rss, 2)
+    assert later.since(told[first], 2.0).cpu_percent == 25.0
+    assert later.since(None, 2.0).cpu_percent is None
 
 
 async def test_a_pane_that_cannot_be_opened_at_once_is_opened_all_the_same(kit: Kit, host: SshHost) -> None:
