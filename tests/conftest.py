@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from tests.cluster import Cluster, cluster
@@ -25,6 +26,10 @@ GROUND = "FLEET_TEST_GROUND"
 SESSION_MARKS = ("ANTHROPIC_", "CLAUDE", "FLEET_", "TMUX", "STY", "XDG_", "AI_AGENT", "SCITEX_")
 """What the person's own environment must not bring into a test."""
 ours = pytest.StashKey["Outside"]()
+
+# How long an example takes says how busy the machine is.
+hypothesis.settings.register_profile("fleet", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("fleet")
 
 
 def pytest_configure(config: pytest.Config) -> None:
