@@ -437,7 +437,7 @@ def test_a_ready_program_is_stopped_by_its_own_command(fleet: Claude) -> None:
 
 ONE_TURN_TELLS_NOT = {
     # what does not apply to an agent that is ready
-    *("kind", "question", "reason", "message", "exit_status", "next_restart_at", "resets_at"),
+    *("kind", "question", "reason", "message", "waits_for", "exit_status", "next_restart_at", "resets_at"),
     *("current_tool", "current_tool_input", "stuck_prompt_text"),
     # what only a headless agent has
     "usage",

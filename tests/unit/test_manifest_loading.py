@@ -418,7 +418,6 @@ def test_a_plain_manifest_names_nothing() -> None:
     [
         ("  remote: {host: mba}\n  mode: headless\n", "headless"),
         ("  remote: {host: mba}\n  multiplexer: screen\n", "screen"),
-        ("  remote: {host: login}\n  slurm: {}\n", "over ssh"),
         ("  slurm: {reservation: lab}\n  mode: headless\n", "headless"),
         ("  container: {runtime: docker, image: x}\n", "docker"),
         *((f"  harness: {name}\n", name) for name in ("codex", "gemini-cli", "opencode", "aider", "cursor")),
@@ -429,7 +428,14 @@ def test_what_this_version_cannot_start_validates_and_says_so(body: str, word: s
 
 
 @pytest.mark.parametrize(
-    "body", ["  harness: claude-code\n", "  harness: shell\n  command: [x]\n", "  mode: headless\n"]
+    "body",
+    [
+        "  harness: claude-code\n",
+        "  harness: shell\n  command: [x]\n",
+        "  mode: headless\n",
+        "  remote: {host: mba}\n",
+        "  remote: {host: login}\n  slurm: {}\n",
+    ],
 )
 def test_what_this_version_can_start_says_nothing(body: str) -> None:
     assert cannot_yet(spec_of(body)) is None
