@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib
+import os
 import secrets
 import shlex
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
@@ -25,8 +26,17 @@ from fleet.runtimes.ssh_hosts import Way
 from fleet.settings import Places, Settings
 from fleet.terms import File, Handle
 
+SSH_AGENT = "SSH_AUTH_SOCK"
 SSH_PORT = 22
 """What a manifest says that leaves the port to ssh_config."""
+
+
+def use_ssh_agent_of(environ: Mapping[str, str]) -> None:
+    """From now on keys are asked of the ssh agent of whoever starts something here, where that lives (ssh's own
+    libraries look in the environment): the one that the daemon began with may have ended with its login."""
+    socket = environ.get(SSH_AGENT, "")
+    if Path(socket).is_socket():
+        os.environ[SSH_AGENT] = socket
 
 
 class Kind(Protocol):

@@ -27,7 +27,7 @@ from fleet.headless import Standing
 from fleet.health import answers
 from fleet.health.classify import classify
 from fleet.health.restart import NOBODYS_FAULT
-from fleet.hosts import Hosts, Kind
+from fleet.hosts import Hosts, Kind, use_ssh_agent_of
 from fleet.ledger import Ledger, Record, StartEnvironment
 from fleet.lifecycle import Life
 from fleet.manifests.model import AgentSpec, Secret
@@ -213,6 +213,7 @@ class Supervisor:
     async def environment(self, spec: AgentSpec, environ: Mapping[str, str]) -> StartEnvironment:
         """What a start of the agent from this environment gives it: secrets are read now, or refused now."""
         secrets = {name: await self._secret(spec, name, value, environ) for name, value in _secrets(spec)}
+        use_ssh_agent_of(environ)
         return StartEnvironment(dict(environ), secrets)
 
     async def declare(self, spec: AgentSpec, environment: StartEnvironment | None) -> Runner:

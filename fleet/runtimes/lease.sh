@@ -20,8 +20,10 @@
 #   OWNER (PID START) is gone.
 # - HERE is a folder of the node itself: HERE/keeper is written (the keeper's pid and start time), HERE/roots is read
 #   when it comes to ending (a root a line), and HERE/lapsed is made before the first process is ended.
+# - It is let go of when HERE/release is there, which TERM makes it look for at once. TERM alone ends nothing: a cluster
+#   that cancels a job may send it to all that belongs to it, while the program still lives.
 #
-# Exit status of keep: 0 released (TERM), 70 lapsed, 71 a higher number is there, 72 the owner is gone.
+# Exit status of keep: 0 released, 70 lapsed, 71 a higher number is there, 72 the owner is gone.
 
 PATH=/usr/local/bin:/usr/bin:/bin
 SLACK=5
@@ -126,14 +128,13 @@ release() { # a renewal under way would write over it; one that hangs says nothi
 }
 
 keep() {
-    renewing= count=0 released=
-    trap 'released=1' TERM
-    trap : HUP INT
+    renewing= count=0
+    trap : HUP INT TERM
     start_of "$$"
     printf '%s %s\n' "$$" "$start" >"$here/.keeper.new" && mv "$here/.keeper.new" "$here/keeper" || exit 73
     deadline=$((taken + ttl)) next=0
     while :; do
-        [ -z "$released" ] || release
+        [ ! -e "$here/release" ] || release
         uptime
         if [ -n "$renewing" ] && ! kill -0 "$renewing" 2>/dev/null; then
             wait "$renewing"
@@ -155,8 +156,7 @@ keep() {
 }
 
 finish() {
-    trap : TERM
-    : >"$here/lapsed"
+    true >"$here/lapsed" # (a `:` that cannot write would end the shell)
     [ ! -e "$here/roots" ] || while read -r root; do quoted "$root"; done <"$here/roots"
     end_all "$grace"
     exit "$1"

@@ -267,7 +267,7 @@ on_server capture-pane -p -t "=$agent:" >>"$run/.screen.new" 2>/dev/null && mv -
 sh "$lease" end "$job_mark" 2 "$launcher_process" "$server"
 post_agent_hooks
 note ended "$why"
-kill "${keeper%% *}" 2>/dev/null # lets go of the lease
+true >"$here/release" && kill "${keeper%% *}" || kill -KILL "${keeper%% *}" # lets go of the lease, or lets it run out
 while lives "$keeper"; do pause; done
 rm -rf "$here"
 status=$(cat "$run/exit" 2>/dev/null)

@@ -110,6 +110,6 @@ done
 
 [ -z "$lapsed" ] || note lapsed "its lease could not be renewed" & # where that hangs, it must end all the same
 /bin/sh "$lease" end "$mark" "$grace" "$pane"
-kill "${keeper%% *}" 2>/dev/null # lets go of the lease
+true >"$here/release" && kill "${keeper%% *}" || kill -KILL "${keeper%% *}" # lets go of the lease, or lets it run out
 while lives $keeper; do sleep 0.2; done
 leave 0

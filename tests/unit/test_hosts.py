@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fleet.errors import HostUnreachable, Unauthenticated
-from fleet.hosts import Hosts, ways
+from fleet.hosts import Hosts, use_ssh_agent_of, ways
 from fleet.manifests.model import AgentSpec, Remote
 from fleet.runtimes.base import Runtime
 from fleet.runtimes.ssh_hosts import Way
@@ -126,3 +129,17 @@ def test_the_way_to_a_host_is_kept_in_one_line(way: Way) -> None:
 def test_the_usual_port_leaves_the_port_to_ssh_config() -> None:
     assert ways(Remote(host=("a", "b"), user="me")) == [Way("a", "me"), Way("b", "me")]
     assert ways(Remote(host="a", port=2222)) == [Way("a", None, 2222)]
+
+
+def test_keys_are_asked_of_the_agent_of_whoever_started_something_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSH_AUTH_SOCK", "of the daemon's start")
+    use_ssh_agent_of({})
+    use_ssh_agent_of({"SSH_AUTH_SOCK": str(tmp_path / "ended")})
+    assert os.environ["SSH_AUTH_SOCK"] == "of the daemon's start"
+    with socket.socket(socket.AF_UNIX) as agent:
+        monkeypatch.chdir(tmp_path)
+        agent.bind("agent")
+        use_ssh_agent_of({"SSH_AUTH_SOCK": str(tmp_path / "agent")})
+    assert os.environ["SSH_AUTH_SOCK"] == str(tmp_path / "agent")
