@@ -56,8 +56,8 @@ PATIENCE = 5.0
 """Seconds that a daemon is waited for that is not there: one that restarts is back sooner. Who asks later is told at
 once, until it has been seen again."""
 LISTS = 20.0
-"""The same for what there is (`tools/list`): a program asks at its start, and may work on for hours without what it was
-not told of. It does not wait for the answer."""
+"""The same for what there is (`tools/list`) in the session of an agent: its program asks at its start, does not wait
+for the answer, and may work on for hours without what it was not told of. Other sessions may be short, and wait."""
 AGAIN = 0.1
 LOSSES = 3
 """Times that a request may lose the daemon on its way."""
@@ -180,10 +180,13 @@ class Shim:
         write: Callable[[bytes], None],
         *,
         version: str = "",
+        own: bool = False,
         nested: bool = False,
         channel: bool = False,
     ) -> None:
+        """`own`: it is the session of an agent itself; `nested`: it is one inside of that."""
         self._hub, self._write, self._version = hub, write, version
+        self._listing = LISTS if own else 0.0
         self._nested, self._channel = nested, channel
         self._lock = threading.Lock()
         self._gone_at: float | None = None
@@ -242,7 +245,7 @@ class Shim:
         tool = _params(message).get("name") if message["method"] == "tools/call" else None
         answer: Json | None
         try:
-            until = time.monotonic() + LISTS if message["method"].endswith("/list") else 0.0
+            until = time.monotonic() + self._listing if message["method"].endswith("/list") else 0.0
             answer = self._local(tool, message) or self._asked(which, line, until)
         except NoHub:
             answer = None
@@ -507,9 +510,10 @@ def main(
 ) -> int:
     """Serve until stdin ends; the exit code. `--own` says that this is the session of the agent itself: without it
     a session inside of an agent (one that the agent's tools have started) leaves the agent's mail alone."""
-    nested = "FLEET_GENERATION" in environ and OWN not in words
+    own = OWN in words
+    nested = "FLEET_GENERATION" in environ and not own
     hub = Hub.of(environ, folders)
-    shim = Shim(hub, _to_stdout, version=version, nested=nested, channel=CHANNEL in words and not nested)
+    shim = Shim(hub, _to_stdout, version=version, own=own, nested=nested, channel=CHANNEL in words and not nested)
     for line in sys.stdin.buffer:
         if line.strip():
             shim.take(line)

@@ -84,8 +84,8 @@ class Desk:
         return self.agent(harness="shell", command=("sh", "-c", script), **spec)
 
     def claude(self, program: str, version: str, **spec: Any) -> Standing:
-        """A real Claude Code."""
-        up = self.agent(harness="claude-code", command=(program,), **spec)
+        """A real Claude Code. There is no hub here: its tools would be waited for."""
+        up = self.agent(harness="claude-code", command=(program,), hub={"mcp": False}, **spec)
         ask = LaunchAsk(
             spec=up.spec,
             conversation=Conversation("", exists=False),

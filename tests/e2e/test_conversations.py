@@ -371,7 +371,7 @@ HOSTILE = (
 
 def quoted(given: str) -> tuple[str, str, str]:
     """What a turn was given: before its quoted block, within it, and after it."""
-    nonce = re.search(r"fleet-message-([a-z2-7]{8,})", given)
+    nonce = re.search(r"fleet-message-([0-9a-z]{8,})", given)
     assert nonce is not None, given
     opening = re.compile(rf"^<fleet-message-{nonce[1]} [^\n]*>$", re.M)
     closing = re.compile(rf"^</fleet-message-{nonce[1]}>$", re.M)
@@ -388,7 +388,7 @@ def test_hostile_text_stands_between_its_marks_whoever_sends_it(talk: Talk, who:
     sender = talk.operator if who == "operator" else talk.caller("c18x")
     first = sender.send(name, "Hello")
     talk.settled(first["id"], name)
-    seen = re.search(r"fleet-message-([a-z2-7]{8,})", talk.given(name, first["id"]))
+    seen = re.search(r"fleet-message-([0-9a-z]{8,})", talk.given(name, first["id"]))
     assert seen is not None
     benign = quoted(talk.given(name, first["id"]))
     sent = sender.send(name, HOSTILE.format(nonce=seen[1]))
@@ -405,7 +405,7 @@ def test_hostile_text_stands_between_its_marks_whoever_sends_it(talk: Talk, who:
 
 def _shape(text: str) -> str:
     """What is left of a text without what differs from one message to the next."""
-    return re.sub(r"fleet-message-[a-z2-7]+|[mt]-[a-z2-7]{16}", "ID", text)
+    return re.sub(r"fleet-message-[0-9a-z]+|[mt]-[a-z2-7]{16}", "ID", text)
 
 
 def test_names_labels_and_descriptions_that_others_set_are_data(talk: Talk) -> None:

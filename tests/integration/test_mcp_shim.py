@@ -264,7 +264,7 @@ def test_a_daemon_that_restarts_is_found_again_and_hears_a_request_under_one_key
 
 
 def test_without_a_daemon_the_model_is_told_so_and_the_next_call_works(home: Home, hub: ScriptedHub) -> None:
-    session = Session(home, hub)
+    session = Session(home, hub, "--own")
     hub.stop()
     answer = session.call("who")
     assert answer["result"]["isError"] is True and "not running" in words_of(answer)
