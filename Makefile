@@ -45,7 +45,7 @@ programs:  # the multiplexers
 	@tools/need tmux screen
 
 welcome:  # what some tests need, which are passed over without it
-	@$(ALSO) tools/need --welcome systemd-analyze=systemd
+	@$(ALSO) tools/need --welcome systemd-analyze=systemd ip=iproute2
 	@$(ALSO) tools/need --welcome --service --unpack sshd=openssh-server ssh-keygen=openssh-client
 	@$(ALSO) tools/need --welcome --service slurmctld slurmd sbatch=slurm-client
 

@@ -18,6 +18,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from tests import networks
 from tests.cluster import Cluster, cluster
 from tests.homes import Home, Stub, claude_path, end_all, left_behind, stub_server, wait_gone
 
@@ -44,6 +45,12 @@ def pytest_configure(config: pytest.Config) -> None:
         (ground / "home").mkdir()
         config.stash[ours] = outside
     tempfile.tempdir = os.environ[GROUND]
+
+
+def pytest_report_header() -> str:
+    why = networks.missing()
+    more = f"none in network namespaces ({why})" if why else "two in network namespaces as well"
+    return f"ssh hosts: on loopback, behind a wire that swallows what is sent; {more}"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

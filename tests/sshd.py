@@ -28,6 +28,7 @@ from fleet.runtimes.ssh_runtime import SshRuntime
 from fleet.settings import Places, Settings
 from fleet.terms import Handle, Process
 from tests.contract.hosts import PATIENCE, PROGRAMS, until
+from tests.networks import Network
 
 SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/usr/local/sbin")
 
@@ -130,10 +131,13 @@ class Wire:
 class Sshd:
     """One sshd with a key of its own, a client's key, and an ssh_config that leads to it as `there`."""
 
-    def __init__(self, folder: Path, max_sessions: int = 10) -> None:
+    def __init__(self, folder: Path, max_sessions: int = 10, network: Network | None = None) -> None:
+        """In `network`, else on loopback."""
         assert SSHD is not None
         self.folder = folder
         self.port = 0
+        self._address = "127.0.0.1" if network is None else network.address
+        self._enter = () if network is None else network.enter
         self._max_sessions = max_sessions
         self._process: subprocess.Popen[bytes] | None = None
         folder.mkdir(mode=0o755, parents=True)
@@ -162,7 +166,7 @@ class Sshd:
                 self.port = free.getsockname()[1]
         lines = [
             f"Port {self.port}",
-            "ListenAddress 127.0.0.1",
+            f"ListenAddress {self._address}",
             f"HostKey {self.folder}/host",
             "PidFile none",
             f"AuthorizedKeysFile {self.folder}/authorized_keys",
@@ -175,12 +179,12 @@ class Sshd:
             " ".join(["SetEnv", f"HOME={self.folder}/home", *environment]),
         ]
         (self.folder / "sshd_config").write_text("\n".join(lines) + "\n")
-        argv = [SSHD, "-D", "-f", str(self.folder / "sshd_config"), "-E", str(self.folder / "sshd.log")]
+        argv = [*self._enter, SSHD, "-D", "-f", str(self.folder / "sshd_config"), "-E", str(self.folder / "sshd.log")]
         self._process = subprocess.Popen(argv, stdin=subprocess.DEVNULL)
         deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
             assert self._process.poll() is None, (self.folder / "sshd.log").read_text()
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
+            with contextlib.suppress(OSError), socket.create_connection((self._address, self.port), 1):
                 return
             time.sleep(0.02)
         raise AssertionError("sshd does not answer")
@@ -189,7 +193,7 @@ class Sshd:
         """Write the ssh_config by which `there` is reached over that port, and the host's key as known."""
         lines = [
             "Host there",
-            "  HostName 127.0.0.1",
+            f"  HostName {self._address}",
             f"  Port {port}",
             f"  IdentityFile {self.folder}/client",
             "  IdentitiesOnly yes",
@@ -201,7 +205,7 @@ class Sshd:
 
     def trust(self, port: int) -> None:
         key = " ".join((self.folder / "host.pub").read_text().split()[:2])
-        self.known_hosts.write_text(f"[127.0.0.1]:{port} {key}\n")
+        self.known_hosts.write_text(f"[{self._address}]:{port} {key}\n")
 
     def stop(self) -> None:
         """End it with all its connections, as a reboot would."""
@@ -221,8 +225,12 @@ class SshHost:
 
     multiplexer = "tmux"
 
-    def __init__(self, home: Path, settings: Settings | None = None, *, max_sessions: int = 10) -> None:
-        self.sshd = Sshd(home / "sshd", max_sessions)
+    def __init__(
+        self, home: Path, settings: Settings | None = None, *, max_sessions: int = 10, network: Network | None = None
+    ) -> None:
+        """In a network of its own its cable is what is cut, and there is no wire."""
+        self._network = network
+        self.sshd = Sshd(home / "sshd", max_sessions, network)
         self.folder = str(home / "work")
         self.root = str(home / "there")
         self.places = Places.of({"FLEET_HOME": str(home / "fleet"), "HOME": str(home)})
@@ -241,8 +249,9 @@ class SshHost:
     async def open(self) -> None:
         self.sshd.start()
         self.wire = Wire(self.sshd.port)
-        await self.wire.open()
-        self.sshd.lead(self.wire.port)
+        if self._network is None:
+            await self.wire.open()
+        self.sshd.lead(self.wire.port or self.sshd.port)
         self.ssh = self.again()
         self.runtime: Runtime = self.ssh
 
@@ -277,10 +286,10 @@ class SshHost:
             processes.send(server, signal.SIGKILL)
 
     def cut(self) -> None:
-        self.wire.cut()
+        (self._network or self.wire).cut()
 
     def heal(self) -> None:
-        self.wire.heal()
+        (self._network or self.wire).heal()
 
     async def end_agents(self, names: Sequence[str]) -> None:
         for name in names:
@@ -288,17 +297,21 @@ class SshHost:
 
     async def close(self) -> None:
         """End everything that was started, the sshd last."""
-        self.heal()
-        servers = self.servers()
-        root = Path(self.root) / "agents"
-        folders = [path for path in root.glob("*/launch/*") if path.is_dir()]
-        await processes.end(lambda: launches.search(folders), grace=0.1)
-        await self.ssh.close()
-        await self.wire.close()
-        for server in servers:
-            processes.send(server, signal.SIGKILL)
-        await until(lambda: not any(processes.alive(server) for server in servers), "the end of tmux")
-        self.sshd.stop()
+        try:
+            self.heal()
+            servers = self.servers()
+            root = Path(self.root) / "agents"
+            folders = [path for path in root.glob("*/launch/*") if path.is_dir()]
+            await processes.end(lambda: launches.search(folders), grace=0.1)
+            await self.ssh.close()
+            await self.wire.close()
+            for server in servers:
+                processes.send(server, signal.SIGKILL)
+            await until(lambda: not any(processes.alive(server) for server in servers), "the end of tmux")
+        finally:
+            self.sshd.stop()
+            if self._network is not None:
+                self._network.close()
 
 
 class There:
