@@ -67,17 +67,22 @@ class Home:
     def fleet(
         self, *words: str, env: Mapping[str, str] | None = None, stdin: str = "", timeout: float = 120
     ) -> subprocess.CompletedProcess[str]:
-        """Run `fleet WORDS…` here to its end."""
-        return subprocess.run(
-            [*fleet_argv(), *words],
-            cwd=self.work,
-            env={**self.env, **(env or {})},
-            input=stdin,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
-        )
+        """Run `fleet WORDS…` here to its end. Where that does not come, what the daemon was at is told."""
+        try:
+            return subprocess.run(
+                [*fleet_argv(), *words],
+                cwd=self.work,
+                env={**self.env, **(env or {})},
+                input=stdin,
+                capture_output=True,
+                text=True,
+                timeout=timeout,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as late:
+            log = self.path / "fleet" / "state" / "daemon.log"
+            late.add_note(log.read_text(errors="replace")[-20_000:] if log.exists() else "there is no daemon's log")
+            raise
 
     def json(self, *words: str, **options: Any) -> Any:
         """`fleet WORDS… --json`, which has to succeed: its `data`."""
