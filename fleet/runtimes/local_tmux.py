@@ -22,9 +22,9 @@ BARE = {"PATH": "/usr/local/bin:/usr/bin:/bin:/opt/homebrew/bin", "LANG": "C.UTF
 """All the environment a multiplexer's server gets: every pane would inherit what it has."""
 UMASK = 0o022
 """The agents', whatever the daemon's own is."""
-
-
 START_TRIES = 10
+LAST_WORDS = 1.0
+"""Seconds that a client's output is read for after its end."""
 
 
 def program(name: str) -> str:
@@ -195,6 +195,11 @@ class Client(asyncio.SubprocessProtocol):
         self._clients.discard(self)
         self._gone.set()
         self._control.lost(self._said.decode(errors="replace").strip() or "the tmux client has ended")
+
+    def process_exited(self) -> None:
+        """Its last words come by the pipes, which a child of its own may hold on to: nobody waits for that one."""
+        assert self._transport is not None
+        asyncio.get_running_loop().call_later(LAST_WORDS, self._transport.close)
 
     def write(self, data: bytes) -> None:
         assert self._transport is not None

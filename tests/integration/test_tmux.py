@@ -19,10 +19,11 @@ import libtmux
 import pytest
 
 from fleet import processes
-from fleet.runtimes.local_tmux import LocalTmux, program
+from fleet.runtimes.local_tmux import Client, LocalTmux, program
+from fleet.runtimes.tmux import Control
 from fleet.settings import Settings
 from fleet.terms import Handle
-from tests.contract.hosts import Kit, LocalHost, Looks, until
+from tests.contract.hosts import PATIENCE, Kit, LocalHost, Looks, until
 from tests.homes import Home
 
 
@@ -278,3 +279,18 @@ def test_a_persons_own_tmux_comes_before_the_systems(tmp_path: Path, monkeypatch
     own.unlink()
     assert Path(program("tmux")).is_absolute()  # the system's, though it is not on this PATH
     assert program("no-such-multiplexer") == "no-such-multiplexer"
+
+
+async def test_a_client_that_has_ended_is_not_waited_for_because_a_child_of_it_holds_its_output(home: Home) -> None:
+    lost: list[str] = []
+    control, clients = Control(lambda: lost.append("")), set[Client]()
+    pid = home.path / "pid"
+    line = f"sleep 600 & echo $! >{pid}.new; mv {pid}.new {pid}; exec sleep 600"
+    await Client.open(["/bin/sh", "-c", line], control, clients)
+    await until(pid.exists, "its child")
+    (client,) = clients
+    client.kill()
+    async with asyncio.timeout(PATIENCE):
+        await client.wait()
+    os.kill(int(pid.read_text()), signal.SIGKILL)
+    assert not clients and control.ended
