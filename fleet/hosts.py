@@ -165,22 +165,18 @@ class SshHosts:
 
     async def opened(self, host: str, spec: AgentSpec) -> Runtime:
         link = self._link(Way.parse(host), spec.remote)
-        try:
-            folder = await self._module("ssh_runtime").folder_for(link, self._own_mark())
-            made = self._runtime(link, folder)
-            await made.prepare()
-        except BaseException:
-            await link.close()
-            raise
-        runtime: Runtime = made
-        return runtime
+        return await self._prepared(link, lambda folder: self._runtime(link, folder))
 
     async def login(self, host: str, spec: AgentSpec) -> Runtime:
         """A cluster's login node that has not been spoken to yet. Raise `HostUnreachable` where it does not answer."""
         link = self._link(Way.parse(host), spec.remote)
+        return await self._prepared(link, lambda folder: self.login_known(host, folder, link), link.alias)
+
+    async def _prepared(self, link: Any, make: Callable[[str], Any], *names: str) -> Runtime:
+        """What `make` gives for fleet's folder at the end of that link, once it has answered; else the link is let go
+        of."""
         try:
-            folder = await self._module("ssh_runtime").folder_for(link, self._own_mark(), link.alias)
-            made = self.login_known(host, folder, link)
+            made = make(await self._module("ssh_runtime").folder_for(link, self._own_mark(), *names))
             await made.prepare()
         except BaseException:
             await link.close()

@@ -15,9 +15,9 @@ import psutil
 import pytest
 
 from fleet.runtimes import lease
-from fleet.terms import Handle
+from fleet.terms import Handle, Process
 from tests.cluster import Cluster, SlurmHost, SlurmKit, TenantHost, happens, needs_slurm, slurm_kit  # noqa: F401
-from tests.contract.hosts import until_async
+from tests.contract.hosts import Looks, until_async
 from tests.contract.test_runtime import (  # noqa: F401
     test_a_host_that_cannot_be_read_is_no_death,
     test_a_killed_program_ends_with_the_signals_status,
@@ -66,6 +66,16 @@ async def host(slurm: Cluster, lodgings: Home) -> AsyncIterator[TenantHost]:
     await made.close()
 
 
+async def stubborn(kit: SlurmKit, agent: str) -> tuple[Handle, Looks, Process]:
+    """A program that ends for nobody who asks, and is up."""
+    handle = await kit.launch(agent, "stubborn")
+    looks = kit.watch(handle)
+    await looks.show("ready")
+    program = (await kit.runtime.look(handle)).program
+    assert program is not None
+    return handle, looks, program
+
+
 def lives(pid: int) -> bool:
     return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
@@ -106,22 +116,14 @@ async def test_a_launch_waits_for_its_conversations_lease_and_one_that_is_ended_
 async def test_what_a_killed_launcher_left_behind_is_ended_before_its_lease_is_let_go_of(
     kit: SlurmKit, host: TenantHost
 ) -> None:
-    handle = await kit.launch("web", "stubborn")
-    looks = kit.watch(handle)
-    await looks.show("ready")
-    program = (await kit.runtime.look(handle)).program
-    assert program is not None
+    handle, _, program = await stubborn(kit, "web")
     host.kill_launcher(handle)
     await happens(lambda: (now := held(host, "web")) is not None and now.released, "its lease is released")
     assert not lives(program.pid)
 
 
 async def test_a_lease_that_cannot_be_renewed_ends_the_program_by_its_deadline(kit: SlurmKit, host: TenantHost) -> None:
-    handle = await kit.launch("cut-off", "stubborn")
-    looks = kit.watch(handle)
-    await looks.show("ready")
-    program = (await kit.runtime.look(handle)).program
-    assert program is not None
+    handle, looks, program = await stubborn(kit, "cut-off")
     leases = host.places.agent("cut-off") / "leases"
     leases.rename(leases.with_name("leases-away"))
     await looks.death()
@@ -130,11 +132,7 @@ async def test_a_lease_that_cannot_be_renewed_ends_the_program_by_its_deadline(k
 
 
 async def test_a_tenant_whose_keeper_is_killed_is_ended_too(kit: SlurmKit, host: TenantHost) -> None:
-    handle = await kit.launch("unkept", "stubborn")
-    looks = kit.watch(handle)
-    await looks.show("ready")
-    program = (await kit.runtime.look(handle)).program
-    assert program is not None
+    handle, looks, program = await stubborn(kit, "unkept")
     place = (host.places.state / "bookings" / "pool" / "place").read_text().split()[2]
     here = Path(place).parent / "tenants" / handle.generation
     psutil.Process(int((here / "keeper").read_text().split()[0])).kill()

@@ -59,7 +59,7 @@ def test_anything_else_says_nothing_of_the_server(said: str) -> None:
 @pytest.mark.parametrize("shell", ["sh", "dash", "bash"])
 def test_every_shell_can_read_what_is_run_there(shell: str) -> None:
     if shutil.which(shell) is None:
-        pytest.skip(f"there is no {shell} here")
+        pytest.skip(f"this machine has no {shell} (apt-get install {shell})")
     subprocess.run([shell, "-n", str(SCRIPT)], check=True)
 
 
