@@ -32,6 +32,10 @@ SOON_BACK = 15.0
 OPENED_WITHIN = 60.0
 """For how long it is waited for where the daemon runs and is opening it: on a busy machine that takes a while."""
 ASK_EVERY = 0.1
+ASK_WAIT = 300.0
+"""Seconds for which the hub is asked at a time to wait for the end of a question …"""
+ASK_GRACE = 15.0
+"""… and how much longer it may take to say so: one that hangs is given up then."""
 CLOSING = "closing"
 """With what a hub that is about to end turns requests away."""
 QUIET = 90.0
@@ -328,6 +332,19 @@ def repeatable(
         return request(to, method, target, body, timeout=rest)
 
     return patiently(once, deadline=deadline, stood=stood, waiting=waiting)
+
+
+def ask(to: Door, body: Any, *, waiting: Callable[[], None] = lambda: None) -> Answer:
+    """Put a question that carries a key; the hub's word on how it ended, as soon as it has. How long that may take is
+    the hub's to say: by the body's `timeout`, else by its own setting."""
+    patience = ASK_WAIT + ASK_GRACE
+    put = path("asks", wait=ASK_WAIT)
+    said = patiently(lambda: request(to, "POST", put, body, timeout=patience), waiting=waiting)
+    if said.status == 202:
+        look = path("asks", said.json()["id"], wait=ASK_WAIT)
+        while said.status == 202:
+            said = patiently(lambda: request(to, "GET", look, timeout=patience), stood=True, waiting=waiting)
+    return said
 
 
 def patiently(

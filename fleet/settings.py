@@ -72,7 +72,7 @@ class Settings:
     hub_message_kb: float = 64.0  # of one message's text
     hub_waiting: int = 500  # messages that wait for one agent; the next is refused
     hub_attachment_mb: float = 20.0  # of one attachment
-    hub_ask_timeout: float = 600.0  # how long an answer is waited for; `fleet ask` says 300
+    hub_ask_timeout: float = 600.0  # how long an answer is waited for, where who asks does not say it
     hub_kept_days: float = 90.0  # messages and events; the audit and what waits for its reader are always kept
     hub_kept_mb: float = 4096.0  # of the log; beyond it the oldest go
     hub_clean_every: float = 3600.0  # between two looks at what has been kept for long enough

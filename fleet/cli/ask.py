@@ -13,8 +13,6 @@ from fleet.errors import Usage
 
 EXIT = {"answered": 0, "declined": 1, "failed": 1, "cancelled": 1, "timed_out": 4, "expired": 4}
 """What each outcome means for a script."""
-GRACE = 15.0
-"""The hub ends an ask by itself and says so; only a hub that hangs is waited for this much longer."""
 
 TOLD = {
     "declined": "{name} will not answer: {reason}",
@@ -32,10 +30,8 @@ TOLD = {
 @click.option(
     "--timeout",
     type=Seconds(),
-    default=300,
-    show_default=True,
     metavar="SECONDS",
-    help="Until it ends as timed_out.",
+    help="Until it ends as timed_out; otherwise the hub's setting hub_ask_timeout says.",
 )
 @click.option("--thread", metavar="ID", help="In this conversation; otherwise a new one begins.")
 @click.option("--reply-to", metavar="ID", help="It replies to this message.")
@@ -50,7 +46,7 @@ def ask(
     name: str,
     text: str | None,
     text_file: str | None,
-    timeout: float,
+    timeout: float | None,
     attach: tuple[str, ...],
     key: str | None,
     dry_run: bool,
@@ -69,7 +65,7 @@ def ask(
     body = {
         "to": name,
         "text": talk.text_of(text, text_file),
-        "timeout": timeout,
+        **({} if timeout is None else {"timeout": timeout}),
         **given,
         "idempotency_key": talk.own_key(key),
     }
@@ -78,9 +74,7 @@ def ask(
         return talk.would("POST", hubcall.path("asks"), body, as_json)
     body |= attachments.give(where, files)
     try:
-        said = hubcall.repeatable(
-            where.door, "POST", hubcall.path("asks"), body, timeout=timeout + GRACE, waiting=talk.tell_waiting
-        )
+        said = hubcall.ask(where.door, body, waiting=talk.tell_waiting)
     except KeyboardInterrupt:
         output.message("left; the question stands: its answer will be in your inbox (`fleet inbox`)")
         raise

@@ -51,7 +51,6 @@ READS: dict[str, tuple[int, int, dict[str, tuple[str, str]]]] = {
 }
 """The reads: how many words each takes, least and most, and its options as in `reads`."""
 
-WORKSPACE = "main"
 SPANS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 
 
@@ -70,8 +69,8 @@ def ask(command: str, words: Sequence[str] = (), **options: Any) -> Request:
         return "GET", hubcall.path("messages", words[0]), None
     if command == "threads show":
         return "GET", hubcall.path("threads", words[0]), None
-    if command == "invites list":
-        return "GET", hubcall.path("workspaces", words[0] if words else WORKSPACE, "invites"), None
+    if command == "invites list" and words:
+        return "GET", hubcall.path("workspaces", words[0], "invites"), None
     plain = {"who": "members", "hub info": "info"}.get(command, command.removesuffix(" list"))
     return "GET", hubcall.path(plain, **given), None
 

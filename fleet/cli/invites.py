@@ -21,7 +21,7 @@ def invites() -> None:
 @talk.as_json
 @talk.on_hub
 def list_(where: talk.Where, workspace: str | None, as_json: bool) -> int:
-    """List a workspace's invites."""
+    """List the invites that can still be redeemed: of a workspace, or all."""
     return talk.read(where, hubreads.ask("invites list", [workspace] if workspace else []), _list, as_json=as_json)
 
 
@@ -30,10 +30,11 @@ def _list(data: dict[str, Any]) -> None:
         output.message("no invites")
         return
     output.table(
-        ("ID", "ROLE", "USES", "MADE", "BY", "ENDS"),
+        ("ID", "WORKSPACE", "ROLE", "USES", "MADE", "BY", "ENDS"),
         [
             (
                 str(i["id"]),
+                str(i.get("workspace") or "-"),
                 str(i.get("role") or "-"),
                 str(i.get("uses") if i.get("uses") is not None else "-"),
                 words.clock_time(i.get("created_at")),
@@ -65,9 +66,9 @@ def _list(data: dict[str, Any]) -> None:
 def create(
     where: talk.Where, workspace: str | None, out: str | None, dry_run: bool, as_json: bool, **asked: Any
 ) -> int:
-    """Make an invite. Its code is shown this once."""
+    """Make an invite to a workspace, or to your own. Its code is shown this once."""
     body = {name: value for name, value in asked.items() if value is not None}
-    target = hubcall.path("workspaces", workspace or hubreads.WORKSPACE, "invites")
+    target = hubcall.path("workspaces", workspace, "invites") if workspace else hubcall.path("invites")
     if dry_run:
         return talk.would("POST", target, body, as_json)
     secrets.check(out)

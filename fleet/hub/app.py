@@ -416,6 +416,16 @@ async def read_invites(call: Call) -> Reply:
     return {"invites": await call.exchange.invites(call.caller, call.part("name"))}
 
 
+async def read_all_invites(call: Call) -> Reply:
+    """Those of the caller's workspace; an administrator's of all."""
+    return {"invites": await call.exchange.invites(call.caller)}
+
+
+async def create_own_invite(call: Call) -> Reply:
+    """An invite to the workspace that is named, else to the caller's own. It is shown this once."""
+    return 201, await call.exchange.invite(call.caller, call.body)
+
+
 async def create_invite(call: Call) -> Reply:
     """An invite: whoever has it may redeem it for a token. It is shown this once."""
     return 201, await call.exchange.invite(call.caller, {**call.body, "workspace": call.part("name")})
@@ -578,6 +588,8 @@ ROUTES: tuple[Route, ...] = (
     Route("DELETE", "/workspaces/{name}", ADMINS, delete_workspace),
     Route("GET", "/workspaces/{name}/invites", OPERATORS, read_invites),
     Route("POST", "/workspaces/{name}/invites", OPERATORS, create_invite, None, wire.InviteBody, status=201),
+    Route("GET", "/invites", OPERATORS, read_all_invites),
+    Route("POST", "/invites", OPERATORS, create_own_invite, None, wire.InviteBody, status=201),
     Route("DELETE", "/invites/{id}", OPERATORS, delete_invite),
     Route("POST", "/invites/redeem", NOBODY_ASKED, redeem_invite, wire.TokenAnswer, wire.RedeemBody, status=201),
     Route("GET", "/tokens", OPERATORS, read_tokens, query={"workspace": "Of this one; an admin's right."}),
@@ -621,6 +633,8 @@ async def _answer(doors: Doors, route: Route, request: web.Request) -> web.Strea
         caller = authenticated(doors.exchange, request)
         if caller.role not in route.who:
             raise Fault(Code.NOT_ALLOWED, f"A token of role {caller.role} may not {route.method} {route.path}.")
+        if request.query_string:
+            wire.check_query(request.query, route.query)
     reply = await route.act(Call(doors, request, caller, await _body(route, request)))
     if isinstance(reply, web.StreamResponse):
         return reply

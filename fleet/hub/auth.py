@@ -346,13 +346,14 @@ class Invites:
         await self._log.append([fact])
         return {**told, "invite": secret}
 
-    async def list(self, workspace: str) -> list[dict[str, Any]]:
-        """Those of a workspace that can still be redeemed."""
+    async def list(self, workspace: str | None = None) -> list[dict[str, Any]]:
+        """Those that can still be redeemed, of one workspace or of all, the oldest first."""
         now = self._clock.now()
         rows = await self._log.database.read(
             lambda c: c.execute(
                 "SELECT id, role, workspace, expires_at, uses, created_at, created_by FROM invites"
-                " WHERE workspace = ? AND uses > 0 AND (expires_at IS NULL OR expires_at > ?) ORDER BY created_at, id",
+                " WHERE (?1 IS NULL OR workspace = ?1) AND uses > 0 AND (expires_at IS NULL OR expires_at > ?2)"
+                " ORDER BY created_at, id",
                 (workspace, now),
             ).fetchall()
         )

@@ -47,8 +47,6 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.2, 10.0
 """Between two attempts, in seconds, each a random part of it; it doubles."""
 FRAME_MOST = 16 * 1024 * 1024
 """Bytes of a frame that is taken from the hub."""
-ASK_GRACE = 15.0
-"""The hub ends an ask by itself; only one that hangs is waited for this much longer."""
 FILE_TIME = 600.0
 """Seconds for a file."""
 REFUSALS = {"unauthorized": 401, "not_allowed": 403, "closing": 503}
@@ -322,14 +320,15 @@ class Client:
         name: str,
         text: str,
         *,
-        timeout: float = 300.0,
+        timeout: float | None = None,
         thread: str | None = None,
         reply_to: Message | str | None = None,
         attachments: Sequence[File | str | os.PathLike[str]] = (),
         max_hops: int | None = None,
         key: str | None = None,
     ) -> Answer:
-        """Ask an agent, and wait for the one outcome; it is pushed. An answer is true, any other outcome is false."""
+        """Ask an agent, and wait for the one outcome; it is pushed. An answer is true, any other outcome is false.
+        Without `timeout` the hub's setting `hub_ask_timeout` says when it ends."""
         body = {
             "to": name,
             "text": text,
@@ -338,7 +337,12 @@ class Client:
             "reply_to": None if reply_to is None else _id(reply_to),
             "max_hops": max_hops,
         }
-        return _answer(await self._said("asks", body, attachments, key, timeout + ASK_GRACE))
+        wait, patience = hubcall.ASK_WAIT, hubcall.ASK_WAIT + hubcall.ASK_GRACE
+        told = await self._said("asks", body, attachments, key, patience, wait=wait)
+        look = hubcall.path("asks", told["id"], wait=wait)
+        while told["outcome"] is None:
+            told = await self._again(lambda: self._once("GET", look, timeout=patience))
+        return _answer(told)
 
     async def decline(self, message: Message | str, reason: str = "declined") -> None:
         """Not answer what was asked."""
@@ -590,13 +594,15 @@ class Client:
         attachments: Sequence[File | str | os.PathLike[str]],
         key: str | None,
         timeout: float | None = None,
+        **query: Any,
     ) -> dict[str, Any]:
         """Say something under a key, as often as it takes."""
         told = {name: value for name, value in body.items() if value is not None}
         told["idempotency_key"] = key or os.urandom(16).hex()
         if attachments:
             told["attachments"] = [(a if isinstance(a, File) else await self.upload(a)).to_json() for a in attachments]
-        return await self._again(lambda: self._once("POST", hubcall.path(what), body=told, timeout=timeout))
+        target = hubcall.path(what, **query)
+        return await self._again(lambda: self._once("POST", target, body=told, timeout=timeout))
 
     async def _again(self, what: Callable[[], Awaitable[T]]) -> T:
         """Do it until the hub has answered, or has been away for too long."""
@@ -813,7 +819,7 @@ class SyncClient:
         """See `Client.prompt`."""
         return self._run(self._client.prompt(name, text, key=key))
 
-    def ask(self, name: str, text: str, *, timeout: float = 300.0, **more: Any) -> Answer:
+    def ask(self, name: str, text: str, *, timeout: float | None = None, **more: Any) -> Answer:
         """See `Client.ask`."""
         return self._run(self._client.ask(name, text, timeout=timeout, **more))
 

@@ -20,6 +20,7 @@ from typing import NamedTuple, TypeVar
 
 from fleet.brake import Bucket
 from fleet.hub.message import Code, Intent, Message, Nature, Refusal, ThreadState
+from fleet.hub.routing import reply_address
 from fleet.hub.submission import Submission
 
 T = TypeVar("T")
@@ -297,7 +298,7 @@ def _not_allowed(attempt: Attempt) -> Refusal | None:
     if message.nature is Nature.PROMPT:
         return Refusal(Code.NOT_ALLOWED, "A prompt is the operator's own word; others send messages.")
     if speaker.may is not ALL_ACTS and not speaker.may >= ALL_ACTS:
-        for act in _acts(message):
+        for act in _acts(message, attempt.replied):
             if act not in speaker.may:
                 return Refusal(Code.NOT_ALLOWED, f"{speaker.name} may not {act}: its manifest says so (`hub.may`).")
     if message.wake and not speaker.wake and message.broadcast:
@@ -306,9 +307,13 @@ def _not_allowed(attempt: Attempt) -> Refusal | None:
     return None
 
 
-def _acts(message: Message) -> Iterable[str]:
-    """What is done by it: to ask is an act of its own, and nobody has to be allowed another one for it."""
-    yield "ask" if message.intent in (Intent.ASK, Intent.TASK) else "send"
+def _acts(message: Message, replied: Message | None) -> Iterable[str]:
+    """What is done by it: to ask is an act of its own, and nobody has to be allowed another one for it. To answer
+    whoever has spoken to one is none."""
+    if message.intent in (Intent.ASK, Intent.TASK):
+        yield "ask"
+    elif replied is None or replied.id != message.reply_to or message.to != reply_address(replied):
+        yield "send"
     if message.broadcast:
         yield "broadcast"
 

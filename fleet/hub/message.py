@@ -87,6 +87,7 @@ class Code(StrEnum):
     BIDI_CHARACTERS = "bidi_characters"
     BAD_NAME = "bad_name"
     BAD_VALUE = "bad_value"
+    NO_SUCH_FIELD = "no_such_field"
     WRONG_VERSION = "wrong_version"
     UNKNOWN_RECIPIENT = "unknown_recipient"
     UNKNOWN_CHANNEL = "unknown_channel"

@@ -6,10 +6,11 @@ a name that leads to another folder are refused by name. Only newlines are made 
 
 from __future__ import annotations
 
+import difflib
 import functools
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from fleet.hub.message import CHANNEL, ID, KEY, NAME, NO_METADATA, Attachment, Code, Intent, Limits, Refusal
@@ -42,6 +43,17 @@ INVISIBLE = re.compile(
 )
 _BESIDE = frozenset({"reply_to", "wake", "thread", "max_hops", "expires_in", "metadata"})
 """What most messages say nothing of."""
+_FIELDS = frozenset(
+    {*_BESIDE, "to", "text", "intent", "attachments", "idempotency_key", "timeout"}  # the last: of what asks
+)
+_PASSED_OVER = frozenset(
+    {
+        "id", "seq", "epoch", "workspace", "sender", "from", "name", "at", "nature", "answer_to", "cause", "hops",
+        "expires_at", "mentions", "reactions", "edited_at", "deleted_at", "recipients",
+    }
+)  # fmt: skip
+"""What a message has by the hub's word: a client may send back what it was shown, or claim to be somebody, and nobody
+looks at it."""
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MEDIA_TYPE = re.compile(r"[a-z0-9][a-z0-9!#$&^_.+-]{0,62}/[a-z0-9][a-z0-9!#$&^_.+-]{0,62}")
 
@@ -52,7 +64,8 @@ class _Unfit(Exception):
 
 
 def read_submission(body: object, limits: Limits) -> Submission | Refusal:
-    """What a client's parsed JSON asks to send, or why it cannot be sent. Unknown keys are ignored."""
+    """What a client's parsed JSON asks to send, or why it cannot be sent: a field that nobody knows is refused, for it
+    may be one that was meant."""
     try:
         return _submission(body, limits)
     except _Unfit as unfit:
@@ -97,6 +110,8 @@ def check_file_name(name: object) -> str | Refusal:
 def _submission(body: object, limits: Limits) -> Submission:
     if type(body) is not dict and not isinstance(body, Mapping):  # the first is known at once
         raise _Unfit(Code.WRONG_TYPE, "A message is a JSON object.")
+    if not _FIELDS.issuperset(body):
+        _nothing_unknown(body)
     attachments = _attachments(body["attachments"], limits) if "attachments" in body else ()
     text = _text(body.get("text", "" if attachments else None), "text", limits.text)
     if not attachments and (not text or text.isspace()):
@@ -120,6 +135,21 @@ def _submission(body: object, limits: Limits) -> Submission:
         idempotency_key=_pattern(body, "idempotency_key", KEY),
         metadata=_metadata(body.get("metadata"), limits),
     )
+
+
+def _nothing_unknown(body: Mapping[str, Any]) -> None:
+    for field in body:
+        if field not in _FIELDS and field not in _PASSED_OVER:
+            refusal = no_such_field(field, _FIELDS)
+            raise _Unfit(refusal.code, refusal.reason, **refusal.facts)
+
+
+def no_such_field(field: str, known: Iterable[str]) -> Refusal:
+    """A field that nobody knows would be lost in silence."""
+    near = difflib.get_close_matches(field, sorted(known), n=1)
+    hint = f" Did you mean `{near[0]}`?" if near else ""
+    reason = f"There is no field {_shown(field)} here.{hint}"
+    return Refusal(Code.NO_SUCH_FIELD, reason, facts={"field": field[:60].encode(errors="replace").decode()})
 
 
 def _text(value: object, what: str, most: int) -> str:

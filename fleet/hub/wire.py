@@ -1,7 +1,8 @@
 """What goes over the hub's doors, typed: the one source of the checks, of OpenAPI and of AsyncAPI.
 
 - A request's body and a client's frame are read by `read_json` and checked against the models here; what is wrong is a
-  `Fault` with a code of its own, never a guess. Keys that nobody knows are ignored, so that clients may be newer.
+  `Fault` with a code of its own, never a guess. A field of a body, or of a query, that nobody knows is refused by name:
+  it may be one that was meant. Those of frames are ignored, so that clients may be newer; `hello` has none to spare.
 - Every error has the same form, `{"error": {code, message, ref?, retry_after?, …}}`, on HTTP as on the WebSocket;
   `STATUS` says which HTTP status a code has.
 - What a message may be is checked once, by `submission.read_submission`; `SendBody` describes the same for readers of
@@ -27,6 +28,7 @@ from fleet.hub.log import Event
 from fleet.hub.message import CHANNEL, ID, KEY, NAME, Code, Intent, Position, Receipt, Refusal
 from fleet.hub.projection import COPY, MESSAGE, fields
 from fleet.hub.routing import Hears
+from fleet.hub.submission import no_such_field
 
 VERSION = 1
 """Of the frames. A newer one is another number; fields and types are added without."""
@@ -169,7 +171,7 @@ def check(model: type[M], value: object) -> M:
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        raise _fault(error.errors(include_url=False)[0]) from None
+        raise _fault(error.errors(include_url=False)[0], model) from None
 
 
 FORMS: Mapping[str, str] = {
@@ -180,9 +182,11 @@ FORMS: Mapping[str, str] = {
 """What the patterns mean, in words."""
 
 
-def _fault(error: ErrorDetails) -> Fault:
+def _fault(error: ErrorDetails, model: type[Model]) -> Fault:
     field = ".".join(str(part) for part in error["loc"])
     kind = error["type"]
+    if kind == "extra_forbidden":
+        return Fault.of(no_such_field(field, model.model_fields))
     if not field:
         return Fault(Code.WRONG_TYPE, "A JSON object is needed here.")
     if kind == "missing":
@@ -195,6 +199,13 @@ def _fault(error: ErrorDetails) -> Fault:
         return Fault(Code.BAD_VALUE, f"`{field}` is {form}.", field=field)
     code = Code.WRONG_TYPE if kind.endswith(("_type", "_parsing")) else Code.BAD_VALUE
     return Fault(code, f"`{field}`: {error['msg']}.", field=field)
+
+
+def check_query(asked: Iterable[str], known: Iterable[str]) -> None:
+    """Raise `Fault` for what a query asks that nobody would answer."""
+    for name in asked:
+        if name not in known:
+            raise Fault.of(no_such_field(name, known))
 
 
 def as_number(value: str | None, name: str, default: int, *, least: int = 0, most: int = 2**63 - 1) -> int:
@@ -238,11 +249,17 @@ Ref = Annotated[str, Field(max_length=REF, description="The client's own mark; t
 
 
 class Body(BaseModel):
-    """What a client sends. Unknown keys are ignored; a type is never guessed."""
+    """What a client sends. What is not known is refused; a type is never guessed."""
 
     model_config = ConfigDict(
-        extra="ignore", strict=True, allow_inf_nan=False, frozen=True, hide_input_in_errors=True, defer_build=True
+        extra="forbid", strict=True, allow_inf_nan=False, frozen=True, hide_input_in_errors=True, defer_build=True
     )
+
+
+class Frame(Body):
+    """The same over the WebSocket, after `hello`: fields may be added."""
+
+    model_config = ConfigDict(extra="ignore")
 
 
 class AttachmentBody(Body):
@@ -542,7 +559,7 @@ class Hello(Body):
     ref: Ref | None = None
 
 
-class Subscribe(Body):
+class Subscribe(Frame):
     """Hear these streams as well, from now on."""
 
     type: Literal["subscribe"]
@@ -550,7 +567,7 @@ class Subscribe(Body):
     ref: Ref | None = None
 
 
-class Unsubscribe(Body):
+class Unsubscribe(Frame):
     """Do not hear these streams any more."""
 
     type: Literal["unsubscribe"]
@@ -558,7 +575,7 @@ class Unsubscribe(Body):
     ref: Ref | None = None
 
 
-class Send(Body):
+class Send(Frame):
     """Send a message. Many may be on their way; they are stored in their order."""
 
     type: Literal["message"]
@@ -566,14 +583,14 @@ class Send(Body):
     ref: Ref | None = None
 
 
-class Acknowledge(Body):
+class Acknowledge(Frame):
     """The client has all up to this position: the reader's cursor. It never goes back, and nothing answers it."""
 
     type: Literal["ack"]
     pos: str
 
 
-class Ping(Body):
+class Ping(Frame):
     """Are you there?"""
 
     type: Literal["ping"]

@@ -589,7 +589,7 @@ class Hub(Section):
         default=(), description="Channels it hears."
     )
     may: tuple[Literal["send", "ask", "broadcast"], ...] = Field(
-        default=("send", "ask", "broadcast"), description="What it may do there."
+        default=("send", "ask", "broadcast"), description="What it may do there; to answer is always allowed."
     )
     hop_limit: int = Field(default=8, ge=0, le=64, description="How far a message may be passed on from it.")
     wake: bool = Field(default=False, description="Whether its broadcasts may cause turns.")

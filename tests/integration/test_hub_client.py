@@ -140,6 +140,26 @@ async def test_an_ask_that_is_declined_or_not_answered_is_false(house: House) ->
         assert (late.outcome, late.answer) == (Outcome.TIMED_OUT, None)
 
 
+async def test_an_ask_lasts_as_long_as_the_hub_says_where_nobody_says_how_long(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hubcall, "ASK_WAIT", 0.05)
+    looks, asked = [], house.exchange.asked
+
+    async def looked(*about: Any) -> dict[str, Any]:
+        looks.append(await asked(*about))
+        return dict(looks[-1])
+
+    monkeypatch.setattr(house.exchange, "asked", looked)
+    async with house.client("web") as web, house.client("db") as db:
+        asking = asyncio.create_task(web.ask("db", "Which port?"))
+        (question,) = await collect(db.incoming(), 1)
+        await until(lambda: len(looks) > 2, "it has looked again and again")
+        assert looks[0]["deadline"] == pytest.approx(question.at + FREE.hub_ask_timeout)
+        await db.reply(question, "8080")
+        assert (await asking).text == "8080"
+
+
 async def test_a_no_is_an_exception_with_the_hubs_reason(house: House) -> None:
     async with house.client("web") as web, Client(house.server.info()["url"], token="flt_wrong") as stranger:
         with pytest.raises(hubcall.HubSaid) as caught:

@@ -71,6 +71,12 @@ BODIES: dict[str, tuple[bytes, dict[str, str], int, str]] = {
     "a NUL": (b'{"to": "#general", "text": "a\\u0000b"}', JSON, 400, "control_characters"),
     "an escape sequence": (b'{"to": "#general", "text": "\\u001b[2J"}', JSON, 400, "control_characters"),
     "a path as a name": (b'{"to": "../../etc/passwd", "text": "x"}', JSON, 400, "bad_name"),
+    "a field that nobody knows": (
+        b'{"to": "#general", "text": "x", "expires": 5}',
+        JSON,
+        400,
+        "no_such_field",
+    ),
     "an e-mail address": (b'{"to": "bob@example.org", "text": "x"}', JSON, 400, "bad_name"),
 }
 
@@ -103,6 +109,9 @@ async def test_bodies_of_other_routes_are_checked_as_well(hub: Hub) -> None:
         ("POST", "/tokens", {"role": "root", "name": "x"}, "bad_value"),
         ("POST", "/tokens", {"role": "viewer", "name": "A B"}, "bad_value"),
         ("POST", "/invites/redeem", {"invite": "x" * 1000, "name": "x"}, "bad_value"),
+        ("PATCH", f"/messages/{sent['id']}", {"text": "x", "txet": "y"}, "no_such_field"),
+        ("POST", "/tokens", {"role": "viewer", "name": "eve", "expires": 5}, "no_such_field"),
+        ("POST", "/asks", {"to": "bob", "text": "x", "time_out": 5}, "no_such_field"),
     ):
         answer = await hub.ask(method, path, "op", json=body)
         assert (answer.status, answer.code) == (400, code), (path, answer.body)
@@ -111,6 +120,8 @@ async def test_bodies_of_other_routes_are_checked_as_well(hub: Hub) -> None:
 async def test_what_a_query_asks_is_checked(hub: Hub) -> None:
     for query, code in (
         ("messages?limit=0", "bad_value"),
+        ("messages?chanel=%23general", "no_such_field"),
+        ("members?limit=5", "no_such_field"),
         ("messages?limit=x", "bad_value"),
         ("messages?limit=99999999999999999999999", "bad_value"),
         ("messages?before=-1", "bad_value"),

@@ -990,6 +990,20 @@ async def test_a_workspace_keeps_its_words_and_names_to_itself_and_ends_with_its
     assert no.value.refusal.code is Code.NAME_TAKEN
 
 
+async def test_an_administrator_sees_the_invites_of_all_workspaces_and_an_operator_those_of_its_own(stage):
+    exchange = stage.exchange
+    await exchange.create_workspace(BOSS, "lab", "Elsewhere")
+    made = await exchange.create_token(BOSS, {"role": "operator", "name": "chief", "workspace": "lab"})
+    chief = exchange.tokens.check(made["token"])
+    here, there = await exchange.invite(BOSS, {}), await exchange.invite(chief, {})
+    assert (here["workspace"], there["workspace"]) == ("main", "lab")
+    assert {one["id"] for one in await exchange.invites(BOSS)} == {here["id"], there["id"]}
+    assert [one["id"] for one in await exchange.invites(BOSS, "main")] == [here["id"]]
+    assert [one["id"] for one in await exchange.invites(chief)] == [there["id"]]
+    await exchange.delete_workspace(BOSS, "lab")
+    assert [one["id"] for one in await exchange.invites(BOSS)] == [here["id"]]
+
+
 async def test_a_token_is_good_until_it_is_revoked_or_its_time_is_over(stage):
     exchange = stage.exchange
     made = await exchange.create_token(BOSS, {"role": "agent", "name": "alice", "expires_in": 60})

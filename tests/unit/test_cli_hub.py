@@ -64,7 +64,7 @@ ASKED: list[tuple[list[str], str, str, dict[str, str]]] = [
     (["threads", "list", "--state", "paused"], "GET", "threads", {"state": "paused"}),
     (["threads", "show", "t-1"], "GET", "threads/t-1", {}),
     (["workspaces", "list"], "GET", "workspaces", {}),
-    (["invites", "list"], "GET", "workspaces/main/invites", {}),
+    (["invites", "list"], "GET", "invites", {}),
     (["invites", "list", "lab"], "GET", "workspaces/lab/invites", {}),
     (["tokens", "list"], "GET", "tokens", {}),
     (["hub", "info"], "GET", "info", {}),
@@ -423,6 +423,16 @@ def test_an_ask_ends_by_its_outcome(fleet: Shell, hub: ScriptedHub, outcome: str
     assert hub.asked("POST", "asks").json.items() >= {"to": "db", "text": "Which port?", "timeout": 5.0}.items()
 
 
+def test_an_ask_lasts_as_long_as_the_hub_says_where_nobody_says_how_long(fleet: Shell, hub: ScriptedHub) -> None:
+    hub.will("POST", "asks", {"id": "m-1", "thread": "t-1", "outcome": None, "answer": None}, 202)
+    hub.will("GET", "asks/m-1", {"id": "m-1", "thread": "t-1", "outcome": None, "answer": None}, 202)
+    hub.will("GET", "asks/m-1", {"id": "m-1", "thread": "t-1", "outcome": "timed_out", "answer": None})
+    assert fleet("ask", "db", "Which port?").code == 4
+    assert hub.acts == [("POST", "asks"), ("GET", "asks/m-1"), ("GET", "asks/m-1")]
+    assert "timeout" not in hub.asked("POST", "asks").json
+    assert all(asked.query == {"wait": "300.0"} for asked in hub.heard)
+
+
 def test_every_outcome_has_an_exit_code() -> None:
     assert set(OUTCOMES) == {outcome.value for outcome in Outcome}
 
@@ -530,7 +540,7 @@ def test_a_new_token_stands_alone_on_stdout(fleet: Shell, hub: ScriptedHub) -> N
     ("words", "method", "path", "made"),
     [
         (["tokens", "create", "--role", "agent", "--name", "a"], "POST", "tokens", {"id": "k-1", "token": "flt_new"}),
-        (["invites", "create"], "POST", "workspaces/main/invites", {"id": "i-1", "invite": "flt_new"}),
+        (["invites", "create"], "POST", "invites", {"id": "i-1", "invite": "flt_new"}),
     ],
 )
 def test_a_secret_can_go_into_a_file_that_only_its_owner_reads(

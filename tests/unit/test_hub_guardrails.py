@@ -224,6 +224,17 @@ def test_a_manifest_says_what_its_agent_may() -> None:
     assert code(attempt(speaker=teller, message=message(to=("#general",)))) is Code.NOT_ALLOWED
 
 
+def test_to_answer_whoever_has_spoken_to_one_is_nobodys_leave() -> None:
+    mute = replace(ALICE, may=frozenset())
+    asked = message("Which port?", sender="bob", to=("alice",), intent=Intent.ASK)
+    answer = message("8080", to=("bob",), intent=Intent.RESULT, reply_to=asked.id)
+    assert code(attempt(speaker=mute, message=answer, replied=asked)) is None
+    for more in ({"to": ("bob", "carol")}, {"to": ("carol",)}, {"to": ("#general",)}, {"intent": Intent.ASK}):
+        assert code(attempt(speaker=mute, message=answer._replace(**more), replied=asked)) is Code.NOT_ALLOWED
+    beside = answer._replace(reply_to=None)
+    assert code(attempt(speaker=mute, message=beside, replied=asked)) is Code.NOT_ALLOWED, "it only handles it"
+
+
 def test_a_broadcast_wakes_only_where_the_manifest_allows_it() -> None:
     call = message(to=("#general",), wake=True)
     assert code(attempt(message=call)) is Code.WAKE_NOT_ALLOWED

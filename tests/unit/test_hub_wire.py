@@ -69,7 +69,6 @@ GOOD: tuple[dict[str, Any], ...] = (
     {"to": "bob", "text": "x", "expires_in": 0.5, "idempotency_key": "k-1", "metadata": {"a": [1, None, {"b": "c"}]}},
     {"reply_to": "m-aaaaaaaaaaaaaaaa", "text": "x", "thread": "t-aaaaaaaaaaaaaaaa"},
     {"to": "bob", "attachments": [{"sha256": "0" * 64, "name": "a.txt", "size": 3, "type": "text/plain"}]},
-    {"to": "bob", "text": "x", "unknown": {"to": "somebody"}},
 )
 BAD: tuple[dict[str, Any], ...] = (
     {"to": 7, "text": "x"},
@@ -88,6 +87,8 @@ BAD: tuple[dict[str, Any], ...] = (
     {"to": "bob", "text": "x", "idempotency_key": ""},
     {"to": "bob", "text": "x", "idempotency_key": "a b"},
     {"to": "bob", "text": "x", "metadata": []},
+    {"to": "bob", "text": "x", "replyto": "m-aaaaaaaaaaaaaaaa"},
+    {"to": "bob", "text": "x", "\ud800": 1},
     {"to": "bob", "text": "x", "attachments": {}},
     {"to": "bob", "text": "x", "attachments": [{"name": "a"}]},
     {"to": "bob", "text": "x", "attachments": [{"sha256": "x", "name": "a", "size": 1}]},
@@ -106,7 +107,29 @@ def test_what_the_documents_forbid_is_refused_in_the_same_words_by_whoever_looks
     assert isinstance(refusal, Refusal)
     with pytest.raises(Fault) as fault:
         wire.check(wire.SendBody, body)
-    assert {fault.value.code, refusal.code.value} <= {"wrong_type", "bad_value", "missing"}
+    assert {fault.value.code, refusal.code.value} <= {"wrong_type", "bad_value", "missing", "no_such_field"}
+
+
+def test_a_field_that_nobody_knows_is_refused_with_the_one_that_was_meant() -> None:
+    refusal = read_submission({"to": "bob", "text": "x", "replyto": "m-aaaaaaaaaaaaaaaa"}, Limits())
+    assert isinstance(refusal, Refusal)
+    with pytest.raises(Fault) as fault:
+        wire.check(wire.TokenBody, {"role": "agent", "name": "x", "expiresin": 5})
+    with pytest.raises(Fault) as asked:
+        wire.check_query(["limit", "chanel"], ["channel", "limit"])
+    told = [(refusal.code, refusal.reason, refusal.facts)]
+    told += [(fault.value.code, str(fault.value), fault.value.facts) for fault in (fault, asked)]
+    words = (("replyto", "reply_to"), ("expiresin", "expires_in"), ("chanel", "channel"))
+    for (code, reason, facts), (said, meant) in zip(told, words, strict=True):
+        assert (code, facts) == ("no_such_field", {"field": said})
+        assert f"`{meant}`" in reason
+
+
+def test_what_the_hub_itself_says_of_a_message_is_passed_over_when_a_client_says_it() -> None:
+    shown = {"id": "m-aaaaaaaaaaaaaaaa", "sender": "operator", "hops": 0, "workspace": "lab", "mentions": ["eve"]}
+    assert read_submission({"to": "bob", "text": "x", **shown}, Limits()) == read_submission(
+        {"to": "bob", "text": "x"}, Limits()
+    )
 
 
 def test_a_fault_names_its_field_and_tells_nothing_else_of_what_came() -> None:
