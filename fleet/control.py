@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from fleet import __version__, headless, lifecycle, manifests, processes, report
+from fleet.agent import UP
 from fleet.dependencies import start_order
 from fleet.errors import (
     BadRequest,
@@ -41,7 +42,7 @@ from fleet.manifests.changes import compare
 from fleet.manifests.model import NAME_PATTERN, AgentSpec
 from fleet.manifests.problem import nearest
 from fleet.redact import redact
-from fleet.runner import UP, Runner
+from fleet.runner import Runner
 from fleet.supervisor import DOWN, Supervisor
 from fleet.terms import Activity, Phase
 from fleet.verbs import VERBS, check, shown
@@ -136,9 +137,9 @@ class Operator:
 
     async def verb_inspect(self, args: Args, progress: Progress) -> Answer:
         runner = self._one(args)
-        await runner.read_transcript()
+        await runner.senses.read_transcript()
         if getattr(runner.facts.transcript, "last_user_message", None) is None:
-            await runner.read_transcript(LOG_TAIL)
+            await runner.senses.read_transcript(LOG_TAIL)
         hooks = await self.fleet.events.summaries([runner.name])
         whole = self._full(runner, hooks.get(runner.name, {}))
         if whole["command"] is None:
@@ -223,7 +224,7 @@ class Operator:
             shown = lines
 
     async def _log(self, runner: Runner, count: int) -> dict[str, Any]:
-        await runner.read_transcript(LOG_TAIL)
+        await runner.senses.read_transcript(LOG_TAIL)
         handle = runner.handle
         if runner.headless:
             lines = await asyncio.to_thread(headless.log_of, self.fleet.places, runner.name, count)
@@ -706,7 +707,7 @@ def _reached(runner: Runner, word: str) -> bool:
         case "started":
             return life.phase is Phase.RUNNING
         case "needs_input":
-            return doing == word and life.phase in UP and not runner.settling
+            return doing == word and life.phase in UP and not runner.facts.settling
         case "ready" | "working" | "limited" | "error":
             return doing == word and life.phase in UP
         case "stopped" | "finished" | "failed" | "backoff" | "running":
@@ -728,7 +729,7 @@ def _settled(runner: Runner) -> bool:
     """Whether a start has come to something that a person should hear of."""
     life = runner.life
     if life.phase is Phase.STARTING:
-        return runner.asks_a_person or runner.stands_in_queue
+        return runner.starting.asks_a_person or runner.starting.stands_in_queue
     if runner.held:
         return True
     return (

@@ -52,6 +52,7 @@ from fleet.runtimes import files, launches
 from fleet.runtimes.local import LAUNCHER
 from fleet.runtimes.local_tmux import UMASK
 from fleet.settings import Places, Settings
+from fleet.tasks import Tasks
 from fleet.terms import Activity, Evidence, File, Process, Source
 
 log = logging.getLogger(__name__)
@@ -221,9 +222,9 @@ class Turns:
         self._freed: dict[str, asyncio.Condition] = {}
         self._tasks: dict[tuple[str, str], asyncio.Task[TurnEnd]] = {}
         """By agent and message."""
-        self._sweeps: set[asyncio.Future[Any]] = set()
+        self._sweeps = Tasks(_failed)
         """What is left of turns that are over is being ended."""
-        self._limits: set[asyncio.Future[Any]] = set()
+        self._limits = Tasks(_failed)
         """Usage limits whose end is waited for."""
         self._trouble: dict[str, TurnResult] = {}
         """What ended an agent's last turn, where that stands in the way of the next as well."""
@@ -254,10 +255,10 @@ class Turns:
     async def close(self) -> None:
         """Leave; turns go on, and the next daemon hears how they end."""
         self._closed = True
-        tasks = [*self._tasks.values(), *self._limits]
-        for task in tasks:
+        turns = tuple(self._tasks.values())
+        for task in turns:
             task.cancel()
-        await asyncio.gather(*tasks, *self._sweeps, return_exceptions=True)
+        await asyncio.gather(self._limits.close(), *turns, *self._sweeps, return_exceptions=True)
         for fd in self._fds:
             asyncio.get_running_loop().remove_reader(fd)
             os.close(fd)
@@ -503,7 +504,7 @@ class Turns:
         if result.ok and result.session_id is not None and result.session_id != turn.note.session_id:
             await self._sessions.keep(turn.note.agent, turn.note.thread, result.session_id)
         self._tell_end(turn, result)
-        self._beside(self._end_tree(turn), self._sweeps)
+        self._sweeps.begin(self._end_tree(turn))
         return result
 
     # -- its folder ------------------------------------------------------------------------------------------------
@@ -600,11 +601,11 @@ class Turns:
             "turn": turn.folder.name,
         }
         self._hear.event(note.agent, "turn", _outcome(result), payload)
-        self._beside(self._spend(note.agent, result), self._sweeps)
+        self._sweeps.begin(self._spend(note.agent, result))
         if result.reason in ("usage_limit", "auth_error"):
             self._trouble[note.agent] = result
             if result.reason == "usage_limit":
-                self._beside(self._lift(note.agent, result), self._limits)
+                self._limits.begin(self._lift(note.agent, result))
         elif result.ok:
             self._trouble.pop(note.agent, None)
 
@@ -625,15 +626,9 @@ class Turns:
             turns = [turn.note for turn in self._running.get(name, {}).values() if turn is not None]
             self._hear.evidence(name, evidence(turns, self._trouble.get(name), self._clock.now()))
 
-    def _beside(self, work: Awaitable[None], among: set[asyncio.Future[Any]]) -> None:
-        def done(task: asyncio.Future[Any]) -> None:
-            among.discard(task)
-            if not task.cancelled() and (error := task.exception()) is not None:
-                log.error("after a turn", exc_info=error)
 
-        task = asyncio.ensure_future(work)
-        among.add(task)
-        task.add_done_callback(done)
+def _failed(task: asyncio.Task[Any], error: BaseException) -> None:
+    log.error("after a turn: %s failed", task.get_name(), exc_info=error)
 
 
 # -- decisions, of plain values --------------------------------------------------------------------------------

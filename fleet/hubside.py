@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fleet import report
@@ -36,6 +36,7 @@ from fleet.runner import Runner
 from fleet.runtimes import files
 from fleet.settings import Places, Settings
 from fleet.supervisor import Supervisor
+from fleet.tasks import Tasks
 from fleet.terms import File, Handle, HookEvent, Phase
 
 log = logging.getLogger(__name__)
@@ -94,7 +95,7 @@ class HubSide:
         """By agent, the id of its launch's token."""
         self._writing: dict[str, _Writing] = {}
         """By agent, who has been asked to write down where it is."""
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tasks = Tasks(self._failed)
         self.problem: str | None = None
         """Why there is no hub at the moment."""
 
@@ -108,7 +109,7 @@ class HubSide:
 
     def begin(self) -> None:
         """Open it, and try again until it is open."""
-        self._beside(self._keep_open(), "hub")
+        self._tasks.begin(self._keep_open(), "hub")
 
     async def tried(self) -> None:
         """Wait until it is open, or could not be opened at first."""
@@ -120,9 +121,7 @@ class HubSide:
 
     async def close(self) -> None:
         """Let go; what is under way goes on from the log."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.close()
         if self._server is not None:
             await self._server.close()
         if self._exchange is not None:
@@ -174,7 +173,7 @@ class HubSide:
         """The person at the command line is never locked out: where their token was revoked they get another."""
         for event in events:
             if event.kind == REVOKED and event.data["name"] == self._settings.hub_operator:
-                self._beside(self._keep_operators_token(self._hub, event.data["id"]), "the operator's token")
+                self._tasks.begin(self._keep_operators_token(self._hub, event.data["id"]), "the operator's token")
 
     @property
     def _hub(self) -> Exchange:
@@ -228,7 +227,7 @@ class HubSide:
         if event is not None or not self._open.is_set():
             return
         if self._declared.get(runner.name) is not runner.spec:
-            self._beside(self._declare(runner.spec), f"declare {runner.name}")
+            self._tasks.begin(self._declare(runner.spec), f"declare {runner.name}")
         self._take_back(runner)
         self._hub.announce(runner.name)
 
@@ -258,7 +257,7 @@ class HubSide:
     def _take_back(self, runner: Runner) -> None:
         """What was given to a launch ends with it."""
         if runner.life.phase in OVER and (id := self._admitted.pop(runner.name, None)) is not None:
-            self._beside(self._hub.tokens.revoke(id, by=BY), f"the launch of {runner.name} is over")
+            self._tasks.begin(self._hub.tokens.revoke(id, by=BY), f"the launch of {runner.name} is over")
 
     async def _declare(self, spec: AgentSpec) -> None:
         """The agent is a member as its manifest says."""
@@ -298,15 +297,8 @@ class HubSide:
             return None
         return Admission(str(self._server.info()["socket"]), token)
 
-    def _beside(self, doing: Coroutine[Any, Any, None], name: str) -> None:
-        task = asyncio.create_task(doing, name=name)
-        self._tasks.add(task)
-        task.add_done_callback(self._done)
-
-    def _done(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            log.error("the hub: %s failed", task.get_name(), exc_info=task.exception())
+    def _failed(self, task: asyncio.Task[Any], error: BaseException) -> None:
+        log.error("the hub: %s failed", task.get_name(), exc_info=error)
 
 
 _OPERATOR = Caller("fleet", Role.ADMIN)

@@ -145,14 +145,15 @@ class Agents:
         runner = self._runners.get(name)
         if runner is None or not runner.spec.hub.enabled:
             return None
-        notes, state, verdict = self._notes_of(runner), runner.state, runner.facts.verdict
+        notes, state, facts = self._notes_of(runner), runner.state, runner.facts
+        shown = facts.verdict is not None and facts.verdict.activity is Activity.NEEDS_INPUT
         return Agent(
             name=name,
             phase=runner.life.phase,
             activity=state.activity,
-            dialog=runner.settling is not None or (verdict is not None and verdict.activity is Activity.NEEDS_INPUT),
+            dialog=shown or facts.settling is not None,
             draft=state.draft,
-            unsent=notes.ours if notes.ours and self._holds(runner, runner.facts.screen, notes.ours) else None,
+            unsent=notes.ours if notes.ours and self._holds(runner, facts.screen, notes.ours) else None,
             composer=state.composer if not _is_introduced(runner) else None,
             key_at=self._key_at(runner, notes),
             submitted_at=notes.submitted_at,
@@ -545,7 +546,7 @@ def _asks(runner: Runner) -> bool:
     """Whether a dialog is up, as far as anything tells."""
     verdict = runner.facts.verdict
     screen = verdict is not None and verdict.activity is Activity.NEEDS_INPUT
-    return screen or runner.settling is not None or runner.state.activity is Activity.NEEDS_INPUT
+    return screen or runner.facts.settling is not None or runner.state.activity is Activity.NEEDS_INPUT
 
 
 def _is_introduced(runner: Runner) -> bool:

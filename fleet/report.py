@@ -11,12 +11,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fleet.agent import UP
 from fleet.events import Event
+from fleet.health import judge
 from fleet.health.judge import State
 from fleet.manifests.model import AgentSpec
 from fleet.processes import Figures
 from fleet.redact import redact
-from fleet.runner import UP, Runner, is_auth
+from fleet.runner import Runner
 from fleet.settings import Settings
 from fleet.terms import Activity, Evidence, Kind, Phase, Source
 
@@ -42,7 +44,7 @@ def pane_state(runner: Runner) -> str:
             return "limit_reached"
         case Activity.READY:
             return "compose_pending_unsent" if state.draft else "idle_prompt"
-        case Activity.ERROR if state.kind is Kind.LOGIN or (state.proof and is_auth(state.proof.rule)):
+        case Activity.ERROR if state.kind is Kind.LOGIN or (state.proof and judge.is_auth(state.proof.rule)):
             return "auth_error"
         case Activity.ERROR:
             return "compose_pending_unsent" if state.draft else "idle_prompt"

@@ -12,12 +12,13 @@ import contextlib
 import json
 import logging
 import shutil
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from fleet import brake, dependencies, lifecycle
+from fleet.agent import STORAGE_RETRY, UP, Parts
 from fleet.clock import Clock, beat
 from fleet.errors import HostUnreachable, LaunchError, StorageError, TimedOut, Unconfirmed
 from fleet.events import Event, Events
@@ -34,15 +35,18 @@ from fleet.manifests.model import AgentSpec, Secret
 from fleet.preparing import Admit, no_hub, resolved, spool_of
 from fleet.processes import Cost, Meter, host_figures
 from fleet.redact import redact
-from fleet.runner import STORAGE_RETRY, UP, WAITS_FOR_OTHERS, Parts, Runner
+from fleet.runner import WAITS_FOR_OTHERS, Runner
 from fleet.runtimes.base import Far, Runtime
 from fleet.settings import Places, Settings
 from fleet.spool import Drain, fetched
+from fleet.tasks import Tasks
 from fleet.terms import Activity, Evidence, HookEvent, Look, Phase, Process, Screen, Verdict
 
 log = logging.getLogger(__name__)
 
 DOWN = "down"
+START = "start "
+"""How the name of a start's task begins."""
 STARTS = "starts"
 """The note of those whose start waits for others, or is waited for, with whether it is to be a fresh one."""
 STOPS = "stops"
@@ -128,13 +132,28 @@ class Supervisor:
         self._waiting: list[Event] = []
         self._flush = asyncio.Event()
         self._followers: set[asyncio.Queue[Mapping[str, Any]]] = set()
-        self._tasks: list[asyncio.Task[Any]] = []
-        self._starts: set[asyncio.Task[Any]] = set()
+        self._tasks = Tasks(self._failed)
         self._noted: dict[str, bool] = {}
         """What the note of the starts says."""
         self._stops: frozenset[str] = frozenset()
         """What the note of the stops says."""
         self._noting = asyncio.Lock()
+        self._parts = Parts(
+            clock=clock,
+            settings=settings,
+            places=places,
+            ledger=ledger,
+            hosts=self.hosts,
+            classify=self._classify,
+            startup_step=self._startup_step,
+            version=self._version,
+            may_restart=self._may_restart,
+            believe_death=self._believe_death,
+            record_event=self.record_event,
+            storage=self._on_storage,
+            changed=self._changed,
+            admit=lambda spec, generation: self.admit(spec, generation),
+        )
 
     # -- life of the daemon ----------------------------------------------------------------------------------------
 
@@ -143,13 +162,14 @@ class Supervisor:
         self.hosts.on_host(self._on_host)
         for record in self.ledger.load().values():
             self._add(record)
-        self._tasks = [
-            asyncio.create_task(self._write_events(), name="events"),
-            asyncio.create_task(self._again_and_again(self._caught_every, self._net), name="net"),
-            asyncio.create_task(self._again_and_again(self._attended_every, self._attend), name="attend"),
-            asyncio.create_task(self._again_and_again(self._measured_every, self._measure), name="measure"),
-            asyncio.create_task(self._again_and_again(MEASURE_EVERY, self._measure_there), name="measure there"),
-        ]
+        for name, rounds in {
+            "events": self._write_events(),
+            "net": self._again_and_again(self._caught_every, self._net),
+            "attend": self._again_and_again(self._attended_every, self._attend),
+            "measure": self._again_and_again(self._measured_every, self._measure),
+            "measure there": self._again_and_again(MEASURE_EVERY, self._measure_there),
+        }.items():
+            self._tasks.begin(rounds, name)
         await self._collect(None)
         here = [runner for runner in self.runners.values() if runner.runtime.far is None]
         for runner in self.runners.values():
@@ -166,19 +186,20 @@ class Supervisor:
         self._noted = json.loads(self.ledger.note(STARTS) or "{}")
         left = [runner for runner in self.runners.values() if runner.life.wanted]
         if self.ledger.note(DOWN) and left:
-            self._beside(self.stop(left, event=lifecycle.Shutdown()))
+            self._tasks.begin(self.stop(left, event=lifecycle.Shutdown()))
         self._stops = frozenset(json.loads(self.ledger.note(STOPS) or "[]"))
         if self._stops:
-            self._beside(self._down_then_up([r for r in self.runners.values() if r.name in self._stops]))
+            self._tasks.begin(self._down_then_up([r for r in self.runners.values() if r.name in self._stops]))
         for name, fresh in self._noted.items():
             if name in self.runners and name not in self._stops:
                 self._begin_start(self.runners[name], fresh)
 
     async def close(self) -> None:
         """Leave: agents stay as they are."""
-        for task in (*self._tasks, *self._starts):
+        asking = tuple(self._asked.values())
+        for task in asking:
             task.cancel()
-        await asyncio.gather(*self._tasks, *self._starts, return_exceptions=True)
+        await asyncio.gather(self._tasks.close(), *asking, return_exceptions=True)
         await asyncio.gather(*(runner.close() for runner in self.runners.values()), return_exceptions=True)
         for end in (*self._spool_watches.values(), *self._spools_there.values(), *self._state_watches.values()):
             end()
@@ -186,25 +207,7 @@ class Supervisor:
         await self.hosts.close()
 
     def _add(self, record: Record) -> Runner:
-        runner = Runner(
-            record,
-            Parts(
-                clock=self.clock,
-                settings=self.settings,
-                places=self.places,
-                ledger=self.ledger,
-                hosts=self.hosts,
-                classify=self._classify,
-                startup_step=self._startup_step,
-                version=self._version,
-                may_restart=self._may_restart,
-                believe_death=self._believe_death,
-                record_event=self.record_event,
-                storage=self._on_storage,
-                changed=self._changed,
-                admit=lambda spec, generation: self.admit(spec, generation),
-            ),
-        )
+        runner = Runner(record, self._parts)
         self.runners[record.name] = runner
         return runner
 
@@ -242,10 +245,7 @@ class Supervisor:
 
     def _begin_start(self, runner: Runner, fresh: bool) -> None:
         runner.held = False
-        task = asyncio.create_task(self._start_in_order(runner, fresh), name=f"start {runner.name}")
-        self._starts.add(task)
-        task.add_done_callback(self._starts.discard)
-        task.add_done_callback(self._report_fault)
+        self._tasks.begin(self._start_in_order(runner, fresh), f"{START}{runner.name}")
 
     async def _note_starts(self, begun: Mapping[str, bool]) -> None:
         """Write it down before it is done: the next daemon goes on with it."""
@@ -303,7 +303,8 @@ class Supervisor:
 
     def starting(self) -> set[str]:
         """Whose start is under way here, if only because it waits itself: they will not stay stopped."""
-        under_way = {t.get_name().removeprefix("start ") for t in self._starts if not t.done()}
+        names = [task.get_name() for task in self._tasks if not task.done()]
+        under_way = {name.removeprefix(START) for name in names if name.startswith(START)}
         return {name for name in under_way if name not in self.runners or not self.runners[name].held}
 
     def _obstacle(self, agent: str, condition: dependencies.Condition) -> dependencies.Obstacle | None:
@@ -333,7 +334,7 @@ class Supervisor:
             ordered = [runner for runner in runners if runner.name in tied]
             self._end_waiting(ordered)
             await self._note_starts(dict.fromkeys(sorted(tied), fresh))
-            self._beside(self._down_then_up(ordered))
+            self._tasks.begin(self._down_then_up(ordered))
         for runner in runners:
             if runner.name not in tied:
                 runner.post(lifecycle.Restart(fresh=fresh))
@@ -347,8 +348,10 @@ class Supervisor:
 
     def _end_waiting(self, runners: Sequence[Runner]) -> None:
         """Their start does not wait for others any more."""
-        for task in [t for t in self._starts if any(t.get_name() == f"start {r.name}" for r in runners)]:
-            task.cancel()
+        starts = {f"{START}{runner.name}" for runner in runners}
+        for task in self._tasks:
+            if task.get_name() in starts:
+                task.cancel()
         for runner in runners:
             runner.waits_for, runner.held = None, False
 
@@ -494,8 +497,6 @@ class Supervisor:
         if key not in self._versions:
             if key not in self._asked:  # of many that start at once, one asks for all
                 self._asked[key] = asyncio.create_task(self._ask_version(harness, (found, *argv[1:]), env))
-                self._starts.add(self._asked[key])
-                self._asked[key].add_done_callback(self._starts.discard)
             try:
                 self._versions[key] = await asyncio.shield(self._asked[key])
             except TimedOut:
@@ -560,7 +561,7 @@ class Supervisor:
                 self._ramp = self._ramp.failed(name)
             case Phase.STOPPED | Phase.STOPPING | Phase.UNVERIFIABLE:
                 self._ramp = self._ramp.left(name)
-            case Phase.STARTING if runner.state.activity is Activity.NEEDS_INPUT and runner.settling is None:
+            case Phase.STARTING if runner.state.activity is Activity.NEEDS_INPUT and runner.facts.settling is None:
                 self._ramp = self._ramp.left(name)  # it waits for a person, and the others need not
 
     async def _believe_death(self, name: str, look: Look) -> bool:
@@ -606,7 +607,7 @@ class Supervisor:
     def hear(self, name: str, evidence: Evidence) -> None:
         """What a headless agent's turns tell of it."""
         if name in self.runners:
-            self.runners[name].hear(evidence)
+            self.runners[name].senses.hear(evidence)
 
     def hear_spent(self, name: str, figures: Mapping[str, Any]) -> None:
         """What a headless agent's turns have cost together, as a status line tells it of the others."""
@@ -622,7 +623,10 @@ class Supervisor:
             with runner.guarded("telling"):
                 listener(runner, event)
 
-    def _changed(self, runner: Runner) -> None:
+    def _changed(self, name: str) -> None:
+        runner = self.runners.get(name)
+        if runner is None:
+            return  # it was removed meanwhile
         self._tell(runner)
         self._climb(runner)
         self._watch_state_folder(runner)
@@ -687,7 +691,7 @@ class Supervisor:
             else:
                 runner.beside(runner.host_back(self._replay))
         if reason is None and self.ledger.left_there():
-            self._beside(self._clear_later())
+            self._tasks.begin(self._clear_later())
 
     async def _clear_later(self) -> None:
         for problem in (await self.clear_there())[1]:
@@ -705,7 +709,7 @@ class Supervisor:
         def on_change(_file: str) -> None:
             if not pending.is_set():
                 pending.set()
-                self._beside(self._collect_soon(name, pending))
+                self._tasks.begin(self._collect_soon(name, pending))
 
         self._spool_watches[name] = self.runtime.watch_folder(str(folder), on_change)
 
@@ -723,7 +727,7 @@ class Supervisor:
             runner = self.runners.get(event.agent)
             if runner is not None:
                 with runner.guarded(event.name):
-                    await runner.on_hook(event)
+                    await runner.senses.on_hook(event)
                     self._tell(runner, event)
 
     def _watch_spool_there(self, runner: Runner) -> None:
@@ -740,7 +744,7 @@ class Supervisor:
         def on_change(file: str) -> None:
             if not file.startswith(".") and not pending.is_set():
                 pending.set()
-                self._beside(collect())
+                self._tasks.begin(collect())
 
         self._spools_there[host, runner.name] = host.watch_folder(folder, on_change)
 
@@ -780,23 +784,15 @@ class Supervisor:
             pid = PurePosixPath(file).stem
             for other in self.runners.values():
                 if str(other.facts.owner) == pid and other.runtime is host:
-                    other.beside(other.read_state_file())
+                    other.beside(other.senses.read_state_file())
 
         self._state_watches[host, folder] = host.watch_folder(folder, on_change)
 
     # -- housekeeping ----------------------------------------------------------------------------------------------
 
-    def _beside(self, doing: Coroutine[Any, Any, None]) -> None:
-        """Do something beside; a fault in it is told."""
-        task = asyncio.create_task(doing)
-        self._starts.add(task)
-        task.add_done_callback(self._starts.discard)
-        task.add_done_callback(self._report_fault)
-
-    def _report_fault(self, task: asyncio.Task[Any]) -> None:
-        if not task.cancelled() and (error := task.exception()):
-            self.faults += 1
-            log.error("%s failed", task.get_name(), exc_info=error)
+    def _failed(self, task: asyncio.Task[Any], error: BaseException) -> None:
+        self.faults += 1
+        log.error("%s failed", task.get_name(), exc_info=error)
 
     def _caught_every(self) -> float:
         return max(self.settings.spool_check, CATCH_EACH * len(self.runners))
@@ -855,7 +851,7 @@ class Supervisor:
         for runner in self.runners.values():
             if runner.due is not None and runner.due <= now and runner.life.phase in UP:
                 with runner.guarded("attend"):
-                    runner.attend()
+                    runner.senses.attend()
 
     def _attended_every(self) -> float:
         return ATTEND_SETTLED if all(runner.due is None for runner in self.runners.values()) else ATTEND_EVERY
@@ -868,7 +864,7 @@ class Supervisor:
         for name, found in figures.items():
             if name in self.runners:
                 with self.runners[name].guarded("figures"):
-                    self.runners[name].measured(found)
+                    self.runners[name].senses.measured(found)
         self.host = await asyncio.to_thread(host_figures, str(self.places.state))
 
     async def _measure_there(self) -> None:
@@ -898,7 +894,7 @@ class Supervisor:
             at, before = self._costs.get((host, program), (now, None))
             self._costs[host, program] = now, cost
             if roots[program].facts.program == program:
-                roots[program].measured(cost.since(before, now - at))
+                roots[program].senses.measured(cost.since(before, now - at))
 
 
 def _secrets(spec: AgentSpec) -> list[tuple[str, Secret]]:

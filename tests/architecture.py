@@ -38,11 +38,11 @@ are shown as that, with its age.
 1. The CLI turns a command line into one line of JSON for the daemon's socket (`cli`, `client`, `control`).
 2. The manifest is read into an `AgentSpec`, or refused with all of its problems (`manifests`).
 3. The agent's runner asks the life table, mints the handle of the launch, and writes both down (`runner`, `lifecycle`,
-   `ledger`).
+   `agent`, `ledger`).
 4. Harness and plan decide everything about the launch; the runtime puts a launcher beside the program and starts both
-   (`harnesses`, `plan`, `runtimes`).
+   (`preparing`, `harnesses`, `plan`, `runtimes`). It is seen through to its first message (`starting`).
 5. The program's hooks leave events in the spool, its pane changes, its files say how it stands. Each of these is
-   evidence (`spool`, `runtimes`, `harnesses`, `health/classify`).
+   evidence (`senses`, `spool`, `runtimes`, `harnesses`, `health/classify`).
 6. The judge makes one state of the evidence, and who said what is kept (`health/judge`, `known`); the report shows it
    (`report`).
 7. When the program ends, its launcher leaves the exit status. The life table and the budget decide what follows

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 FLEET = ROOT / "fleet"
 
 ROWS: tuple[tuple[str, ...], ...] = (
-    ("terms", "errors", "clock", "places", "keys"),
+    ("terms", "errors", "clock", "places", "keys", "tasks"),
     ("settings", "db", "processes", "redact", "spool", "brake", "dependencies", "verbs", "jsontext"),
     ("manifests", "templates", "client", "hubcall", "hook", "keeper", "mcp_shim"),
     ("harnesses", "config"),
@@ -27,6 +27,8 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("lifecycle", "known"),
     ("ledger", "events", "hosts", "clusters"),
     ("preparing", "headless"),
+    ("agent",),
+    ("senses", "starting"),
     ("runner",),
     ("supervisor", "schedule", "report", "reach"),
     ("control", "hubside"),

@@ -286,3 +286,8 @@ def _any(*values: bool | None) -> bool | None:
     if any(values):
         return True
     return False if any(v is False for v in values) else None
+
+
+def is_auth(rule: str) -> bool:
+    """Whether a rule of a screen or an error of a hook speaks of credentials."""
+    return any(word in rule for word in ("auth", "login", "oauth", "account"))

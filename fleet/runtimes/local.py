@@ -16,7 +16,7 @@ import os
 import shlex
 import shutil
 import signal
-from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from fleet.runtimes.folders import FolderWatch
 from fleet.runtimes.local_tmux import LocalTmux
 from fleet.runtimes.multiplexers import Multiplexer, Seen, ServerGone
 from fleet.settings import Places, Settings
+from fleet.tasks import Tasks
 from fleet.terms import File, Handle, LaunchPlan, Look, Process, Ran, Screen
 
 log = logging.getLogger(__name__)
@@ -70,11 +71,10 @@ class LocalRuntime:
         self._on_host: list[OnHost] = []
         self._unreadable: dict[str, str] = {}
         """Multiplexers that do not answer, and why."""
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks(_failed)
         self._launching = asyncio.Semaphore(LAUNCHED_AT_ONCE)
         self._folders = FolderWatch(clock)
         self._remembering: asyncio.Task[None] | None = None
-        self._closed = False
 
     # -- minting -------------------------------------------------------------------------------------------------
 
@@ -194,9 +194,9 @@ class LocalRuntime:
         self.unwatch(handle)
         if handle.multiplexer == "tmux":
             self._assigned.setdefault(handle.agent, handle.socket)
-        self._do(self._begin(self._watches.add(_Watched(handle, on_look))))
+        self._tasks.begin(self._begin(self._watches.add(_Watched(handle, on_look))))
         if self._remembering is None:
-            self._remembering = asyncio.get_running_loop().create_task(self._remember(), name="fleet-trees")
+            self._remembering = self._tasks.begin(self._remember(), "fleet-trees")
 
     def unwatch(self, handle: Handle) -> None:
         if self._watches.remove(handle) is not None:
@@ -219,7 +219,7 @@ class LocalRuntime:
             await self._gone(watched)
             return
         if not watched.hold(functools.partial(self._launcher_ended, watched)):
-            self._do(self._poll_launcher(watched))
+            self._tasks.begin(self._poll_launcher(watched))
         if facts.server_lost:
             await self._gone(watched)
             return
@@ -238,11 +238,11 @@ class LocalRuntime:
 
     def _pane_missing(self, watched: _Watched) -> None:
         """The pane is not there, though its server is: somebody closed it. The launcher tells what lives."""
-        self._do(self._gone(watched))
+        self._tasks.begin(self._gone(watched))
 
     def _launcher_ended(self, watched: _Watched) -> None:
         watched.release()
-        self._do(self._gone(watched))
+        self._tasks.begin(self._gone(watched))
 
     async def _poll_launcher(self, watched: _Watched) -> None:
         """Where the kernel does not tell of a process's end."""
@@ -284,7 +284,7 @@ class LocalRuntime:
         self._readable(socket, None)
         for watched in self._watches:
             if watched.handle.socket == socket:
-                self._do(self._gone(watched))
+                self._tasks.begin(self._gone(watched))
 
     def _readable(self, socket: str, reason: str | None) -> None:
         """One multiplexer's word on whether it can be read, made into the host's: the first bad, the last good."""
@@ -296,20 +296,6 @@ class LocalRuntime:
         if bool(self._unreadable) != before:
             for callback in self._on_host:
                 callback(reason)
-
-    def _do(self, work: Coroutine[None, None, None]) -> None:
-        """Do something beside; a fault in it is logged, and stops nothing else."""
-        if self._closed:
-            work.close()
-            return
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._done)
-
-    def _done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("watching failed", exc_info=error)
 
     # -- typing --------------------------------------------------------------------------------------------------
 
@@ -499,11 +485,7 @@ class LocalRuntime:
         return self._folders.watch(folder, on_change)
 
     async def close(self) -> None:
-        self._closed = True
-        pending = [task for task in (*self._tasks, self._remembering) if task is not None]
-        for task in pending:
-            task.cancel()
-        await asyncio.gather(*pending, return_exceptions=True)
+        await self._tasks.close()
         for multiplexer in self._multiplexers.values():
             await multiplexer.close()
         await self._watches.close()
@@ -589,6 +571,11 @@ async def _lives_on(lives: Callable[[], bool]) -> bool:
             return True
         await asyncio.sleep(0.01)
     return False
+
+
+def _failed(task: asyncio.Task[None], error: BaseException) -> None:
+    """A fault in what is done beside stops nothing else."""
+    log.error("%s failed", task.get_name(), exc_info=error)
 
 
 def _strays_now(agents: Path, keep: frozenset[str]) -> set[Process]:

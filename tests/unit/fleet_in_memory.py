@@ -306,7 +306,7 @@ class Daemon:
             pid=pane.pid,
             payload=payload,
         )
-        await runner.on_hook(replace(event, **fields))
+        await runner.senses.on_hook(replace(event, **fields))
         await settle()
 
 

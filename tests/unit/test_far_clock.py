@@ -33,7 +33,7 @@ async def test_a_state_file_is_as_old_as_it_is_whatever_the_clock_there_says(wor
     told = {"pid": runner.facts.owner, "status": "busy", "statusUpdatedAt": (now + ahead - 3) * 1000}
     path = runner.harness.state_file(runner.facts.env, runner.facts.owner)
     world.host.files[path] = json.dumps(told).encode()
-    await runner.read_state_file()
+    await runner.senses.read_state_file()
     claim = runner.book.claims[Source.STATE_FILE]
     assert claim.evidence.observed_at == pytest.approx(now - 3)
     assert runner.state.activity is Activity.WORKING

@@ -209,7 +209,7 @@ async def test_an_exit_is_told_once_however_often_it_is_seen(world: World, daemo
     handle = runner.handle
     assert handle is not None
     for _ in range(3):
-        runner.on_look(handle, Look(at=world.clock.now(), alive=False, exit_status=3))
+        runner.senses.on_look(handle, Look(at=world.clock.now(), alive=False, exit_status=3))
     await world.clock.turn(1)
     assert [told["exit_status"] for _, told in world.disk.events("web", "exit")] == [3]
 
@@ -361,9 +361,11 @@ async def test_a_half_drawn_dialog_that_fleet_will_settle_is_not_yet_a_persons_t
     draw(pane, "trust-dialog")
     pane.show(pane.screen.text.replace("❯", " "), title=pane.screen.title)
     await world.clock.turn(0.5)
-    assert (daemon["web"].state.activity, daemon["web"].asks_a_person) == (Activity.NEEDS_INPUT, False)
+    assert (daemon["web"].state.activity, daemon["web"].starting.asks_a_person) == (Activity.NEEDS_INPUT, False)
     await world.clock.turn(10)
-    assert (pane.typed, daemon["web"].asks_a_person) == ([], True), "where no pointer is seen, nothing is pressed"
+    assert (pane.typed, daemon["web"].starting.asks_a_person) == ([], True), (
+        "where no pointer is seen, nothing is pressed"
+    )
 
 
 async def test_a_dialog_that_went_before_the_key_gets_none(world: World, daemon: Daemon) -> None:
@@ -887,7 +889,7 @@ async def test_a_wrong_word_about_an_older_launch_moves_nothing(world: World, da
     world.host.pane("web").kill()
     await world.clock.turn(2)
     before = daemon["web"].record
-    daemon["web"].on_look(old, Look(at=world.clock.now(), alive=False, exit_status=1))
+    daemon["web"].senses.on_look(old, Look(at=world.clock.now(), alive=False, exit_status=1))
     await world.clock.turn(2)
     assert daemon["web"].record == before
 

@@ -365,7 +365,7 @@ async def test_deaths_that_a_second_look_does_not_confirm_are_none(world: World,
     for name in names[2:]:
         handle = daemon[name].handle
         assert handle is not None
-        daemon[name].on_look(handle, Look(at=world.clock.now(), alive=False))
+        daemon[name].senses.on_look(handle, Look(at=world.clock.now(), alive=False))
     await world.clock.turn(30)
     assert all_in(daemon, Phase.RUNNING)
     assert {handle.agent for handle in world.host.launches[6:]} == {"a0", "a1"}
