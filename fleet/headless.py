@@ -100,8 +100,9 @@ TRANSCRIPT_TAIL = 65_536
 LATE = 5.0
 """Seconds after its time limit at which a turn ends although no daemon is there to end it."""
 TIMER = shutil.which("timeout")
-"""It stands between launcher and program, and ends the program and what it has started, but for what has moved to
-another session. Where there is none, only the daemon keeps the time limit."""
+"""What keeps the time limit where there is no daemon (turn_limit.sh). Where there is none, only the daemon keeps it."""
+LIMITER = Path(__file__).parent / "runtimes" / "turn_limit.sh"
+"""Stands between launcher and program."""
 TIMED = frozenset({124, 137})
 """Its exit statuses when it has."""
 KILLED = frozenset({129, 130, 137, 143})
@@ -678,7 +679,7 @@ def timed(argv: tuple[str, ...], limit: float, grace: float) -> tuple[str, ...]:
     """The same, with a time limit of its own that ends it a little after the daemon would have."""
     if TIMER is None:
         return argv
-    return (TIMER, "-k", str(math.ceil(grace)), str(math.ceil(limit + LATE)), *argv)
+    return ("/bin/sh", str(LIMITER), TIMER, str(math.ceil(limit + LATE)), str(math.ceil(grace)), *argv)
 
 
 def _ended_at(folder: Path) -> float:

@@ -608,6 +608,8 @@ def _taken(handed: HandedOver, seen: Seen, ways: Ways, now: float, rules: Rules)
 def _typed(handed: HandedOver, seen: Seen, agent: Agent, ways: Ways, now: float, rules: Rules) -> Step:
     """Enter again while the composer holds it. Where it stands neither there nor in the conversation, it was never
     typed, or lost; and in the end, nobody can tell."""
+    if not (ways.composer or ways.kept):
+        return Unproven()  # nothing of it is ever to be seen: to wait would only hold up what comes after it
     if agent.asks:
         return Await()
     if ways.kept and _is_nowhere(seen, agent) and now >= handed.acted_at + rules.note_within:

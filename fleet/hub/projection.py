@@ -6,6 +6,7 @@ Everything here follows from the events alone and could be made anew from them. 
   A page ends where the next one begins, also where nothing in between was for this reader.
 - The cost of a page does not depend on how much is stored, nor on how many streams others write.
 - An edit, a deletion, a reaction is an event of its own; the message stays what it was, and is shown as it is now.
+- What was deleted is not told again: whoever reads the events of then gets all of them, without what was said (`veiled`).
 - The index of the words follows the log at a distance, behind a cursor of its own, so that it delays no append.
 - Retention takes the oldest, by age and by size. It never takes what is kept (audit, cost), what a key was used for,
   nor mail that still waits for its reader.
@@ -20,14 +21,14 @@ import json
 import re
 import sqlite3
 from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from fleet.clock import Clock
 from fleet.db import Migrations
 from fleet.errors import FleetError, StorageError
-from fleet.hub.log import EVENT, PAGE, Event, Projection, SqliteLog, insert, is_kept, reading
+from fleet.hub.log import EVENT, PAGE, Event, Projection, SqliteLog, as_json, insert, is_kept, reading
 from fleet.hub.message import SEQ_MAX, Position
 
 MESSAGE = "message"
@@ -203,10 +204,11 @@ class History:
         until: float | None = None,
         limit: int = 200,
         newest: bool = False,
+        veils: bool = False,
     ) -> Page:
         """Events of these streams and kinds (`None`: all, or those of the workspace `within`) in their order: the first
         ones after `after`, or, with `newest`, the last ones. `before` is a seq, `since` and `until` are times; the
-        ends are not in it, `since` is.
+        ends are not in it, `since` is. With `veils`, without what was said in messages that were deleted since.
 
         Raise `Gap` where `after` cannot be gone on from.
         """
@@ -227,6 +229,8 @@ class History:
             seqs = _seqs(connection, streams, within, kinds, low, high, limit + 1, newest)
             more = len(seqs) > limit
             events = _events(connection, seqs[:limit])
+            if veils:
+                events = veiled(connection, events)
             last = events[-1].seq if more and not newest else max(high - 1, low)
             return Page(events, Position(epoch, last), more)
 
@@ -541,6 +545,35 @@ def _before(connection: sqlite3.Connection, at: float, head: int) -> int:
 def as_it_stands(connection: sqlite3.Connection, event: Event) -> Shown:
     """A message, or a copy of one, with what has changed since."""
     return _shown(event, _changes(connection, _seq_of(connection, event)))
+
+
+def veiled(connection: sqlite3.Connection, events: Sequence[Event]) -> list[Event]:
+    """The same events; those that say what a message said that was deleted since say that instead."""
+    of = {event.seq: _said_in(connection, event) for event in events if event.kind in (MESSAGE, COPY, EDIT)}
+    if not of:
+        return list(events)
+    rows = connection.execute(
+        "SELECT changes.target, log.at FROM changes JOIN log ON log.seq = changes.seq"
+        " WHERE changes.target IN (SELECT value FROM json_each(?)) AND log.kind = ?",
+        (json.dumps([*of.values()]), DELETION),
+    )
+    deleted = dict(iter(rows))
+    return [_veiled(event, deleted[of[event.seq]]) if of.get(event.seq) in deleted else event for event in events]
+
+
+def _said_in(connection: sqlite3.Connection, event: Event) -> int | None:
+    """Where the message is whose words an event has."""
+    if event.kind != EDIT:
+        return _seq_of(connection, event)
+    row = connection.execute("SELECT target FROM changes WHERE seq = ?", (event.seq,)).fetchone()
+    return row[0] if row else None
+
+
+def _veiled(event: Event, at: float) -> Event:
+    data = {**fields(event), "text": None, "deleted_at": at}
+    if event.kind != EDIT:
+        data |= {"attachments": [], "metadata": {}}
+    return replace(event, body=as_json(data).encode(), _data=data)
 
 
 def _seq_of(connection: sqlite3.Connection, event: Event) -> int:

@@ -193,13 +193,14 @@ class Reading(Base):
         return {"messages": await self._messages_json(events), "more": found.more, "behind": found.behind}
 
     async def events(self, caller: Caller, after: Position | None = None, limit: int = 200) -> Page:
-        """What the caller may see of the log after a position (`None`: nothing, from now). Raise `Gap`."""
+        """What the caller may see of the log after a position (`None`: nothing, from now), without what was deleted
+        since. Raise `Gap`."""
         self._check(caller)
         if after is None:
             return Page([], self.log.position, False)
         streams = self.streams_of(caller)
         within = caller.workspace if streams is None else None
-        return await self.history.read(streams=streams, within=within, after=after, limit=limit)
+        return await self.history.read(streams=streams, within=within, after=after, limit=limit, veils=True)
 
     async def audit(self, caller: Caller, after: Position | int | None = None, limit: int = 200) -> dict[str, Any]:
         """`{events, position, more}`: what operators did and what was refused; without `after` the newest."""

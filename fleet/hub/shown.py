@@ -15,14 +15,14 @@ _SHOWN = (
 
 
 def message_json(data: Mapping[str, Any], seq: int, epoch: str) -> dict[str, Any]:
-    """A message as the doors show it, as it was accepted."""
+    """A message as the doors show it, as it was accepted; one that was deleted since, without what it said."""
     return {
         **{name: data.get(name) for name in _SHOWN},
         "seq": seq,
         "epoch": epoch,
         "reactions": {},
         "edited_at": None,
-        "deleted_at": None,
+        "deleted_at": data.get("deleted_at"),
     }
 
 

@@ -121,13 +121,15 @@ class _Frames:
 
     def __init__(self, epoch: Callable[[], str]) -> None:
         self._epoch = epoch
-        self._kept: dict[tuple[int, Framing], bytes] = {}
+        self._kept: dict[tuple[int, Framing], tuple[bytes, bytes]] = {}
+        """With the event's body that it was built of: that of a message that was deleted since is another."""
 
     def __call__(self, event: Event, framing: Framing) -> bytes:
         key = (event.seq, framing)
-        frame = self._kept.get(key)
-        if frame is None:
-            frame = self._kept[key] = framing.event(event, self._epoch())
+        body, frame = self._kept.get(key, (None, b""))
+        if body != event.body:
+            frame = framing.event(event, self._epoch())
+            self._kept[key] = (event.body, frame)
             if len(self._kept) > FRAMES:
                 del self._kept[next(iter(self._kept))]
         return frame
@@ -481,7 +483,7 @@ class Streams:
                 after = Position(self.exchange.log.epoch, reader.after)
                 try:
                     page = await self.exchange.history.read(
-                        streams=reader.routed, within=reader.caller.workspace, after=after, limit=limit
+                        streams=reader.routed, within=reader.caller.workspace, after=after, limit=limit, veils=True
                     )
                 except Gap as gap:
                     self._tell_gap(reader, gap)

@@ -602,9 +602,12 @@ class Talk(Base):
         """A change to a message, for everybody who has the message."""
         data = event.data
         workspace = data["workspace"]
-        streams = [f"{workspace}/{name}" for name in data["to"] if name.startswith("#")]
-        if not streams:
-            streams = [box(workspace, recipient["name"]) for recipient in data.get("recipients", ())]
+        channels = [name for name in data["to"] if name.startswith("#")]
+        listeners = self.registry.directory(workspace).listeners
+        hear = {name for channel in channels for name in listeners.get(channel, ())}
+        streams = [f"{workspace}/{channel}" for channel in channels]
+        streams += [box(workspace, r["name"]) for r in data.get("recipients", ()) if r["name"] not in hear]
+        if data["sender"] not in hear:
             streams.append(receipts(workspace, data["sender"]))
         sender = self._sender(caller)
         return [New.of(stream, kind, sender, body) for stream in dict.fromkeys(streams)]

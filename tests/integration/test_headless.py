@@ -311,9 +311,9 @@ async def test_a_time_limit_that_passed_without_a_daemon_ends_the_turn_at_the_ne
 
 async def test_a_time_limit_is_kept_without_a_daemon(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(headless, "LATE", 0.0)
-    desk.runner("touch runs; sleep 300 & sleep 300", headless={"timeout": 2})
+    desk.runner("setsid sleep 300 & sleep 300 & touch runs; sleep 300", headless={"timeout": 2})
     turn = desk.begin()
-    await until(lambda: desk.turns_of(), "the turn has begun")
+    await until(lambda: (desk.home / "work" / "runs").exists(), "the turn runs")
     await desk.turns.close()
     await asyncio.gather(turn, return_exceptions=True)
     await desk.gone()

@@ -295,6 +295,37 @@ async def test_websocket_sse_and_json_tell_the_same(hub: Hub) -> None:
     assert of_messages((await hub.ask("GET", f"/events?after={hub.place(0)}", "op")).json["events"])[:3] == texts
 
 
+async def test_what_was_deleted_is_told_to_nobody_who_comes_later(hub: Hub) -> None:
+    await hub.agent("alice", "#general")
+    await hub.agent("bob")
+    before = hub.place(hub.exchange.log.head)
+    kept = await hub.send("alice", "#general", "a word that stays")
+    sent = await hub.send("alice", "#general", "a secret for @bob", metadata={"key": "secret"})
+    sent_id = sent["id"]
+    async with hub.socket("op", after=before) as early:
+        assert "a secret for @bob" in await early.texts(2), "the hub has its frame at hand now"
+    assert (await hub.ask("PATCH", f"/messages/{sent_id}", "alice", json={"text": "another secret"})).status == 200
+    assert (await hub.ask("DELETE", f"/messages/{sent_id}", "alice")).status == 200
+    for who in ("op", "alice", "bob"):
+        told = (await hub.ask("GET", f"/events?after={before}", who)).json["events"]
+        async with hub.socket(who, after=before) as late:
+            by_socket = [await late.next("event") for _ in told]
+        assert [{k: v for k, v in event.items() if k != "type"} for event in by_socket] == told
+        assert await read_sse(hub, who, before, len(told)) == [(event["pos"], event) for event in told]
+        assert "secret" not in json.dumps(told)
+        said = [event for event in told if event["data"].get("id") == sent_id]
+        changes = {event["kind"]: event for event in told if event["data"].get("message") == sent_id}
+        assert {"edit", "deletion"} <= changes.keys(), "that it was there, and what was done to it, stays"
+        assert changes["edit"]["data"]["text"] is None
+        for event in said:
+            data = event["data"]
+            assert (data["text"], data["metadata"], data["sender"]) == (None, {}, "alice")
+            assert data["deleted_at"] == changes["deletion"]["at"]
+        assert said
+    others = (await hub.ask("GET", f"/events?after={before}", "op")).json["events"]
+    assert [e["data"]["text"] for e in others if e["data"].get("id") == kept["id"]] == ["a word that stays"]
+
+
 async def read_sse(hub: Hub, who: str, after: str | None, count: int) -> list[tuple[str, dict[str, Any]]]:
     """The ids and values of the first so many events; `after` goes as the browser's own header."""
     headers = {"Accept": "text/event-stream", "Authorization": f"Bearer {hub.tokens[who]}"}

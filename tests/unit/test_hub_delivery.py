@@ -510,6 +510,14 @@ def test_the_first_enter_is_kept_back_where_a_dialog_came_between_or_a_person() 
     assert not may_submit(handed(Way.TYPED), replace(OURS, key_at=NOW))
 
 
+def test_what_is_typed_into_a_program_that_shows_nothing_is_unconfirmed_at_once() -> None:
+    shell = Ways(talk=False, composer=False)
+    over = handed(Way.TYPED)
+    assert follow(over, Seen(), IDLE, shell, NOW, RULES) == Unproven()
+    assert follow(over, Seen(signs=frozenset({Sign.REPLY})), IDLE, shell, NOW, RULES) == Proven("reply")
+    assert follow(replace(over, watched=True), Seen(), IDLE, shell, NOW, RULES) == Await()
+
+
 def test_what_is_unconfirmed_is_only_watched() -> None:
     doubtful = handed(Way.TYPED, watched=True)
     assert then(doubtful, Seen(), 5, OURS) == Await()
