@@ -76,8 +76,8 @@ class Hub:
         return Position("e", 0)
 
     async def read(
-        self, *, streams: Collection[str] | None, within: str, after: Position, limit: int
-    ) -> Page:  # fmt: skip
+        self, *, streams: Collection[str] | None, within: str, after: Position, limit: int, veils: bool
+    ) -> Page:
         found = [e for e in self.events if e.seq > after.seq and (streams is None or e.stream in streams)]
         more = len(found) > limit
         last = found[limit - 1].seq if more else self.log.head
