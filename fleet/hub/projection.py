@@ -6,7 +6,7 @@ Everything here follows from the events alone and could be made anew from them. 
   A page ends where the next one begins, also where nothing in between was for this reader.
 - The cost of a page does not depend on how much is stored, nor on how many streams others write.
 - An edit, a deletion, a reaction is an event of its own; the message stays what it was, and is shown as it is now.
-- What was deleted is not told again: whoever reads the events of then gets all of them, without what was said (`veiled`).
+- What was deleted is not told again: whoever reads the events of then gets them without what was said (`veiled`).
 - The index of the words follows the log at a distance, behind a cursor of its own, so that it delays no append.
 - Retention takes the oldest, by age and by size. It never takes what is kept (audit, cost), what a key was used for,
   nor mail that still waits for its reader.
