@@ -192,7 +192,7 @@ class SshHosts:
         try:
             folder = await self._module("ssh_runtime").folder_for(link, self._own_mark(), alias)
             own = f"{folder}/visits/{secrets.token_hex(4)}"
-            node = self.login_known(alias, own, link, carries_hub=False)
+            node = self.login_known(alias, own, link, ready=0)
             await node.prepare()
             try:
                 yield node, folder
@@ -203,13 +203,13 @@ class SshHosts:
         finally:
             await link.close()
 
-    def login_known(self, host: str, folder: str, link: Any = None, *, carries_hub: bool = True) -> Any:
+    def login_known(self, host: str, folder: str, link: Any = None, **more: Any) -> Any:
         """A login node where fleet's folder is known; it need not answer now. Whichever machine answers under its
-        name, it is the same cluster's."""
+        name, it is the same cluster's. The hub is carried into its jobs, not to it."""
         link = link or self._link(Way.parse(host), None)
         made = self._module("ssh_runtime").SshRuntime
         given = (link, folder, self._places, self._settings, self._clock, self._secrets)
-        return made(*given, carries_hub=carries_hub)
+        return made(*given, hub=str(self._places.run / "hub.sock"), **more)
 
     def _link(self, way: Way, remote: Remote | None) -> Any:
         settings = self._settings

@@ -88,6 +88,14 @@ class Killed(NoDaemon):
         return NoDaemon().code
 
 
+class NotCarried(Killed):
+    """The hub cannot be reached from this job at the moment."""
+
+    def __init__(self) -> None:
+        told = "The daemon carries it here while it runs and reaches this node, which needs a python3 for that."
+        FleetError.__init__(self, type(self).__doc__, hint=told)
+
+
 class WentAway(NoHub):
     """The hub went away before it answered. What it had accepted is kept; `fleet doctor` says what happened."""
 
@@ -655,6 +663,8 @@ def nobody(to: Door, why: OSError | None = None) -> FleetError:
         said = why.strerror or str(why) if why else "nobody listens"
         return NoHub(f"No hub answers at {to}: {said}.", hint="`fleet hub info` on that machine prints its address.")
     problems = _problems()
+    if problems is None and os.environ.get("FLEET_JOB") and to.path == os.environ.get("FLEET_HUB"):
+        return NotCarried()
     if problems is None:
         return Killed() if isinstance(why, ConnectionRefusedError) else NoDaemon()
     for problem in problems:

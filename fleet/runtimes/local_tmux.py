@@ -159,7 +159,7 @@ class LocalTmux(tmux.Tmux):
 class Client(asyncio.SubprocessProtocol):
     """Our kept client as a child process."""
 
-    def __init__(self, control: tmux.Control, clients: set[Client]) -> None:
+    def __init__(self, control: tmux.Hearer, clients: set[Client]) -> None:
         """`clients`: those that have not ended yet; this one keeps itself in it."""
         self._control = control
         self._clients = clients
@@ -169,7 +169,7 @@ class Client(asyncio.SubprocessProtocol):
 
     @classmethod
     async def open(
-        cls, argv: Sequence[str], control: tmux.Control, clients: set[Client], env: Mapping[str, str] = BARE
+        cls, argv: Sequence[str], control: tmux.Hearer, clients: set[Client], env: Mapping[str, str] = BARE
     ) -> None:
         loop = asyncio.get_running_loop()
         try:

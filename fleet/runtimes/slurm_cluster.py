@@ -19,6 +19,7 @@ from pathlib import Path
 from fleet.errors import FleetError, HostUnreachable, LaunchError, TimedOut
 from fleet.runtimes import slurm_queue, tmux
 from fleet.runtimes.base import ByItsHost, Capabilities, Far, OnHost, Runtime
+from fleet.runtimes.slurm_hub import HubInJobs
 from fleet.runtimes.slurm_queue import Job, Pace, Poll
 from fleet.runtimes.slurm_steps import Here, Steps
 from fleet.settings import Places
@@ -74,6 +75,7 @@ class Cluster:
         self.name = name
         self.steps: Steps = steps or Here(host)
         self._environ, self._login_shell, self._folder = environ, login_shell, folder
+        self.hub = HubInJobs(host, self.steps, self.environment)
         self._pace = pace or Pace()
         self._poll = Poll()
         self._hearers: list[OnAnswer] = []
@@ -157,6 +159,7 @@ class Cluster:
             await asyncio.gather(self._task, return_exceptions=True)
         for _, waits in self._waiting:
             waits.cancel()
+        await self.hub.close()
         await self.steps.close()
         if self.host.far is not None and not was_closed:
             await self.host.close()

@@ -10,6 +10,7 @@
 #   run.N/              one run: what the launcher notes (env claim launcher program exit), and
 #     job               job id, restart count, node
 #     pane              the multiplexer and its socket on the node
+#     hub               where the hub's socket is to be on the node, if the agent speaks to it
 #     walltime          `signal` or `deadline`, with the time: its end is near
 #     leave             put there by whoever wants the run to end now, the conversation being written down
 #     handover          a folder, made by whoever submits the successor: it is submitted once
@@ -146,15 +147,19 @@ if [ -e "$folder/began" ]; then
     [ -e "$folder/again" ] || give_up 75 "it ran before, and how to go on was not said"
 fi
 
+hub= # a socket named by the environment is of another machine
+! grep -q "^FLEET_HUB='/" "$folder/env" || hub=$here/hub
+
 env -i HOME="$HOME" PATH=/usr/local/bin:/usr/bin:/bin timeout "$pre_agent_within" /bin/sh -c '
     umask 077
     set -a
     . "$1/env" || exit
     FLEET_GENERATION=$2 FLEET_LAUNCH=$3 FLEET_RUN=$4 TMUX=$5
     FLEET_JOB=${6#FLEET_JOB=} TERM=$8
+    [ -z "$9" ] || FLEET_HUB=$9
     eval "$7" || exit
     export -p >"$3/env"' fleet-env "$folder" "$mine" "$run" "$number" "$here/own,0,0" "$job_mark" "$pre_agent" "$term" \
-    >&2 &
+    "$hub" >&2 &
 attend "$!"
 status=$?
 [ "$status" = 0 ] || give_up 78 "a pre_agent hook failed with status $status"
@@ -171,6 +176,7 @@ on_server new-session -d -s "$agent" -x "$width" -y "$height" -c / -- /bin/sh "$
     resize-window -t "=$agent:" -x "$width" -y "$height" ||
     give_up 69 "tmux opened no session"
 server=$(identity "$(on_server display-message -p '#{pid}')")
+[ -z "$hub" ] || note hub "$hub"
 note pane "tmux
 $socket"
 tries=0

@@ -19,7 +19,7 @@ from fleet.errors import HostUnreachable
 from fleet.runtimes.slurm_steps import Notes
 from fleet.runtimes.ssh import Channel
 from fleet.runtimes.ssh_runtime import SshRuntime
-from fleet.runtimes.tmux import Control
+from fleet.runtimes.tmux import Hearer
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class LoginSteps:
         self._count = 0
         self._closed = False
 
-    async def open(self, argv: Sequence[str], env: Mapping[str, str], control: Control) -> None:
+    async def open(self, argv: Sequence[str], env: Mapping[str, str], control: Hearer) -> None:
         words = await self._spoken()
         given = [f"{name}={value}" for name, value in env.items()]
         id_ = self._next()
@@ -151,7 +151,7 @@ class _Words:
 class _Step:
     """One client in a job, as the pipe of its control."""
 
-    def __init__(self, id_: str, words: _Words, control: Control) -> None:
+    def __init__(self, id_: str, words: _Words, control: Hearer) -> None:
         self._id, self._words, self._control = id_, words, control
         self._begun: list[bytes] = []
         """Pieces of a line whose last has not come."""

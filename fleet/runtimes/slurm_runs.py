@@ -17,7 +17,7 @@ from fleet.runtimes.slurm_queue import Cause
 from fleet.terms import Process
 
 NOTES = (
-    "job", "pane", "launcher", "program", "exit", "walltime", "successor", "refused", "withdrawn", "ended",
+    "job", "pane", "hub", "launcher", "program", "exit", "walltime", "successor", "refused", "withdrawn", "ended",
 )  # fmt: skip
 OWN_END = ("exited", "multiplexer", "left")
 """Ends that the run came to by itself, or because it was let go."""
@@ -45,6 +45,11 @@ class Run:
     def socket(self) -> str | None:
         """Its tmux server's, on the node."""
         return self._word("pane", 1)
+
+    @property
+    def hub(self) -> str | None:
+        """The hub's socket on the node, if its agent speaks to the hub."""
+        return self.notes.get("hub")
 
     @property
     def program(self) -> Process | None:

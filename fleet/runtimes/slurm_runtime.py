@@ -31,6 +31,7 @@ from fleet.runtimes.handoff import Handoff, Outcome, Successor
 from fleet.runtimes.lease import Times
 from fleet.runtimes.multiplexers import Seen, ServerGone
 from fleet.runtimes.slurm_cluster import SUBMIT_WITHIN, Answer, Cluster, OnSubmitHost, check
+from fleet.runtimes.slurm_hub import Door
 from fleet.runtimes.slurm_queue import Cause, Standing
 from fleet.runtimes.slurm_runs import Run
 from fleet.settings import Places, Settings
@@ -89,6 +90,7 @@ class SlurmRuntime(OnSubmitHost):
         self._settings, self._clock, self._secrets = settings, clock, secrets
         self._places = cluster.shared(places)
         """Those that the nodes see."""
+        self._hub = places.run / "hub.sock"
         self._times = times or Times()
         self._read_every = read_every
         self._chains: dict[str, _Chain] = {}
@@ -478,6 +480,7 @@ class SlurmRuntime(OnSubmitHost):
             if chain.asked is None and not chain.over and chain.present is None:
                 watched.tell(self._look(chain, None, None))  # it waits, whatever the queue will say
             await self._learn(chain)
+            self._carry_hub(chain)
             await self._watch_pane(watched, chain)
         except HostUnreachable as error:  # it says nothing of the job; the next round asks again
             log.debug("agent %s: %s", watched.handle.agent, error)
@@ -488,9 +491,20 @@ class SlurmRuntime(OnSubmitHost):
         if chain.over:
             await self._keep_screen(chain)
             watched.tell(self._look(chain, watched.screen, None))
-        elif self._waiting(chain) is not None or chain.server is None:
-            watched.tell(self._look(chain, None, None))
+        else:
+            waited, watched.waits = watched.waits, self._waiting(chain) is not None
+            if waited or watched.waits or chain.server is None:  # else its pane tells, when it changes
+                watched.tell(self._look(chain, None, None))
         return chain.over
+
+    def _carry_hub(self, chain: _Chain) -> None:
+        """See that the agent reaches the hub from its node."""
+        run = chain.present
+        if run is None or not run.open or chain.over or run.hub is None or self._closed:
+            return
+        assert run.job is not None and run.node is not None
+        door = Door(run.job, run.node, run.hub, f"{chain.handle.folder}/run.{run.number}/env")
+        self._cluster.hub.carry(door, self._hub, scripts_of(self._places))
 
     async def _watch_pane(self, watched: _Watched, chain: _Chain) -> None:
         server = await self._server(chain)
@@ -758,6 +772,8 @@ class _Watched(watching.Watched):
     task: asyncio.Task[None] | None = None
     server: slurm_tmux.JobTmux | None = None
     """The tmux whose pane is watched."""
+    waits = True
+    """It was told last that there is no program yet, or nothing was told."""
 
 
 def handle_of(places: Places, agent: str, generation: str) -> Handle:

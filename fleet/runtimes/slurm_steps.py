@@ -10,7 +10,7 @@ from typing import Protocol
 
 from fleet.runtimes.base import Runtime
 from fleet.runtimes.local_tmux import Client
-from fleet.runtimes.tmux import Control
+from fleet.runtimes.tmux import Hearer
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +26,8 @@ class Notes:
 class Steps(Protocol):
     """The steps and notes of a cluster, from its submit host."""
 
-    async def open(self, argv: Sequence[str], env: Mapping[str, str], control: Control) -> None:
-        """Start tmux's client in a step of a job, and let it and `control` hear each other."""
+    async def open(self, argv: Sequence[str], env: Mapping[str, str], control: Hearer) -> None:
+        """Start a program in a step of a job, and let it and `control` hear each other."""
         ...
 
     async def notes(self, folder: str, run: int, names: Collection[str]) -> Notes:
@@ -48,7 +48,7 @@ class Here:
         self._host = host
         self._clients: set[Client] = set()
 
-    async def open(self, argv: Sequence[str], env: Mapping[str, str], control: Control) -> None:
+    async def open(self, argv: Sequence[str], env: Mapping[str, str], control: Hearer) -> None:
         await Client.open(argv, control, self._clients, env)
 
     async def notes(self, folder: str, run: int, names: Collection[str]) -> Notes:

@@ -28,6 +28,7 @@ from fleet.runtimes.lease import Times
 from fleet.runtimes.multiplexers import Seen, ServerGone
 from fleet.runtimes.slurm_booking import Booking, Place
 from fleet.runtimes.slurm_cluster import Cluster, OnSubmitHost, check, said
+from fleet.runtimes.slurm_hub import Door
 from fleet.runtimes.slurm_queue import Standing
 from fleet.settings import Places, Settings
 from fleet.terms import File, Handle, LaunchPlan, Look, Process, Screen
@@ -69,6 +70,7 @@ class TenantRuntime(OnSubmitHost):
         self._booking = booking
         self._places = cluster.shared(places)
         """Those that the nodes see."""
+        self._hub = places.run / "hub.sock"
         self._folder = str(folder_of(self._places, booking))
         self._settings, self._clock = settings, clock
         self._times = times or Times()
@@ -185,8 +187,12 @@ class TenantRuntime(OnSubmitHost):
         }
         if not env.get("TMUX"):  # an agent's own tmux must reach neither the booking's server nor the person's
             env["TMUX"] = f"{place.socket}.own-{handle.agent},0,0"
+        hub = f"{Path(place.socket).parent}/hub" if env.get("FLEET_HUB", "").startswith("/") else None
+        if hub:  # the socket that was named is another machine's
+            env["FLEET_HUB"] = hub
         takes = {"cpus_per_task": wish.cpus_per_task, "mem": wish.mem}
-        noted = {"booking": self._booking, "job": place.job, "node": place.node, "socket": place.socket, **takes}
+        where = {"job": place.job, "node": place.node, "socket": place.socket, "hub": hub}
+        noted = {"booking": self._booking, **where, **takes}
         scripts = slurm_runtime.scripts_of(self._places)
         ours = [File(f"{scripts}/{name}", path.read_bytes(), 0o700) for name, path in slurm_runtime.SCRIPTS.items()]
         own = [
@@ -287,6 +293,7 @@ class TenantRuntime(OnSubmitHost):
                     watched.screen, watched.pane = look.screen, look.pane
                     await self._watch_pane(watched, tenant.place)
                 self._tell_alive(watched)
+                self._carry_hub(handle, tenant)
             except (FleetError, TimeoutError) as error:  # it says nothing of the agent; the next round asks again
                 log.debug("agent %s: %s", handle.agent, error)
             except Exception:
@@ -303,6 +310,12 @@ class TenantRuntime(OnSubmitHost):
         except FleetError as error:  # its death must be told all the same
             log.warning("%s: its last screen is not kept: %s", watched.handle.generation, error)
         watched.tell(replace(look, screen=look.screen or watched.screen))
+
+    def _carry_hub(self, handle: Handle, tenant: Tenant | None) -> None:
+        """See that it reaches the hub from its node: all tenants of an allocation share one way."""
+        if tenant is not None and tenant.hub is not None:
+            place, scripts = tenant.place, slurm_runtime.scripts_of(self._places)
+            self._cluster.hub.carry(Door(place.job, place.node, tenant.hub, f"{handle.folder}/env"), self._hub, scripts)
 
     async def _watch_pane(self, watched: _Watched, place: Place) -> None:
         handle = watched.handle
@@ -491,6 +504,8 @@ class Tenant:
         self.agent = agent
         self.booking = noted["booking"]
         self.place = Place(noted["job"], noted["node"], noted["socket"])
+        self.hub = noted.get("hub")
+        """The hub's socket on its node, if it speaks to the hub."""
         self.section = Slurm(cpus_per_task=int(noted["cpus_per_task"]), mem=noted["mem"])
 
     @classmethod

@@ -72,10 +72,12 @@ class SshRuntime:
         secrets_: Callable[[str], Collection[str]] = lambda _: (),
         fleet: str = "",
         *,
-        carries_hub: bool = True,
+        hub: str | None = None,
+        ready: int = READY,
     ) -> None:
         """`folder`: fleet's own there, absolute. `secrets_` tells what an agent was given as such. `fleet` is this
-        fleet's own mark, by which the folder was named (`folder_for`)."""
+        fleet's own mark, by which the folder was named (`folder_for`). `hub`: what launches are told of the hub's
+        socket where this connection is not to carry it. `ready`: how many sessions stand ready."""
         if not _FOLDER.fullmatch(folder):
             raise LaunchError(f"{folder!r} cannot be fleet's folder on {link.alias}: only letters, digits and ._/@+~-")
         self.link = link
@@ -83,8 +85,8 @@ class SshRuntime:
         self.machine = link.way.name
         self.folder = self._folder = folder
         self.ahead = 0.0
-        self.hub: str | None = None
-        self._fleet, self._carries_hub = fleet, carries_hub
+        self.hub = hub
+        self._fleet, self._carries_hub, self._ready = fleet, hub is None, ready
         self._environments: dict[bool, Mapping[str, str]] = {}
         self._places = places
         self._settings = settings
@@ -134,7 +136,7 @@ class SshRuntime:
             raise HostUnreachable(f"{node} answers under this name now, and its agents are on another machine")
         self.ahead = ahead(told, began, self._clock.now())
         self._environments = {False: _environment(environ)}
-        link.stand_ready(self._host_sh, READY if self._carries_hub else 0)  # none on a cluster's login node
+        link.stand_ready(self._host_sh, self._ready)
         if self._carries_hub:
             await self._carry_hub(link, f"{run}/{hub}")
 

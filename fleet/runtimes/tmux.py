@@ -203,6 +203,16 @@ class Pipe(Protocol):
         ...
 
 
+class Hearer(Protocol):
+    """Who hears what a process at the other end of a pipe prints, and that it has ended."""
+
+    pipe: Pipe | None
+
+    def feed(self, data: bytes) -> None: ...
+
+    def lost(self, reason: str) -> None: ...
+
+
 class Control:
     """The control-mode protocol, over bytes: feed it what the client prints, ask it commands."""
 

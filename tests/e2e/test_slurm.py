@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,13 +12,18 @@ import pytest
 from tests.cluster import Cluster, needs_slurm
 from tests.e2e.fleets import Claude, Fleet, kill, until
 from tests.e2e.test_ssh import attach_and_say
-from tests.homes import Home, Stub
+from tests.homes import Home, Stub, fleet_argv
 from tests.sshd import There, needs_sshd
 
 pytestmark = [pytest.mark.real, needs_slurm]
 
 FOREVER = "while :; do sleep 1; done"
 ASKS = 'echo "hello home $COUNT"; while read -r line; do echo "heard $line"; done'
+TALKS = (
+    'echo "hello home $COUNT"; while read -r line; do case $line in say*) '
+    f'{fleet_argv()[0]} send "#general" "$line"; echo "$? by $FLEET_HUB"; esac; echo "heard $line"; done'
+)
+"""The same, and a line that begins so is told to all."""
 
 
 @pytest.fixture
@@ -41,6 +47,13 @@ def jobs(slurm: Cluster, agent: str) -> list[str]:
     return [job for job, name in told if name.startswith(f"fleet-{agent}.") or not agent]
 
 
+def is_told(fleet: Fleet, name: str, text: str, job: str) -> None:
+    """What an agent in a job has said has come to the hub, by the socket on its own node."""
+    until(lambda: text in fleet.run("history"), f"the hub has it\n{fleet.log()}")
+    by = f"0 by /tmp/fleet-{os.getuid()}/{job}.n"
+    until(lambda: by in "\n".join(fleet.json("logs", name)["lines"]), "it is told so")
+
+
 def test_what_is_rendered_is_what_the_controller_would_take(fleet: Fleet, slurm: Cluster, home: Home) -> None:
     odd = "a b'c\"d$HOME`id`\\e\nf"
     hooks = {"pre_agent": [{"sh": odd}], "post_agent": [["echo", odd]], "walltime_signal": [{"sh": "~/x"}]}
@@ -59,13 +72,14 @@ def test_what_is_rendered_is_what_the_controller_would_take(fleet: Fleet, slurm:
 
 
 def test_an_agent_lives_in_a_job_as_it_would_here(fleet: Fleet, slurm: Cluster) -> None:
-    path = fleet.shell("web", ASKS, slurm={"mem": "100M"}, env={"COUNT": "a 'b'"})
+    path = fleet.shell("web", TALKS, slurm={"mem": "100M"}, env={"COUNT": "a 'b'"})
     assert fleet.json("start", path)["agents"][0]["outcome"] == "started"
     assert fleet.status("web")["phase"] == "running"
     until(lambda: "hello home a 'b'" in "\n".join(fleet.json("logs", "web")["lines"]), "its first line is in the log")
     assert len(jobs(slurm, "web")) == 1
 
-    attach_and_say(fleet, "web", "a person was here")
+    attach_and_say(fleet, "web", "say that a person was here")
+    is_told(fleet, "web", "say that a person was here", jobs(slurm, "web")[0])
     argv = shlex.split(fleet.run("attach", "web", "--print"))
     assert argv[:2] == ["srun", f"--jobid={jobs(slurm, 'web')[0]}"]
 
@@ -172,7 +186,7 @@ def test_agents_and_bookings_are_submitted_over_ssh_and_a_cut_link_says_nothing_
     login: There, away: Fleet, slurm: Cluster
 ) -> None:
     held = {"mem": "100M", "extra_directives": ["--hold"]}
-    path = away.shell("web", ASKS, remote={"host": "there"}, slurm=held, env={"COUNT": "a 'b'"})
+    path = away.shell("web", TALKS, remote={"host": "there"}, slurm=held, env={"COUNT": "a 'b'"})
     checked = {check["name"]: check for check in away.json("check", path)["checks"]}
     assert checked["job"]["message"].startswith("Job ")
     away.json("start", path, "--no-wait")
@@ -182,7 +196,8 @@ def test_agents_and_bookings_are_submitted_over_ssh_and_a_cut_link_says_nothing_
     away.wait("web", phase="running")
     pid = until(lambda: away.status("web")["pid"], "its process is known")
     until(lambda: "hello home a 'b'" in "\n".join(away.json("logs", "web")["lines"]), "its first line is in the log")
-    attach_and_say(away, "web", "over there")
+    attach_and_say(away, "web", "say over there")
+    is_told(away, "web", "say over there", job)
     assert str(login.user_home) in slurm.run("scontrol", "show", "job", job)
     assert not (away.home.path / "fleet" / "state" / "agents" / "web" / "launch").exists()
 
@@ -202,10 +217,12 @@ def test_agents_and_bookings_are_submitted_over_ssh_and_a_cut_link_says_nothing_
     job = away.json(*booked)["job"]
     until((login.folder / "bookings" / "pool" / "place").exists, "the booking has its node")
     there = {"remote": {"host": "there"}, "slurm": {"reservation": "pool", "mem": "100M"}}
-    told = away.json("start", away.shell("one", ASKS, env={"COUNT": "one"}, **there))
+    told = away.json("start", away.shell("one", TALKS, env={"COUNT": "one"}, **there))
     assert [agent["outcome"] for agent in told["agents"]] == ["started"]
     until(lambda: "hello home one" in "\n".join(away.json("logs", "one")["lines"]), "its first line is in the log")
     (shown,) = away.json("slurm", "show", "pool", "--host", "there")["tenants"]
     assert shown["agent"] == "one" and jobs(slurm, "") == [job]
+    away.run("prompt", "one", "say from a booking")
+    is_told(away, "one", "say from a booking", job)
     away.json("stop", "one")
     away.json("slurm", "release", "pool", "--host", "there")
