@@ -89,6 +89,8 @@ class HubSide:
         """It is open, or could not be opened at first."""
         self._open = asyncio.Event()
         self._adopted = asyncio.Event()
+        self._carries = asyncio.Event()
+        """It hears the agents' hooks, and carries their mail."""
         self._declared: dict[str, AgentSpec] = {}
         """The agents as they stand in the hub."""
         self._admitted: dict[str, str] = {}
@@ -191,6 +193,7 @@ class HubSide:
         )  # fmt: skip
         self._supervisor.on_change(reach.heard)
         self._supervisor.on_change(self._heard)
+        self._carries.set()
         for runner in list(self._supervisor.runners.values()):
             await self._declare(runner.spec)
         me = Caller(self._settings.hub_operator, Role.ADMIN)
@@ -235,11 +238,22 @@ class HubSide:
         """Have an agent whose job nears its limit write down where it is, as its person's own word, delivered like
         any: after the turn that runs, behind a dialog or a draft. Returns when the turn that this causes has ended,
         when the time is over, or at once where the program tells no turns. Asked once for each job."""
-        runner, name = self._supervisor.runners.get(handle.agent), handle.agent
-        if runner is None or runner.handle != handle or runner.headless or not self._open.is_set():
-            return
-        if runner.spec.harness not in SPEAKS_OF_TURNS or not runner.spec.hub.enabled:
-            return
+        name = handle.agent
+        try:
+            async with asyncio.timeout(within):
+                await self._adopted.wait()  # a daemon that has just begun knows nobody yet …
+                runner = self._supervisor.runners.get(name)
+                if runner is None or runner.handle != handle or not _is_asked(runner):
+                    return
+                await self._tried.wait()
+                if self._open.is_set():
+                    await self._carries.wait()  # … and hears no hooks
+                    await self._ask_to_write_down(handle, job, within)
+        except TimeoutError:
+            log.info("%s has not written down where it is within %.0f s", name, within)
+
+    async def _ask_to_write_down(self, handle: Handle, job: str, within: float) -> None:
+        name = handle.agent
         writing = self._writing[name] = _Writing(WRITE_DOWN.format(job=job))
         body = {"to": name, "text": writing.text, "expires_in": within, "idempotency_key": f"{handle.generation}.{job}"}
         try:
@@ -247,12 +261,9 @@ class HubSide:
             if receipt.duplicate:  # by an earlier daemon: what has come of it since is in the table
                 for event in await self._events.of_generation(handle.generation):
                     writing.hear(event)
-            async with asyncio.timeout(within):
-                await writing.done.wait()
-        except TimeoutError:
-            log.info("%s has not written down where it is within %.0f s", name, within)
+            await writing.done.wait()
         finally:
-            del self._writing[name]
+            self._writing.pop(name, None)
 
     def _take_back(self, runner: Runner) -> None:
         """What was given to a launch ends with it."""
@@ -315,6 +326,11 @@ def _remedy(error: Exception) -> str:
             "`fleet hub backup` has made in its place; without one a new log begins."
         )
     return (error.hint or "") if isinstance(error, FleetError) else ""
+
+
+def _is_asked(runner: Runner) -> bool:
+    """Whether an agent can be asked something, and its turns are told of."""
+    return not runner.headless and runner.spec.harness in SPEAKS_OF_TURNS and runner.spec.hub.enabled
 
 
 def _card(spec: AgentSpec) -> Card:

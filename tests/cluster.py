@@ -1,7 +1,9 @@
 """A real SLURM cluster for tests: one slurmctld and some slurmd on this machine, in a folder, on the loopback.
 
-No cgroups, no munge, no accounting, no systemd: the daemons run as whoever runs the tests, and must be root to run
-jobs. A node is a slurmd with a name and a port of its own.
+No munge, no accounting, no systemd, and cgroups only where a test asks for them and the machine gives them: the
+daemons run as whoever runs the tests, and must be root to run jobs. A node is a slurmd with a name and a port of its
+own. There are three partitions: jobs in `main` and in `cheap` make room for those in `high`, where they are put back
+into the queue, and where they are cancelled.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -57,7 +60,7 @@ SlurmctldPidFile={folder}/slurmctld.pid
 SlurmdPidFile={folder}/slurmd-%n.pid
 SlurmctldLogFile={folder}/slurmctld.txt
 SlurmdLogFile={folder}/slurmd-%n.txt
-ProctrackType=proctrack/linuxproc
+ProctrackType=proctrack/{tracking}
 TaskPlugin=task/none
 SlurmdParameters=config_overrides
 MpiDefault=none
@@ -69,11 +72,21 @@ SchedulerParameters=batch_sched_delay=0,sched_interval=1,bf_interval=1,sched_min
 ReturnToService=2
 KillWait=20
 SlurmdTimeout=10
-MinJobAge=300
+MinJobAge={kept}
 FirstJobId={first_job}
 JobRequeue=1
-AccountingStorageType=accounting_storage/none
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+AccountingStorageType={accounting}
 """
+PARTITIONS = {
+    "main": "Default=YES PriorityTier=1 PreemptMode=REQUEUE",
+    "cheap": "PriorityTier=1 PreemptMode=CANCEL GraceTime=3",
+    "high": "PriorityTier=9 PreemptMode=OFF",
+}
+FREEZER = Path("/sys/fs/cgroup/freezer")
+"""Where a machine has cgroups of the first version, slurmd tracks a job's processes by it."""
+CGROUPS = "CgroupPlugin=cgroup/v1\nCgroupMountpoint=/sys/fs/cgroup\nCgroupAutomount=no\n"
 
 
 def missing() -> str | None:
@@ -84,6 +97,11 @@ def missing() -> str | None:
         packages = "slurmctld slurmd slurm-client tmux"
         return f"no {', '.join(absent)}; `make test` installs it where it may (apt-get install {packages})"
     return None if os.geteuid() == 0 else "slurmd starts jobs only as root"
+
+
+def tracking() -> str:
+    """The best that this machine has for telling which processes are a job's; clusters have cgroups."""
+    return "cgroup" if (FREEZER / "cgroup.procs").exists() and os.access(FREEZER, os.W_OK) else "linuxproc"
 
 
 needs_slurm = pytest.mark.skipif(missing() is not None, reason=f"needs a real SLURM: {missing()}")
@@ -114,6 +132,8 @@ class Cluster:
     folder: Path
     nodes: tuple[str, ...]
     env: dict[str, str]
+    since: float
+    """When its controller was started, by the machine's own clock."""
 
     def run(self, *argv: str, check: bool = True) -> str:
         done = subprocess.run(argv, env=self.env, capture_output=True, text=True, check=False, timeout=60)
@@ -123,6 +143,15 @@ class Cluster:
     def states(self) -> dict[str, str]:
         listed = self.run("squeue", "--noheader", "--states=all", "--format=%i %T").split()
         return dict(zip(listed[::2], listed[1::2], strict=True))
+
+    def idle(self) -> bool:
+        """Whether its nodes take jobs, and have none."""
+        listed = self.run("sinfo", "-h", "-N", "-p", "main", "-o", "%T", check=False)
+        return listed.split() == ["idle"] * len(self.nodes)
+
+    def jobs(self, handle: Handle) -> list[str]:
+        """The jobs of a launch that wait or run."""
+        return self.run("squeue", "-h", "-t", "PD,R", "-o", "%i", f"--name=fleet-{handle.generation}").split()
 
     def slurmd(self, node: str) -> psutil.Process:
         """A node's daemon."""
@@ -158,32 +187,45 @@ def _ports(count: int) -> int:
 
 
 @contextmanager
-def cluster(folder: Path, nodes: int = 2, *, cpus: int = 4, apart: bool = False) -> Iterator[Cluster]:
+def cluster(
+    folder: Path,
+    nodes: int = 2,
+    *,
+    cpus: int = 4,
+    apart: bool = False,
+    kept: int = 300,
+    tracking: str = "linuxproc",
+    accounting: str = "accounting_storage/none",
+) -> Iterator[Cluster]:
     """A cluster as long as it is needed; afterwards its jobs and daemons are gone. With `apart` each node has mounts
-    of its own, so that one can lose a file system that the others keep."""
-    names = tuple(f"n{number}" for number in range(1, nodes + 1))
+    of its own, so that one can lose a file system that the others keep. `kept`: the seconds that a job is known after
+    its end."""
     port = _ports(nodes + 1)
+    letter = "n" if tracking == "linuxproc" else f"n{port}x"  # cgroups are named by it
+    names = tuple(f"{letter}{number}" for number in range(1, nodes + 1))
     (folder / "state").mkdir(parents=True)
     first_job = random.randint(1000, 60_000_000)  # a job is told by its id and node, here on one machine for them all
     host = socket.gethostname().split(".")[0]
-    lines = [CONFIGURATION.format(host=host, port=port, folder=folder, first_job=first_job)]
+    given = {"tracking": tracking, "kept": kept, "accounting": accounting}
+    lines = [CONFIGURATION.format(host=host, port=port, folder=folder, first_job=first_job, **given)]
     for number, name in enumerate(names, 1):
         (folder / "spool" / name).mkdir(parents=True)
         lines.append(
             f"NodeName={name} NodeHostname={name} NodeAddr=127.0.0.1 Port={port + number} CPUs={cpus} RealMemory=8000"
         )
-    lines.append(f"PartitionName=main Nodes={','.join(names)} Default=YES MaxTime=INFINITE State=UP")
+    for name, how in PARTITIONS.items():
+        lines.append(f"PartitionName={name} Nodes={','.join(names)} {how} MaxTime=INFINITE State=UP")
     (folder / "slurm.conf").write_text("\n".join(lines) + "\n")
+    if tracking == "cgroup":
+        (folder / "cgroup.conf").write_text(CGROUPS)
     env = {"PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "HOME": str(folder), "USER": "root"}
-    made = Cluster(folder, names, env | {"SLURM_CONF": str(folder / "slurm.conf")})
+    made = Cluster(folder, names, env | {"SLURM_CONF": str(folder / "slurm.conf")}, time.monotonic())
     try:
         made.run("slurmctld", "-f", str(folder / "slurm.conf"))
         for name in names:
             alone = ["unshare", "--mount", "--propagation", "private"] if apart else []
             made.run(*alone, "slurmd", "-f", str(folder / "slurm.conf"), "-N", name)
-        until(
-            lambda: made.run("sinfo", "-h", "-N", "-o", "%T", check=False).split() == ["idle"] * nodes, "nodes are idle"
-        )
+        until(made.idle, "nodes are idle")
         yield made
     finally:
         made.run("scancel", "--user=root", check=False)
@@ -195,6 +237,9 @@ def cluster(folder: Path, nodes: int = 2, *, cpus: int = 4, apart: bool = False)
             process.terminate()
         for process in psutil.wait_procs(daemons, timeout=10)[1]:
             process.kill()
+        for left in FREEZER.glob(f"slurm_{letter}*") if tracking == "cgroup" else ():
+            with suppress(OSError):
+                left.rmdir()
 
 
 # -- agents on it -----------------------------------------------------------------------------------------------------
@@ -314,8 +359,9 @@ class TenantHost(SlurmHost):
 class SlurmKit(Kit):
     """What the contract's tests do, where a launch stands in a queue first."""
 
-    async def launch(self, agent: str, program: str = "greeter") -> Handle:
-        handle = await super().launch(agent, program)
+    async def launch(self, agent: str, program: str = "greeter", **section: Any) -> Handle:
+        handle = self.mint(agent)
+        await self.runtime.launch(self.plan(agent, program, **section), handle)
 
         async def runs() -> bool:
             look = await self.runtime.look(handle)
@@ -324,8 +370,9 @@ class SlurmKit(Kit):
         await until_async(runs, "the job's start")
         return handle
 
-    def plan(self, agent: str, *argv: str, cwd: str | None = None) -> LaunchPlan:
-        spec = AgentSpec(name=agent, harness="shell", command=argv, runtime="slurm", slurm=Slurm(mem="100M"))
+    def plan(self, agent: str, *argv: str, cwd: str | None = None, **section: Any) -> LaunchPlan:
+        wanted = Slurm(**{"mem": "100M", **section})
+        spec = AgentSpec(name=agent, harness="shell", command=argv, runtime="slurm", slurm=wanted)
         return replace(super().plan(agent, *argv, cwd=cwd), again=argv, place=spec)
 
 

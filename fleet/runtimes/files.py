@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -12,11 +13,12 @@ from fleet.terms import File
 
 
 def put(files: Iterable[File]) -> None:
-    """Write files, each whole or not at all; missing folders are made, 0700."""
+    """Write files, each whole or not at all; missing folders are made, 0700. Two may write the same one at a time."""
+    writer = f"{os.getpid()}-{threading.get_native_id()}"
     for file in files:
         path = Path(file.path)
         make_folder(path.parent)
-        beside = path.with_name(f".{path.name[:200]}.{os.getpid()}.new")
+        beside = path.with_name(f".{path.name[:200]}.{writer}.new")
         fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             with open(fd, "wb") as out:

@@ -17,6 +17,7 @@
 #     successor         the successor's job id
 #     refused           why it could not be submitted
 #     withdrawn         the successor's job id, which this run has cancelled itself
+#     told              what SLURM wrote into the job's output when it told the job to end
 #     ended             why the run ended: exited, multiplexer, walltime, left, told, stopped, lease, or a sentence
 #
 # The file $wanted names the generation that a person wants up. A run that does not find its own there starts nothing
@@ -272,6 +273,9 @@ done
 on_server capture-pane -p -t "=$agent:" >>"$run/.screen.new" 2>/dev/null && mv -f "$run/.screen.new" "$run/screen"
 sh "$lease" end "$job_mark" 2 "$launcher_process" "$server"
 post_agent_hooks
+if [ "$why" = told ]; then
+    note told "$(grep -a "^slurmstepd.* JOB $SLURM_JOB_ID ON .* CANCELLED AT " "/proc/$$/fd/2" 2>/dev/null | tail -n 1)"
+fi
 note ended "$why"
 true >"$here/release" && kill "${keeper%% *}" || kill -KILL "${keeper%% *}" # lets go of the lease, or lets it run out
 while lives "$keeper"; do pause; done

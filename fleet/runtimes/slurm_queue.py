@@ -50,6 +50,8 @@ class Cause(StrEnum):
     OUT_OF_MEMORY = "out_of_memory"
     NOT_LAUNCHED = "not_launched"
     """It could not be started at all."""
+    FORGOTTEN = "forgotten"
+    """The cluster does not know it any more, and nothing says how it ended."""
 
 
 STATES: Mapping[str, tuple[Standing, Cause | None]] = {

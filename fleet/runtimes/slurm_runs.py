@@ -17,12 +17,20 @@ from fleet.runtimes.slurm_queue import Cause
 from fleet.terms import Process
 
 NOTES = (
-    "job", "pane", "hub", "launcher", "program", "exit", "walltime", "successor", "refused", "withdrawn", "ended",
+    "job", "pane", "hub", "launcher", "program", "exit",
+    "walltime", "successor", "refused", "withdrawn", "told", "ended",
 )  # fmt: skip
 OWN_END = ("exited", "multiplexer", "left")
 """Ends that the run came to by itself, or because it was let go."""
 UNSAID = ("told", "stopped", "lease")
 """Ends of which the queue knows the cause."""
+TOLD = {
+    "TIME LIMIT": Cause.TIMEOUT,
+    "PREEMPTION": Cause.PREEMPTED,
+    "NODE FAILURE": Cause.NODE_FAIL,
+    "JOB REQUEUE": Cause.REQUEUED,
+}
+"""What SLURM writes into a job's output behind "CANCELLED AT … DUE TO"; nothing there: somebody cancelled it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +68,14 @@ class Run:
         return self.notes.get("ended")
 
     @property
+    def told(self) -> Cause | None:
+        """Why it was told to end, in SLURM's words to the job: for when the queue has forgotten it."""
+        words = self.notes.get("told")
+        if not words:
+            return None
+        return next((cause for due, cause in TOLD.items() if f"DUE TO {due}" in words), Cause.CANCELLED)
+
+    @property
     def exit_status(self) -> int | None:
         noted = self.notes.get("exit", "")
         return int(noted) if noted.isdigit() else None
@@ -78,7 +94,7 @@ def events(known: Handoff, run: Run) -> list[handing.Event]:
     """What the present run's notes tell that is not known yet."""
     notes = run.notes
     told: list[handing.Event] = []
-    if "walltime" in notes and not known.signalled:
+    if "walltime" in notes and not known.signalled and run.ended is None:
         told.append(handing.Signalled())
     if (successor := notes.get("successor")) and "withdrawn" not in notes and known.successor_job != successor:
         told.append(handing.Submitted(successor))
@@ -91,7 +107,8 @@ def events(known: Handoff, run: Run) -> list[handing.Event]:
     elif run.ended == "walltime":
         told.append(handing.Ended(Cause.TIMEOUT))
     elif run.ended == "told":
-        told += [] if known.told else [handing.Told()]
+        taken_back = "withdrawn" in notes or "successor" not in notes  # not at its limit: there the successor goes on
+        told += [handing.Told()] if taken_back and not known.told else []
     elif run.ended not in UNSAID:
         told.append(handing.Ended(Cause.NOT_LAUNCHED))
     return told

@@ -12,6 +12,7 @@ What concerns the submit host itself (commands, files) goes through that host's 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import hashlib
 import logging
@@ -189,19 +190,30 @@ class SlurmRuntime(OnSubmitHost):
             raise HostUnreachable(silent) from None
 
     async def _take_in_notes(self, chain: _Chain) -> None:
-        """Read what the newest run has noted since, and go on from there."""
+        """Read what its runs have noted since, the oldest first, and go on from there: of runs that came and went while
+        nobody looked, each one's last words come before the next one's first."""
         async with chain.reading:
-            number, run = await self._read_run(chain, chain.run or Run(0))
-            if number is None:
+            newest, run = await self._read_run(chain, chain.run or Run(0))
+            if newest is None:
                 return
-            if chain.run is not None and chain.run.number != number:
-                await self._tell_of_run(chain, run)  # its last words come before the next one's first
-            if chain.run is None or chain.run.number != number:
+            await self._tell_of_run(chain, run)
+            for number in await self._later_runs(chain, newest):
                 earlier, chain.run, chain.run_at = chain.run, Run(number), time.monotonic()
                 _, run = await self._read_run(chain, chain.run)
                 if earlier is not None and earlier.job == run.job == chain.handoff.job:
                     await self._start_over(chain, earlier.number)  # requeued, and running again
-            await self._tell_of_run(chain, run)
+                await self._tell_of_run(chain, run)
+
+    async def _later_runs(self, chain: _Chain, newest: int) -> list[int]:
+        """The numbers of its runs after the one that was the newest; at first, of all."""
+        known = chain.run.number if chain.run is not None else 0
+        if newest == known:
+            return []
+        if newest == known + 1:
+            return [newest]
+        names = await self._host.list(chain.handle.folder)
+        numbers = [int(name[4:]) for name in names if name.startswith("run.") and name[4:].isdigit()]
+        return sorted(number for number in numbers if known < number <= newest)
 
     async def _read_run(self, chain: _Chain, run: Run) -> tuple[int | None, Run]:
         """The number of the newest run, and this one with all that it has noted."""
@@ -254,6 +266,9 @@ class SlurmRuntime(OnSubmitHost):
                 pass  # the next look tells of it
 
     async def _write_down(self, chain: _Chain) -> None:
+        if chain.job is None:  # this daemon has not heard of it yet
+            with contextlib.suppress(HostUnreachable):
+                chain.job = (await self._answer(chain.since)).jobs.get(chain.handoff.job)
         end = chain.job.end if chain.job is not None else None
         within = WRITES_WITHIN if end is None else max(end - time.time() - LEFT, 10.0)
         try:
@@ -302,14 +317,18 @@ class SlurmRuntime(OnSubmitHost):
         known = chain.handoff
         if known.outcome is Outcome.FOLLOWED and known.successor_job is not None:
             await self._move(chain, known.successor_job)
-        while chain.cancels:
-            await self._cluster.cancel(chain.cancels[0])
-            chain.cancels.pop(0)
-        if known.writing is handing.Writing.ASKED and not chain.resumed:
-            chain.writing = self._do(self._write_down(chain))
-        chain.resumed = True
+        for job in list(chain.cancels):
+            await self._cluster.cancel(job)
+            chain.cancels = [other for other in chain.cancels if other != job]
         if known.successor is Successor.WANTED and time.monotonic() - chain.successor_at > SUBMIT_WITHIN + 20:
             await self._post(chain, handing.Unanswered())
+
+    def _resume(self, chain: _Chain) -> None:
+        """What an earlier daemon had asked the agent for, or what failed, is waited for again while its job lives."""
+        under_way = chain.writing is not None and not chain.writing.done()
+        lives = chain.present is not None and chain.handoff.ended is None
+        if chain.handoff.writing is handing.Writing.ASKED and lives and not under_way:
+            chain.writing = self._do(self._write_down(chain))
 
     # -- the queue's word ----------------------------------------------------------------------------------------
 
@@ -348,7 +367,9 @@ class SlurmRuntime(OnSubmitHost):
             return
         if job is None:  # the queue has forgotten it
             job = await self._cluster.accounted(chain.handoff.job)
-        cause = (job.cause if job is not None else None) or Cause.EXITED
+        run = chain.present
+        told = run.told if run is not None else None
+        cause = (job.cause if job is not None else None) or told or Cause.FORGOTTEN
         await self._post(chain, handing.Ended(cause))
 
     async def _requeued(self, chain: _Chain) -> None:
@@ -466,7 +487,12 @@ class SlurmRuntime(OnSubmitHost):
 
     async def _watch_on(self, watched: _Watched) -> None:
         """Read its notes again and again, and see to its pane, until its end has been told."""
-        while not watched.closed() and not await self._watched_once(watched):
+        over = False
+        while not watched.closed() and not over:
+            try:
+                over = await self._watched_once(watched)
+            except Exception:  # a fault of ours is told whole; nobody else would see to this agent
+                log.exception("agent %s: a look at its job failed", watched.handle.agent)
             await self._clock.sleep(self._read_every)
 
     async def _watched_once(self, watched: _Watched) -> bool:
@@ -481,6 +507,7 @@ class SlurmRuntime(OnSubmitHost):
                 watched.tell(self._look(chain, None, None))  # it waits, whatever the queue will say
             await self._learn(chain)
             self._carry_hub(chain)
+            self._resume(chain)
             await self._watch_pane(watched, chain)
         except HostUnreachable as error:  # it says nothing of the job; the next round asks again
             log.debug("agent %s: %s", watched.handle.agent, error)
@@ -721,8 +748,6 @@ class _Chain:
         self.server_run: int | None = None
         self.cancels: list[str] = []
         """What is still to be cancelled, in scancel's words."""
-        self.resumed = False
-        """What an earlier daemon had begun is gone on with."""
         self.writing: asyncio.Task[None] | None = None
         """The agent is writing down where it is."""
         self.kept = False
@@ -762,6 +787,8 @@ class _Chain:
             lost = run is not None and run.ended == "lease"
             return ("host", "its lease could not be renewed") if lost else (None, None)
         assert cause is not None
+        if cause is Cause.FORGOTTEN:
+            return "host", f"job {self.handoff.job} has ended, and nobody knows how any more"
         words = run.ended if cause is Cause.NOT_LAUNCHED and run is not None else None
         return cause.value, words or f"job {self.handoff.job}: {cause.value.replace('_', ' ')}"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -141,3 +142,11 @@ async def test_a_log_knows_what_it_holds_of_which_launch(tmp_path: Path) -> None
     await log.flush()
     assert log.tail_of("web.2.cd") == ["new", "newer"]
     assert log.tail_of("web.3.ef") == []
+
+
+def test_a_file_that_several_write_at_once_is_whole_and_none_of_them_fails(tmp_path: Path) -> None:
+    path, texts = tmp_path / "shared", [letter * 5000 for letter in "abcdefgh"]
+    with ThreadPoolExecutor(len(texts)) as writers:
+        for _ in range(50):
+            list(writers.map(lambda text: files.put([File(str(path), text.encode())]), texts))
+    assert path.read_text() in texts and [p.name for p in tmp_path.iterdir()] == ["shared"]

@@ -14,11 +14,6 @@ from tests.contract.hosts import Looks, until_async
 pytestmark = [pytest.mark.real, needs_slurm]
 
 
-def jobs(slurm: Cluster, handle: Handle) -> list[str]:
-    """The launch's jobs that wait or run."""
-    return slurm.run("squeue", "-h", "-t", "PD,R", "-o", "%i", f"--name=fleet-{handle.generation}").split()
-
-
 def signal(slurm: Cluster, job: str) -> None:
     """SLURM's own warning that the time is nearly up."""
     slurm.run("scancel", "--batch", "--signal=USR1", job)
@@ -42,10 +37,10 @@ async def test_a_job_near_its_limit_hands_on_to_one_successor_and_the_launch_liv
     handle = await kit.launch("web")
     looks = kit.watch(handle)
     await looks.show("hello")
-    (first,) = jobs(slurm, handle)
+    (first,) = slurm.jobs(handle)
     signal(slurm, first)
     await runs_as(host, handle, 2)
-    (second,) = jobs(slurm, handle)
+    (second,) = slurm.jobs(handle)
     assert second != first
     await happens(lambda: slurm.states()[first] == "COMPLETED", "the first has come to its own end")
     assert not looks.deaths and host.run_of(handle).ended == "left"
@@ -57,7 +52,7 @@ async def test_a_hand_off_while_the_daemon_is_away_is_found_by_the_next(
     kit: SlurmKit, host: SlurmHost, slurm: Cluster
 ) -> None:
     handle = await kit.launch("web")
-    (first,) = jobs(slurm, handle)
+    (first,) = slurm.jobs(handle)
     await host.leave()
     signal(slurm, first)
     await happens(
@@ -67,19 +62,19 @@ async def test_a_hand_off_while_the_daemon_is_away_is_found_by_the_next(
     looks = Looks()
     host.runtime.watch(handle, looks)
     await runs_as(host, handle, 2)
-    assert len(jobs(slurm, handle)) == 1 and not looks.deaths
+    assert len(slurm.jobs(handle)) == 1 and not looks.deaths
 
 
 async def test_a_stop_after_the_signal_leaves_nothing_that_comes_back(
     kit: SlurmKit, host: SlurmHost, slurm: Cluster
 ) -> None:
     handle = await kit.launch("web")
-    (first,) = jobs(slurm, handle)
+    (first,) = slurm.jobs(handle)
     signal(slurm, first)  # nobody watches: the job alone submits, and both are there
-    await happens(lambda: len(jobs(slurm, handle)) == 2, "the successor waits")
+    await happens(lambda: len(slurm.jobs(handle)) == 2, "the successor waits")
     await kit.runtime.end(handle, grace=1)
     assert not (await kit.runtime.look(handle)).alive
-    await happens(lambda: not jobs(slurm, handle), "no job is left")
+    await happens(lambda: not slurm.jobs(handle), "no job is left")
     assert not (Path(handle.folder) / "run.2").exists()
 
 
@@ -87,22 +82,22 @@ async def test_a_job_that_somebody_cancels_is_told_as_that(kit: SlurmKit, slurm:
     handle = await kit.launch("web")
     looks = kit.watch(handle)
     await looks.show("hello")
-    slurm.run("scancel", *jobs(slurm, handle))
+    slurm.run("scancel", *slurm.jobs(handle))
     death = await looks.death()
-    assert death.gone == "cancelled" and not jobs(slurm, handle)
+    assert death.gone == "cancelled" and not slurm.jobs(handle)
 
 
 async def test_a_requeued_job_is_waited_for_and_goes_on(kit: SlurmKit, host: SlurmHost, slurm: Cluster) -> None:
     handle = await kit.launch("web")
     looks = kit.watch(handle)
     await looks.show("hello")
-    (job,) = jobs(slurm, handle)
+    (job,) = slurm.jobs(handle)
     slurm.run("scontrol", "requeue", job)
     await happens(lambda: any("requeued" in (look.waiting or "") for look in looks.all), "word of the queue")
     assert (await kit.runtime.look(handle)).alive
     slurm.run("scontrol", "update", f"JobId={job}", "StartTime=now")
     await runs_as(host, handle, 2)
-    assert not looks.deaths and jobs(slurm, handle) == [job]
+    assert not looks.deaths and slurm.jobs(handle) == [job]
 
 
 async def test_a_job_that_finds_no_room_says_why_and_is_no_failure(kit: SlurmKit, slurm: Cluster) -> None:
@@ -122,4 +117,4 @@ async def test_a_job_that_finds_no_room_says_why_and_is_no_failure(kit: SlurmKit
     finally:
         for node in slurm.nodes:
             slurm.run("scontrol", "update", f"NodeName={node}", "State=RESUME")
-        await happens(lambda: slurm.run("sinfo", "-h", "-N", "-o", "%T").split() == ["idle"] * 2, "nodes are idle")
+        await happens(slurm.idle, "nodes are idle")
