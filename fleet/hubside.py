@@ -13,7 +13,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from fleet import report
@@ -47,6 +49,9 @@ BY = "fleet"
 PATIENCE = 60.0
 """Seconds that a launch waits for a hub that is being opened: a second or two, on a loaded machine more. One that
 cannot be opened says so sooner, and is not waited for."""
+
+SECRET = 32
+"""Bytes of what marks are made of."""
 
 AGAIN = (1.0, 2.0, 5.0, 15.0, 30.0)
 """Seconds after which a hub that could not be opened is tried again; then always after the last."""
@@ -206,8 +211,9 @@ class HubSide:
                 self._admitted.setdefault(row.name, row.id)
         for runner in self._supervisor.runners.values():
             self._take_back(runner)
+        secret = await asyncio.to_thread(_kept_secret, self._places.state / "hub" / "marks.key")
         while True:
-            courier = Courier(hub, reach, self._clock)
+            courier = Courier(hub, reach, self._clock, secret=secret)
             try:
                 await courier.run()
                 return
@@ -331,6 +337,19 @@ def _remedy(error: Exception) -> str:
 def _is_asked(runner: Runner) -> bool:
     """Whether an agent can be asked something, and its turns are told of."""
     return not runner.headless and runner.spec.harness in SPEAKS_OF_TURNS and runner.spec.hub.enabled
+
+
+def _kept_secret(path: Path) -> bytes:
+    """What the marks around others' words are made of: the same after a restart. Where it cannot be kept, another."""
+    made = os.urandom(SECRET)
+    try:
+        kept = files.read(path)
+        if kept is not None and len(kept) == SECRET:
+            return kept
+        files.put([File(str(path), made)])
+    except OSError as error:
+        log.warning("%s cannot be kept: %s", path, error)
+    return made
 
 
 def _card(spec: AgentSpec) -> Card:

@@ -286,11 +286,15 @@ class Agents:
         await self._enter(handle, notes)
         return Typing.SUBMITTED
 
+    def recall(self, name: str, text: str) -> None:
+        notes = self._notes_of(self._runners[name])
+        notes.ours = notes.ours or text
+
     async def enter(self, name: str, text: str) -> Typing:
         runner = self._runners[name]
         handle, notes = runner.handle, self._notes_of(runner)
-        ours = text or notes.ours
-        if handle is None or not ours:
+        ours = notes.ours or text
+        if handle is None:
             return Typing.HELD
         screen = (await self._runners[name].runtime.look(handle)).screen
         if screen is None or _asks(runner):

@@ -580,6 +580,9 @@ class ScriptedAgents:
     async def type(self, name: str, text: str, may_submit: Callable[[Agent], bool]) -> Typing:
         return Typing.NOTHING
 
+    def recall(self, name: str, text: str) -> None:
+        raise _headless(name)
+
     async def enter(self, name: str, text: str) -> Typing:
         raise _headless(name)
 

@@ -266,6 +266,9 @@ class Reached:
             it.conversation.append((it.clock.now(), it.composer))
             it.composer, it.activity = "", Activity.WORKING
 
+    def recall(self, name: str, text: str) -> None:
+        """A program in memory knows by itself whose text stands in its composer."""
+
     async def enter(self, name: str, text: str) -> Typing:
         async def enter() -> Typing:
             it = self._hub.programs[name]
@@ -357,7 +360,7 @@ class Hub:
         ended = self.exchange.turn_ended
         self.exchange.turn_ended = lambda workspace, name: (self.ended.append(name), ended(workspace, name))  # type: ignore[method-assign, assignment]
         self.reach = Reached(self)
-        self.courier = Courier(self.exchange, self.reach, self.clock, Rules(), chance=chance)
+        self.courier = Courier(self.exchange, self.reach, self.clock, Rules(), chance=chance, secret=b"kept")
         self._serving = asyncio.create_task(self.courier.run())
         await self.settle()
         return self

@@ -53,7 +53,7 @@ class Post:
         self.exchange = await Exchange.open(self.places.state / "hub", self.settings, self.clock)
         self.reach = Agents(self.supervisor.runners, self.clock, self.supervisor.rules.of, events.of_generation)
         self.supervisor.on_change(self.reach.heard)
-        self.courier = Courier(self.exchange, self.reach, self.clock)
+        self.courier = Courier(self.exchange, self.reach, self.clock, secret=b"kept beside the log")
         self._serving = asyncio.create_task(self.courier.run())
         return self
 

@@ -11,6 +11,7 @@ on a conversation, and by the clock. Nothing is looked at where nothing waits.
 from __future__ import annotations
 
 import asyncio
+import hmac
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -89,10 +90,14 @@ class Courier:
         *,
         workspace: str = MAIN,
         chance: Callable[[int], bytes] = os.urandom,
+        secret: bytes | None = None,
     ) -> None:
+        """`secret`: what the marks around others' words are made of. Whoever has the same one makes the same marks of
+        what was handed over together, and so knows what an earlier courier was typing when it was killed."""
         self.exchange, self.reach, self.clock = exchange, reach, clock
         self.rules = rules or exchange.delivery_rules
         self.workspace, self.chance = workspace, chance
+        self.secret = chance(32) if secret is None else secret
         self._routes: dict[str, Route] = {}
         self._in_turn: set[str] = set()
         """Agents whose turn is running, as far as was seen."""
@@ -385,7 +390,7 @@ class Route:
                 await self._type(group)
             else:
                 rules = sized(self._rules, group.way)
-                text = digest(group.messages, self._nonce(), rules)
+                text = digest(group.messages, self._mark(group), rules)
                 await self._reach.put(self.name, group.key, text, group.way)
                 if group.way is Way.DOORBELL:
                     await self._reach.ring(self.name)
@@ -408,10 +413,12 @@ class Route:
         """A person's own word as it is; others' in quotes."""
         if group.messages[0].nature is Nature.PROMPT:
             return group.messages[0].text
-        return digest(group.messages, self._nonce(), self._rules)
+        return digest(group.messages, self._mark(group), self._rules)
 
-    def _nonce(self) -> str:
-        return self._courier.chance(10).hex()
+    def _mark(self, group: Group) -> str:
+        """The nonce of what is handed over together: nobody else can tell it before, and it is never another's."""
+        about = f"{self._box} {group.key}".encode()
+        return hmac.digest(self._courier.secret, about, "sha256")[:10].hex()
 
     # -- what is under way -----------------------------------------------------------------------------------------
 
@@ -419,6 +426,8 @@ class Route:
         """See what became of it, and do what follows. When to look again, and whether something is different now."""
         if group.way is Way.TURN:
             return None, False
+        if group.way is Way.TYPED and group.key not in self._handed:  # an earlier courier was killed over it
+            self._reach.recall(self.name, self._typed_text(group))
         handed = self._handed.setdefault(group.key, HandedOver(way=group.way, at=group.since, acted_at=group.since))
         seen = await self._reach.seen(self.name, group.key, handed, group.messages, group.since)
         now = self._clock.now()
@@ -445,7 +454,7 @@ class Route:
             await self._reach.ring(self.name)
             self._handed[group.key] = replace(handed, acted_at=now, rings=handed.rings + 1)
         if any(isinstance(step, PressEnter) for step in steps):
-            pressed = await self._reach.enter(self.name, self._typed_again(group))
+            pressed = await self._reach.enter(self.name, self._typed_text(group))
             self._handed[group.key] = replace(handed, acted_at=now, enters=handed.enters + 1)
             if pressed is Typing.NOTHING:
                 facts += [(id, Undone("not_typed")) for id in by_id]
@@ -463,10 +472,6 @@ class Route:
             if not all(isinstance(event, Undone) for _, event in facts) or group.way is not Way.TYPED:
                 await self._reach.clear(self.name, group.key)
         return True
-
-    def _typed_again(self, group: Group) -> str:
-        """The text whose Enter is missing; of others' words only the courier that typed them knows it."""
-        return group.messages[0].text if group.messages[0].nature is Nature.PROMPT else ""
 
     def _watch(self, group: Group, handed: HandedOver, facts: Iterable[tuple[str, Event]], now: float) -> None:
         """What is unconfirmed may still be seen to have arrived."""
@@ -543,7 +548,7 @@ class Route:
     def _turn_text(self, message: Message) -> str:
         if message.nature is Nature.PROMPT:
             return message.text
-        return digest([message], self._nonce(), self._rules, turn=True)
+        return digest([message], self._courier.chance(10).hex(), self._rules, turn=True)
 
     async def _conclude(self, message: Message, end: TurnEnd) -> None:
         """What came of a turn: its reply first, so that a courier that is killed in between says it again, as the

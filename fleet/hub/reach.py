@@ -82,6 +82,10 @@ class Reach(Protocol):
         """Type it, look again, and press Enter if the agent as it stands then allows it."""
         ...
 
+    def recall(self, name: str, text: str) -> None:
+        """This was being typed when an earlier daemon was killed: what of it stands there is nobody's draft."""
+        ...
+
     async def enter(self, name: str, text: str) -> Typing:
         """Press Enter, if the composer holds this text and nothing else. Where it holds a beginning of it and nothing
         else, a dialog came in between: that is taken out, and `NOTHING` stands there."""

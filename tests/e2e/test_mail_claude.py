@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 
 import pytest
@@ -14,7 +14,7 @@ import pytest
 from fleet.hub.message import State, Verb
 from fleet.hub.reach import Typing
 from fleet.keys import typed
-from fleet.terms import Activity
+from fleet.terms import Activity, Handle
 from tests.homes import Home, Stub
 from tests.post import OPERATOR, Post
 from tests.waiting import until
@@ -235,6 +235,34 @@ async def test_a_courier_killed_between_any_two_steps_loses_and_doubles_nothing(
     assert (await post.arrives(id))["way"] == "doorbell"
     await post.is_at("web", Activity.READY)
     assert post.times_there(id) == 1
+
+
+@pytest.mark.parametrize("whose", ["others", "the person's own"])
+async def test_what_a_killed_courier_left_half_typed_is_taken_out_and_typed_whole(post: Post, whose: str) -> None:
+    await post.ready(**ASKS_NOTHING)
+    ways, pressed = post.reach.ways, post.runtime.type
+    stuck = asyncio.Event()
+
+    async def half(handle: Handle, keys: Sequence[str], *, literal: bool) -> None:
+        if "SECOND" in "".join(keys):
+            await pressed(handle, ["".join(keys).partition("SECOND")[0]], literal=literal)
+            stuck.set()
+            await asyncio.get_running_loop().create_future()
+        await pressed(handle, keys, literal=literal)
+
+    post.reach.ways = lambda name: replace(ways(name), doorbell=False)  # type: ignore[method-assign]
+    post.runtime.type = half  # type: ignore[method-assign, assignment]
+    text = "the first half\nof several lines\nand then the SECOND half"
+    id = await (post.send(text) if whose == "others" else post.prompt(text))
+    await asyncio.wait_for(stuck.wait(), 60)
+    assert (await post.recipient(id))["state"] == State.INJECTING
+    await post.again()
+    ways_again = post.reach.ways
+    post.reach.ways = lambda name: replace(ways_again(name), doorbell=False)  # type: ignore[method-assign]
+    told = await post.arrives(id)
+    assert (told["way"], told["evidence"], told["attempts"]) == ("typed", "transcript", 2)
+    await post.is_at("web", Activity.READY)
+    assert post.times_there(id) == (whose == "others")
 
 
 async def test_mail_that_lay_in_the_box_when_the_program_died_goes_to_the_next_launch(post: Post) -> None:

@@ -370,6 +370,25 @@ async def test_without_a_doorbell_others_words_are_typed_in_quotes(hub: Hub) -> 
     assert all(text.startswith("A message from other members") for _, text in web.conversation)
 
 
+async def test_what_a_killed_courier_left_half_typed_is_taken_out_and_typed_whole(hub: Hub) -> None:
+    web = await hub.join(ways=TYPED_ONLY)
+    ended: list[str] = []
+
+    def dies(it: Program) -> None:
+        ended.append(it.composer)
+        it.composer, it.dialog = it.composer[:150], True
+
+    hub.while_typing = dies
+    id = await hub.send("several words")
+    await hub.until(lambda: bool(ended))
+    hub.while_typing = None
+    await hub.again()
+    web.dialog = False
+    await hub.change()
+    await hub.arrives(id)
+    assert web.order() == [id]
+
+
 # -- conversations ---------------------------------------------------------------------------------------------------
 
 
