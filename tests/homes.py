@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -17,8 +18,12 @@ from typing import Any
 
 import psutil
 
+from fleet import places
+
 ROOT = Path(__file__).parent.parent
 KEY = "sk-ant-test-000000000000000000000000"
+ANSWERS_WITHIN = 100.0
+"""Seconds that a daemon may take to answer: a deadline on a busy machine."""
 GONE_WITHIN = 15.0
 """Seconds that what was told to end may take to be gone: a deadline, not a wait."""
 WORKER = "import sys;exec(eval(sys.stdin.readline()))"
@@ -83,6 +88,21 @@ class Home:
             log = self.path / "fleet" / "state" / "daemon.log"
             late.add_note(log.read_text(errors="replace")[-20_000:] if log.exists() else "there is no daemon's log")
             raise
+
+    def ask(self, verb: str, **args: Any) -> Any:
+        """What the daemon answers to one of its verbs, which has to succeed: the `data`.
+
+        It is what `fleet … --json` prints, without a Python that is started for it: for what is asked again and again.
+        """
+        with socket.socket(socket.AF_UNIX) as asking:
+            asking.settimeout(ANSWERS_WITHIN)
+            asking.connect(places.control_socket(self.env))
+            asking.sendall(json.dumps({"verb": verb, "args": args}).encode() + b"\n")
+            with asking.makefile("rb") as answer:
+                head = next(line for line in answer if line.startswith(b"="))
+                told: dict[str, Any] = json.load(answer)
+        assert "data" in told, f"{verb} {args}: {head.decode()}{told}"
+        return told["data"]
 
     def json(self, *words: str, **options: Any) -> Any:
         """`fleet WORDS… --json`, which has to succeed: its `data`."""

@@ -22,12 +22,12 @@ DEADLINE = 100.0
 
 
 def until(what: Callable[[], Any], why: str, deadline: float = DEADLINE) -> Any:
-    """Wait until it gives something true, and return that."""
+    """Wait until it gives something true, and return that. What is long in telling is not asked all the time."""
     end = time.monotonic() + deadline
-    while time.monotonic() < end:
+    while (asked := time.monotonic()) < end:
         if found := what():
             return found
-        time.sleep(0.05)
+        time.sleep(min(1.0, max(0.05, time.monotonic() - asked)))
     raise AssertionError(f"not within {deadline:g} s: {why}")
 
 
@@ -65,12 +65,19 @@ class Fleet:
         return found
 
     def status(self, name: str) -> dict[str, Any]:
-        """Everything about one agent."""
-        found: dict[str, Any] = self.json("status", name)
+        """Everything about one agent, as `fleet status NAME --json` has it."""
+        found: dict[str, Any] = self.ask("inspect", target=name)
         return found
 
     def all(self) -> dict[str, dict[str, Any]]:
-        return {a["name"]: a for a in self.json("status")["agents"]}
+        return {a["name"]: a for a in self.ask("status")["agents"]}
+
+    def ask(self, verb: str, **args: Any) -> Any:
+        """What the daemon answers."""
+        try:
+            return self.home.ask(verb, **args)
+        except (OSError, StopIteration, AssertionError) as error:
+            raise AssertionError(f"{verb} {args}: {error}\n{self.log()}") from error
 
     def wait(self, name: str, deadline: float = DEADLINE, **wanted: Any) -> dict[str, Any]:
         """Wait until the agent's status has these values."""
@@ -177,7 +184,7 @@ class Claude(Fleet):
         self.home.write("go", "")
 
     def events(self, name: str, kind: str) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = self.json("events", "--agent", name, "--type", kind)["events"]
+        found: list[dict[str, Any]] = self.ask("events", agent=name, type=kind)["events"]
         return found
 
     def hooks(self, name: str, event: str) -> list[dict[str, Any]]:

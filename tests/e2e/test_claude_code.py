@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.claude import settings_of_their_own
+from tests.claude import settings_of_their_own, trust
 from tests.e2e.fleets import Claude, alive, kill, until
 from tests.homes import Home, Stub
 
@@ -22,7 +22,15 @@ pytestmark = pytest.mark.real
 
 @pytest.fixture
 def fleet(fleet_home: Home, claude_program: str, stub: Stub) -> Iterator[Claude]:
-    """A fleet in a home whose person has used Claude Code before."""
+    """A fleet in a home whose person has used Claude Code before, and trusts what is in it."""
+    fleet_home.seed_claude(stub.url)
+    trust(fleet_home, fleet_home.path)
+    yield Claude(fleet_home, claude_program, stub)
+
+
+@pytest.fixture
+def fresh(fleet_home: Home, claude_program: str, stub: Stub) -> Iterator[Claude]:
+    """The same, where no folder has been trusted yet."""
     fleet_home.seed_claude(stub.url)
     yield Claude(fleet_home, claude_program, stub)
 
@@ -40,68 +48,68 @@ ASKS_NOTHING = {"permission_mode": "bypassPermissions"}
 # -- starting ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_first_start_settles_what_it_may_and_leaves_no_dialog_open(fleet: Claude) -> None:
-    told = fleet.json("start", fleet.claude("web", prompt="Repeat HELLO", **ASKS_NOTHING))
+def test_a_first_start_settles_what_it_may_and_leaves_no_dialog_open(fresh: Claude) -> None:
+    told = fresh.json("start", fresh.claude("web", prompt="Repeat HELLO", **ASKS_NOTHING))
     assert [(a["outcome"], a["phase"]) for a in told["agents"]] == [("started", "running")]
-    assert fleet.answer("web") == "HELLO"
-    status = fleet.wait("web", activity="ready", last_assistant_msg="HELLO")
+    assert fresh.answer("web") == "HELLO"
+    status = fresh.wait("web", activity="ready", last_assistant_msg="HELLO")
     assert "bypass permissions on" in status["pane_text"]
-    accepted = [e["payload"] for e in fleet.events("web", "action") if e["name"] == "auto_accept"]
+    accepted = [e["payload"] for e in fresh.events("web", "action") if e["name"] == "auto_accept"]
     assert {(a["dialog"], a["because"]) for a in accepted} == {("trust-folder", "Yes, I trust this folder")}
-    assert fleet.asked("Repeat HELLO") == 1
+    assert fresh.asked("Repeat HELLO") == 1
 
 
-def test_what_a_person_set_up_for_themselves_works_on_and_stays_as_it_was(fleet: Claude) -> None:
-    theirs = settings_of_their_own(fleet.home, fleet.home.work)
-    path = fleet.home.path / ".claude.json"
+def test_what_a_person_set_up_for_themselves_works_on_and_stays_as_it_was(fresh: Claude) -> None:
+    theirs = settings_of_their_own(fresh.home, fresh.home.work)
+    path = fresh.home.path / ".claude.json"
     own = json.loads(path.read_text()) | {"mcpServers": {"mine": {"command": "/bin/cat"}}}
     path.write_text(json.dumps(own))
-    fleet.run("start", fleet.claude("web", workdir=".", auto_accept=["trust-folder"], prompt="Repeat HELLO"))
-    assert fleet.answer("web") == "HELLO"
-    until(lambda: "THEIR-OWN-LINE" in fleet.screen("web"), "their own status line shows")
+    fresh.run("start", fresh.claude("web", workdir=".", auto_accept=["trust-folder"], prompt="Repeat HELLO"))
+    assert fresh.answer("web") == "HELLO"
+    until(lambda: "THEIR-OWN-LINE" in fresh.screen("web"), "their own status line shows")
     for file in theirs:
-        ran = file.with_name("user-hooks" if fleet.home.work not in file.parents else "project-hooks")
+        ran = file.with_name("user-hooks" if fresh.home.work not in file.parents else "project-hooks")
         until(lambda ran=ran: ran.read_text().split() == ["UserPromptSubmit", "Stop"], f"{ran}: each ran once")
-    assert fleet.wait("web", activity="ready")["context_tokens"] > 0, "fleet's own status line works beside theirs"
-    fleet.run("stop", "web")
+    assert fresh.wait("web", activity="ready")["context_tokens"] > 0, "fleet's own status line works beside theirs"
+    fresh.run("stop", "web")
     assert {file: file.read_bytes() for file in theirs} == theirs
     after = json.loads(path.read_text())
     assert {key: after[key] for key in own} == own
-    assert not (fleet.home.work / ".claude" / "settings.local.json").exists()
-    assert not (fleet.home.work / ".mcp.json").exists()
+    assert not (fresh.home.work / ".claude" / "settings.local.json").exists()
+    assert not (fresh.home.work / ".mcp.json").exists()
 
 
-def test_a_trust_that_nobody_gave_is_asked_of_the_person(fleet: Claude) -> None:
-    done = fleet.home.fleet("start", fleet.claude("web", workdir=".", trusted=False))
+def test_a_trust_that_nobody_gave_is_asked_of_the_person(fresh: Claude) -> None:
+    done = fresh.home.fleet("start", fresh.claude("web", workdir=".", trusted=False))
     assert done.returncode == 7, done.stdout + done.stderr
     assert "fleet attach web" in done.stderr
-    status = fleet.status("web")
+    status = fresh.status("web")
     assert (status["phase"], status["activity"], status["kind"]) == ("starting", "needs_input", "trust")
     assert status["options"] == ["No, exit", "Yes, I trust this folder"]
-    fleet.press("web", "Up")  # to Yes
-    fleet.press("web", "Enter")
-    fleet.wait("web", phase="running", activity="ready", kind=None)
+    fresh.press("web", "Up")  # to Yes
+    fresh.press("web", "Enter")
+    fresh.wait("web", phase="running", activity="ready", kind=None)
 
 
-def test_a_home_whose_onboarding_is_not_settled_is_told_of_and_nothing_is_pressed(fleet: Claude) -> None:
-    (fleet.home.path / ".claude.json").unlink()
-    path = fleet.claude("web", env={"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"})
-    told = fleet.json("start", path, code=1)["agents"][0]
+def test_a_home_whose_onboarding_is_not_settled_is_told_of_and_nothing_is_pressed(fresh: Claude) -> None:
+    (fresh.home.path / ".claude.json").unlink()
+    path = fresh.claude("web", env={"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"})
+    told = fresh.json("start", path, code=1)["agents"][0]
     assert told["outcome"] == "failed"
     assert "onboarding" in told["message"]
     assert "start `claude` once yourself" in told["message"]
-    assert fleet.events("web", "action") == []
+    assert fresh.events("web", "action") == []
 
 
-def test_a_key_that_nobody_approved_is_asked_of_the_person_and_the_program_lives_on(fleet: Claude) -> None:
+def test_a_key_that_nobody_approved_is_asked_of_the_person_and_the_program_lives_on(fresh: Claude) -> None:
     unapproved = {"ANTHROPIC_API_KEY": "sk-ant-api03-" + "n" * 40}
-    done = fleet.home.fleet("start", fleet.claude("web"), "--json", env=unapproved)
+    done = fresh.home.fleet("start", fresh.claude("web"), "--json", env=unapproved)
     told = json.loads(done.stdout)["data"]["agents"][0]
     assert (done.returncode, told["outcome"]) == (7, "dialog"), done.stdout
-    status = fleet.wait("web", phase="starting", activity="needs_input")
+    status = fresh.wait("web", phase="starting", activity="needs_input")
     assert "api-key" in told["message"] or "attach" in told["message"]
     assert alive(status["pid"])
-    assert "api-key" not in {e["payload"]["dialog"] for e in fleet.events("web", "action")}
+    assert "api-key" not in {e["payload"]["dialog"] for e in fresh.events("web", "action")}
 
 
 # -- working ----------------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from fleet.hub.message import State, Verb
 from fleet.hub.reach import Typing
 from fleet.keys import typed
 from fleet.terms import Activity, Handle
+from tests.claude import trust
 from tests.homes import Home, Stub
 from tests.post import OPERATOR, Post
 from tests.waiting import until
@@ -35,6 +36,7 @@ def bash(command: str) -> str:
 async def post(home: Home, claude_program: str, stub: Stub) -> AsyncIterator[Post]:
     """A fleet and its hub, in a home whose person has used Claude Code before."""
     home.seed_claude(stub.url)
+    trust(home, home.path)
     opened = await Post(home, claude_program, stub).open()
     yield opened
     await opened.close()

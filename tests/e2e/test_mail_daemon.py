@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.claude import trust
 from tests.e2e.fleets import Claude, until
 from tests.homes import Home, Stub
 
@@ -27,6 +28,7 @@ GATED = "until [ -e go ]; do sleep 0.1; done"
 def fleet(fleet_home: Home, claude_program: str, stub: Stub) -> Iterator[Claude]:
     """A fleet in a home whose person has used Claude Code before; nobody is too talkative in it."""
     fleet_home.seed_claude(stub.url)
+    trust(fleet_home, fleet_home.path)
     yield Claude(fleet_home, claude_program, stub)
 
 
