@@ -110,7 +110,8 @@ class Outside:
         """What this run has done there. What the person does meanwhile is theirs: only our traces count."""
         mark = str(ground)
         slug = "".join(c if c.isalnum() else "-" for c in mark)
-        found = [str(p) for p in (self.home / ".claude" / "projects").glob(f"{slug}*")]
+        kept = (self.home / ".claude" / "projects", Path(f"/tmp/claude-{os.getuid()}"))
+        found = [str(path) for folder in kept for path in folder.glob(f"{slug}*")]
         for name in (".claude.json", ".claude/settings.json", ".claude/settings.local.json"):
             path = self.home / name
             if path.is_file() and mark in path.read_text(errors="replace"):

@@ -85,9 +85,24 @@ class Home:
                 check=False,
             )
         except subprocess.TimeoutExpired as late:
-            log = self.path / "fleet" / "state" / "daemon.log"
-            late.add_note(log.read_text(errors="replace")[-20_000:] if log.exists() else "there is no daemon's log")
+            late.add_note(self.log(20_000))
             raise
+
+    def log(self, most: int = 4_000) -> str:
+        """The end of the daemon's log."""
+        path = self.path / "fleet" / "state" / "daemon.log"
+        return path.read_text(errors="replace")[-most:] if path.exists() else "(no daemon's log)"
+
+    def account(self) -> str:
+        """What is known of this home's agents: what each shows and what is made of it, and the daemon's log."""
+        told = []
+        try:
+            for agent in self.ask("status")["agents"]:
+                screen = self.ask("inspect", target=agent["name"])["pane_text"]
+                told.append(f"{json.dumps(self.ask('explain', target=agent['name']), indent=1)}\n{screen}")
+        except (OSError, StopIteration, AssertionError) as error:
+            told.append(f"(the daemon tells no more: {error!r})")
+        return "\n".join([*told, self.log()])
 
     def ask(self, verb: str, **args: Any) -> Any:
         """What the daemon answers to one of its verbs, which has to succeed: the `data`.

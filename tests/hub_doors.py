@@ -241,7 +241,7 @@ async def running_hub(
     *, pace: Pace | None = None, head_time: float = 10.0, folder: Path | None = None, **settings: Any
 ) -> AsyncIterator[Hub]:
     """A hub that listens; in `folder`, else in one of its own that goes with it. There is an operator `op`."""
-    home = folder or Path(tempfile.mkdtemp(prefix="fl", dir="/tmp"))
+    home = folder or Path(tempfile.mkdtemp(prefix="fl"))
     chosen = Settings(**settings)
     places = Places(home / "config", home / "state", home / "run")
     try:

@@ -109,7 +109,8 @@ def test_a_pages_commands_run_as_it_says(page: Path, fleet_home: Home, claude_pr
             for line in block.lines():
                 done = run(home, line)
                 wanted = int(block.value) if block.note == "exit" else 0
-                assert done.returncode == wanted, f"{block.place}: {line}\n{done.stdout}{done.stderr}"
+                said = f"{block.place}: {line}\n{done.stdout}{done.stderr}"
+                assert done.returncode == wanted, f"{said}\n{home.account()}"
 
 
 def run(home: Home, line: str) -> subprocess.CompletedProcess[str]:

@@ -50,8 +50,8 @@ class Fleet:
     def run(self, *words: str, code: int = 0, **options: Any) -> str:
         """`fleet WORDS…`, which has to end with `code`: what it printed."""
         done = self.home.fleet(*words, **options)
-        said = f"fleet {' '.join(words)}: {done.returncode}\n{done.stdout}\n{done.stderr}\n{self.log()}"
-        assert done.returncode == code, said
+        said = f"fleet {' '.join(words)}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        assert done.returncode == code, f"{said}\n{self.home.account()}"
         return done.stdout
 
     def json(self, *words: str, code: int = 0, **options: Any) -> Any:
@@ -76,8 +76,8 @@ class Fleet:
         """What the daemon answers."""
         try:
             return self.home.ask(verb, **args)
-        except (OSError, StopIteration, AssertionError) as error:
-            raise AssertionError(f"{verb} {args}: {error}\n{self.log()}") from error
+        except (OSError, StopIteration) as error:
+            raise AssertionError(f"the daemon does not answer {verb} {args}: {error!r}\n{self.log()}") from error
 
     def wait(self, name: str, deadline: float = DEADLINE, **wanted: Any) -> dict[str, Any]:
         """Wait until the agent's status has these values."""
@@ -93,16 +93,12 @@ class Fleet:
         except AssertionError:
             keys = ("phase", "activity", "kind", "reason", "message", "pid", "restarts", "session_id", *wanted)
             brief = {key: seen.get(key) for key in keys}
-            proof = json.dumps(self.json("explain", name), indent=1)[:3000]
-            raise AssertionError(
-                f"{name} never was {wanted}: {brief}\n{seen.get('pane_text')}\n{proof}\n{self.log()}"
-            ) from None
+            raise AssertionError(f"{name} never was {wanted}: {brief}\n{self.home.account()}") from None
         return found
 
     def log(self) -> str:
         """The end of the daemon's log."""
-        path = self.home.path / "fleet" / "state" / "daemon.log"
-        return path.read_text()[-4000:] if path.exists() else "(no daemon log)"
+        return self.home.log()
 
     # -- the pane, as a person has it -------------------------------------------------------------------------------
 
@@ -124,7 +120,7 @@ class Fleet:
     # -- breaking things -------------------------------------------------------------------------------------------
 
     def daemon_pid(self) -> int:
-        pid: int = self.json("daemon", "status")["pid"]
+        pid: int = self.ask("ping")["pid"]
         return pid
 
     def keeper_pid(self) -> int | None:

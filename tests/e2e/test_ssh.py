@@ -228,6 +228,7 @@ def claude(there: There, fleet_home: Home, claude_program: str, stub: Stub) -> I
     """A fleet whose agents are Claude Code on the other machine, in the home of a person who has used it there."""
     seeded = Home(there.user_home)
     seeded.seed_claude(stub.url)
+    seeded.env["TMPDIR"] = str(there.user_home)  # where it would else keep notes in /tmp for good
     made = Claude(fleet_home, claude_program, stub)
     made.run("start", made.claude("web", remote={"host": "there"}, env=seeded.env, permission_mode="bypassPermissions"))
     yield made
