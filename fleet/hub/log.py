@@ -296,9 +296,8 @@ class SqliteLog:
         `reserve` is the space set aside for a full disk, `free` says what is left in a folder. Raise `StorageError`
         (`NetworkFilesystem`, `SchemaTooNew`, `StorageFull`) where the log cannot be used.
         """
-        database = await asyncio.to_thread(
-            Database.open, path, [LOG_MIGRATIONS, *(projection.migrations for projection in projections)]
-        )
+        migrations = [LOG_MIGRATIONS, *(projection.migrations for projection in projections)]
+        database = await asyncio.to_thread(Database.open, path, migrations, roomy=True)
         log = cls(database, clock, projections, _Reserve(path.with_name(path.name + "-reserve"), reserve, free))
         try:
             await log._begin()

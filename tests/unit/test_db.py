@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
 import os
 import shutil
 import signal
@@ -394,3 +396,74 @@ async def test_a_copy_taken_with_its_log_opens_too(tmp_path):
     snapshot = Database.open(copy / "fleet.db", [NOTES])
     assert snapshot.read_now(texts) == ["a"]
     await snapshot.close()
+
+
+def pause(pauses: db._Pauses) -> None:
+    """Nobody writes for as long as there is something to do."""
+    while pauses.due is not None:
+        pauses.use()
+
+
+async def test_where_commits_are_waited_for_a_pause_makes_room_for_the_next_ones(tmp_path, monkeypatch):
+    monkeypatch.setattr(db, "LOG_PAGES", 600)
+    log = tmp_path / "fleet.db-wal"
+    database = Database.open(tmp_path / "fleet.db", [NOTES])
+    await database.write(insert("a"))
+    with contextlib.closing(sqlite3.connect(":memory:")) as writer:
+        pauses = db._Pauses(writer, tmp_path / "fleet.db")
+        assert pauses.due is None
+        pauses.written(1)
+        assert pauses.due == db.REST
+        pause(pauses)
+    assert log.stat().st_size == 600 * db.FRAME
+    await database.write(insert("b"))
+    assert log.stat().st_size == 600 * db.FRAME
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for name in ("fleet.db", "fleet.db-wal"):
+        shutil.copy(tmp_path / name, copy / name)
+    assert await database.read(texts) == ["a", "b"]
+    await database.close()
+    assert not log.exists()
+    after_a_kill = Database.open(copy / "fleet.db", [NOTES])
+    assert after_a_kill.read_now(texts) == ["a", "b"]
+    assert after_a_kill.read_now(lambda c: c.execute("PRAGMA integrity_check").fetchone()[0]) == "ok"
+    await after_a_kill.close()
+
+
+def test_no_room_is_made_on_a_disk_that_has_little_nor_in_a_log_that_is_not_there(tmp_path, monkeypatch):
+    log = tmp_path / "fleet.db-wal"
+    assert not db._make_room(log)
+    assert not log.exists()
+    log.write_bytes(b"frames")
+    monkeypatch.setattr(db, "PLENTY", 10**9)
+    assert not db._make_room(log)
+    assert log.read_bytes() == b"frames"
+
+
+def test_room_that_cannot_be_made_leaves_the_log_as_it_was(tmp_path, monkeypatch):
+    log = tmp_path / "fleet.db-wal"
+    log.write_bytes(b"frames")
+
+    def full(fd: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert not db._make_room(log)
+    assert log.read_bytes() == b"frames"
+
+
+def test_a_pause_after_many_writes_brings_the_log_into_the_file(tmp_path):
+    path = tmp_path / "fleet.db"
+    path.touch()
+    with contextlib.closing(db._connect(path, read_only=False)) as connection:
+        pauses = db._Pauses(connection, None)
+        connection.execute("CREATE TABLE notes (text TEXT)")
+        connection.execute("INSERT INTO notes VALUES (?)", ("x" * 100_000,))
+        pauses.written(db.WORTH_IT - 1)
+        assert pauses.due is None
+        pauses.written(1)
+        assert pauses.due == db.REST
+        assert path.stat().st_size < 100_000
+        pause(pauses)
+        assert path.stat().st_size > 100_000
