@@ -5,7 +5,7 @@ What holds:
 - The Unix socket is the user's own; the TCP port is on loopback unless the settings say otherwise. A port that cannot
   be had does not keep the hub from its socket: `info` says what is missing.
 - From one address come at most so many connections, and from all together no more than the process has files for.
-  The next one is told so (429), and nobody else notices.
+  The next one is told so (429) while there are files to tell it by, and nobody else notices.
 - Who opens a connection and does not ask for anything in time is let go.
 - The port is the same again after a restart, where that is possible, so that clients find the hub where it was.
 """
@@ -49,9 +49,6 @@ CHECK = 1.0
 
 SPARE = 256
 """Files of the process that connections do not take: the log, the agents and all else need them."""
-
-BEING_REFUSED = 64
-"""Connections that are being told no at a time; more are dropped."""
 
 BACKLOG = 1024
 
@@ -98,8 +95,9 @@ class Gate:
         return self._inside()
 
     def refuse(self, transport: asyncio.Transport) -> bool:
-        """Whether there is time to tell it why."""
-        if len(self._refused) >= BEING_REFUSED and _still_open(self._refused) >= BEING_REFUSED:
+        """Whether there is a file to tell it why; else it is dropped."""
+        room = min(self._per_address, self._in_all - sum(map(len, self._connected.values())))
+        if len(self._refused) >= room and _still_open(self._refused) >= room:
             return False
         self._refused.add(transport)
         return True
@@ -409,7 +407,7 @@ class HubServer:
 def files_for_connections(wanted: int) -> int:
     """How many connections the process has files for; the limit is raised for as many as are wanted, if it may be."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    need = wanted + 4 * SPARE
+    need = 2 * wanted + 4 * SPARE  # as many again may be told no at a time
     if soft != resource.RLIM_INFINITY and soft < need:
         raised = need if hard == resource.RLIM_INFINITY else min(need, hard)
         with contextlib.suppress(ValueError, OSError):

@@ -771,7 +771,7 @@ def _heard_mail(connection: sqlite3.Connection, of: str, seq: int, caught_up: in
     row = connection.execute(f"SELECT {EVENT} FROM log WHERE seq = ?", (seq,)).fetchone()
     shown = as_it_stands(connection, Event(*row))
     message = Message.from_json(shown.event.data)._replace(text=shown.text or "")
-    listening = _listening(of, shown.event.at, read=seq <= caught_up)
+    listening = _listening(of, message.at, read=seq <= caught_up)
     return Mail(seq, message, listening, heard=True, deleted_at=shown.deleted_at)
 
 
@@ -795,7 +795,7 @@ def _listeners(connection: sqlite3.Connection, seq: int) -> Iterator[Recipient]:
         (event.stream, seq),
     ):
         if hearing["box"].replace("/@", "/", 1) != event.sender:
-            yield _listening(hearing["box"], event.at, read=(hearing["read"] or 0) >= seq)
+            yield _listening(hearing["box"], fields(event)["at"], read=(hearing["read"] or 0) >= seq)
 
 
 # -- events and rows -----------------------------------------------------------------------------------------------

@@ -601,7 +601,7 @@ class Receipt(NamedTuple):
             "id": self.id,
             "seq": self.position.seq,
             "epoch": self.position.epoch,
-            "recipients": [r.to_json() for r in (*self.recipients, *listening)],
+            "recipients": [r.to_json() for r in sorted((*self.recipients, *listening), key=lambda r: r.name)],
         }
         return {**told, "duplicate": True} if self.duplicate else told
 

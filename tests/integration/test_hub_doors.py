@@ -477,15 +477,18 @@ async def test_an_ack_follows_the_commit_and_messages_keep_the_order_they_were_s
 
 
 async def test_a_repeat_by_its_key_is_told_as_one_at_both_doors(hub: Hub) -> None:
-    message = {"to": "#general", "text": "once", "idempotency_key": "k1"}
+    for name in ("zed", "bob", "alice"):
+        await hub.agent(name, *(["#general"] if name != "bob" else []))
+    message = {"to": "#general", "text": "once, @bob", "idempotency_key": "k1"}
     first = await hub.ask("POST", "/messages", "op", json=message)
     again = await hub.ask("POST", "/messages", "op", json=message)
     by_header = await hub.ask(
-        "POST", "/messages", "op", json={"to": "#general", "text": "once"}, headers={"Idempotency-Key": "k1"}
+        "POST", "/messages", "op", json={"to": "#general", "text": "once, @bob"}, headers={"Idempotency-Key": "k1"}
     )
     assert (first.status, again.status, by_header.status) == (201, 200, 200)
     assert again.json["duplicate"] is True
-    assert first.json["id"] == again.json["id"] == by_header.json["id"]
+    assert [r["name"] for r in first.json["recipients"]] == ["alice", "bob", "zed"]
+    assert again.json == by_header.json == {**first.json, "duplicate": True}
     async with hub.socket("op") as socket:
         await socket.say(type="message", ref="r", message=message)
         ack = await socket.next("ack")

@@ -429,7 +429,7 @@ def test_poison_is_refused_by_name(body: object, code: Code, field: str | None) 
 
 
 def test_what_is_sound_is_read_and_names_are_made_one() -> None:
-    read = read_submission({"to": ["@Bob", "#General", "bob"], "text": "a\r\nb\rc", "later": 1}, LIMITS)
+    read = read_submission({"to": ["@Bob", "#General", "bob"], "text": "a\r\nb\rc", "sender": "eve"}, LIMITS)
     assert read == Submission(to=("bob", "#general"), text="a\nb\nc")
 
 
