@@ -259,6 +259,16 @@ class Operator:
         pane = self._full(runner, {})["pane"]
         return Answer({**(pane or {}), "name": runner.name, "argv": runner.runtime.attach_argv(runner.handle)})
 
+    async def verb_job(self, args: Args, progress: Progress) -> Answer:
+        """The batch script that was submitted for an agent, while its launch lasts; `null` where there is none."""
+        runner = self._one(args)
+        handle, script = runner.handle, None
+        lasts = runner.life.phase in (*UP, Phase.STOPPING, Phase.UNVERIFIABLE)
+        if lasts and handle is not None and handle.runtime == "slurm":
+            script = await runner.runtime.read(f"{handle.folder}/job")
+        told = {"name": runner.name, "folder": handle.folder if handle else None}
+        return Answer({**told, "script": None if script is None else script.decode(errors="replace")})
+
     async def verb_wait(self, args: Args, progress: Progress) -> Answer:
         runner, word = self._one(args), str(args.get("for") or "started")
         timeout = float(args.get("timeout") or 60)

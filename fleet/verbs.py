@@ -80,6 +80,7 @@ VERBS: Mapping[str, Mapping[str, Form]] = {
     "events": {"agent": WORD, "cwd": TEXT, "type": WORD, "after": COUNT, "limit": COUNT, "follow": FLAG},
     "logs": {**ONE, "lines": COUNT, "follow": FLAG},
     "pane": ONE,
+    "job": ONE,
     "wait": {**ONE, "for": TEXT, "timeout": SECONDS},
     "start": {**ACT, "env": ENVIRONMENT, "fresh": FLAG},
     "restart": {**ACT, "env": ENVIRONMENT, "fresh": FLAG},

@@ -2,8 +2,8 @@
 
 No munge, no accounting, no systemd, and cgroups only where a test asks for them and the machine gives them: the
 daemons run as whoever runs the tests, and must be root to run jobs. A node is a slurmd with a name and a port of its
-own. There are three partitions: jobs in `main` and in `cheap` make room for those in `high`, where they are put back
-into the queue, and where they are cancelled.
+own. Jobs in `high` come before all others: those in `main` are put back into the queue then, those in `cheap` and
+`grace` are cancelled.
 """
 
 from __future__ import annotations
@@ -81,7 +81,8 @@ AccountingStorageType={accounting}
 """
 PARTITIONS = {
     "main": "Default=YES PriorityTier=1 PreemptMode=REQUEUE",
-    "cheap": "PriorityTier=1 PreemptMode=CANCEL GraceTime=3",
+    "cheap": "PriorityTier=1 PreemptMode=CANCEL",
+    "grace": "PriorityTier=1 PreemptMode=CANCEL GraceTime=3",
     "high": "PriorityTier=9 PreemptMode=OFF",
 }
 FREEZER = Path("/sys/fs/cgroup/freezer")
@@ -152,6 +153,11 @@ class Cluster:
     def jobs(self, handle: Handle) -> list[str]:
         """The jobs of a launch that wait or run."""
         return self.run("squeue", "-h", "-t", "PD,R", "-o", "%i", f"--name=fleet-{handle.generation}").split()
+
+    def take(self, node: str) -> str:
+        """Submit a job that comes before those of agents there, and takes the whole node: its id."""
+        words = ("--partition=high", "--exclusive", f"--nodelist={node}", "--output=/dev/null", "--wrap=exec sleep 600")
+        return self.run("sbatch", "--parsable", *words).strip()
 
     def slurmd(self, node: str) -> psutil.Process:
         """A node's daemon."""

@@ -17,8 +17,8 @@ first match of one of these, anywhere in it:
     BIG <n>                  answer with n lines
 
 A mode for all, set with POST /_stub/mode {"error": 401, "count": 2, "usage": 150000, "delay": 0.2,
-"headers": {...}}, comes first; {} clears it. GET /_stub/log returns what was asked so far; POST /_stub/reset
-forgets log, mode and counts.
+"headers": {...}}, comes first; {} clears it; with "hold": true nothing is answered until it is cleared.
+GET /_stub/log returns what was asked so far; POST /_stub/reset forgets log, mode and counts.
 """
 
 from __future__ import annotations
@@ -211,6 +211,8 @@ async def messages(request: web.Request) -> web.StreamResponse:
     body = await request.json()
     mode = script.mode
     await asyncio.sleep(mode.get("delay", 0))
+    while script.mode.get("hold"):  # noqa: ASYNC110
+        await asyncio.sleep(0.05)
     if mode.get("error") and mode.get("count", 1) > 0:
         if "count" in mode:
             mode["count"] -= 1

@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 import shlex
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
-from fleet.cli import call, output
-from fleet.errors import Usage
+from fleet import client
+from fleet.cli import call, output, reads
+from fleet.errors import FleetError, Usage
 
+SUBMIT = ("sbatch", "--parsable", "--dependency=singleton")
 TEST_WITHIN = 20.0
 """Seconds for the controller's word."""
 
@@ -23,18 +26,40 @@ TEST_WITHIN = 20.0
 def render(path: str, as_json: bool) -> int:
     """Print the batch script of an agent with `slurm:`, and the commands that would run; nothing is submitted.
 
-    The environment, the program and its arguments stand in files of their own beside the script.
+    Of an agent that runs or waits in a job, by its NAME: the script of that job. The environment, the program and its
+    arguments stand in files of their own beside the script.
     """
     from fleet import manifests
 
+    if (submitted := _submitted(path)) is not None:
+        return _show([submitted], as_json)
     loaded = manifests.load_all([call.manifest(path)])
     output.warnings([*map(str, loaded.warnings)] if not as_json else [])
     jobs = [rendered(spec) for spec in loaded.specs if spec.runtime == "slurm"]
     if not jobs:
         names = ", ".join(spec.name for spec in loaded.specs)
         raise Usage(f"{names}: no job of its own is submitted for it.", hint="`fleet validate` reads it.")
+    return _show(jobs, as_json, [*map(str, loaded.warnings)])
+
+
+def _submitted(word: str) -> dict[str, Any] | None:
+    """The job that an agent of that name has now; `None` where it has none, or a file is meant."""
+    if "/" in word or os.path.exists(word):  # noqa: PTH110
+        return None
+    try:
+        asked = {"target": word, "cwd": reads.here()}
+        told = client.request("job", asked, timeout=reads.request_timeout()).envelope()["data"]
+    except FleetError:
+        return None  # no daemon knows it: it may be the name of a manifest
+    if told["script"] is None:
+        return None
+    command = shlex.join([*SUBMIT, f"{told['folder']}/job"])
+    return {"name": told["name"], "commands": [command], "script": told["script"], "warnings": []}
+
+
+def _show(jobs: list[dict[str, Any]], as_json: bool, warnings: Sequence[str] = ()) -> int:
     if as_json:
-        output.envelope({"agents": jobs}, [*map(str, loaded.warnings)])
+        output.envelope({"agents": jobs}, [*warnings])
         return 0
     for agent in jobs:
         output.warnings(agent["warnings"])

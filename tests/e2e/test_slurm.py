@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import os
 import shlex
+import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from tests.cluster import Cluster, needs_slurm
-from tests.e2e.fleets import Claude, Fleet, kill, until
+from tests.e2e.fleets import Claude, Fleet, alive, kill, until
 from tests.e2e.test_ssh import attach_and_say
 from tests.homes import Home, Stub, fleet_argv
 from tests.sshd import There, needs_sshd
 
 pytestmark = [pytest.mark.real, needs_slurm]
 
+MINUTES = os.environ.get("FLEET_TEST_WALLTIME")
+"""Where it is set, a job's time limit really runs out: so many minutes, four at least."""
 FOREVER = "while :; do sleep 1; done"
 ASKS = 'echo "hello home $COUNT"; while read -r line; do echo "heard $line"; done'
 TALKS = (
@@ -61,6 +65,7 @@ def test_what_is_rendered_is_what_the_controller_would_take(fleet: Fleet, slurm:
     rendered = fleet.json("render", fleet.shell("web", FOREVER, slurm=section, env={"TOKEN": "very-secret"}))
     (agent,) = rendered["agents"]
     script = home.write("job", agent["script"])
+    subprocess.run(["bash", "-n", str(script)], check=True)
     assert "to start at" in slurm.run("sbatch", "--test-only", str(script))
     (job, *_) = fleet.json("check", fleet.shell("web", FOREVER, slurm=section))["checks"]
     assert (job["name"], job["status"]) == ("job", "ok") and "to start at" in job["message"]
@@ -80,6 +85,10 @@ def test_an_agent_lives_in_a_job_as_it_would_here(fleet: Fleet, slurm: Cluster) 
 
     attach_and_say(fleet, "web", "say that a person was here")
     is_told(fleet, "web", "say that a person was here", jobs(slurm, "web")[0])
+    (rendered,) = fleet.json("render", "web")["agents"]
+    folder = str(fleet.launch_folder("web"))
+    assert rendered["script"] == Path(folder, "job").read_text() and f"folder={folder}\n" in rendered["script"]
+    assert rendered["commands"] == [f"sbatch --parsable --dependency=singleton {folder}/job"]
     argv = shlex.split(fleet.run("attach", "web", "--print"))
     assert argv[:2] == ["srun", f"--jobid={jobs(slurm, 'web')[0]}"]
 
@@ -98,16 +107,24 @@ def test_an_agent_lives_in_a_job_as_it_would_here(fleet: Fleet, slurm: Cluster) 
     until(lambda: not jobs(slurm, "web"), "no job is left")
 
 
-def test_tenants_share_a_booking_are_sized_against_it_and_move_along_with_it(fleet: Fleet, slurm: Cluster) -> None:
+@pytest.fixture
+def claude(fleet: Fleet, claude_program: str, stub: Stub) -> Claude:
+    """The same, with the real Claude Code, in a home whose person has used it before."""
+    fleet.home.seed_claude(stub.url)
+    return Claude(fleet.home, claude_program, stub)
+
+
+def test_tenants_share_a_booking_are_sized_against_it_and_move_along_with_it(claude: Claude, slurm: Cluster) -> None:
+    fleet = claude
     pool = fleet.home.path / "fleet" / "state" / "bookings" / "pool"
     slurm.run("scontrol", "update", "PartitionName=main", "State=DOWN")
-    job = fleet.json("slurm", "book", "pool", "--cpus", "2", "--mem", "300M", "--time", "1:00:00", "--persistent")[
-        "job"
-    ]
+    wishes = ("--cpus", "2", "--mem", "300M", "--time", "1:00:00", "--persistent")
+    job = fleet.json("slurm", "book", "pool", *wishes)["job"]
     agents = {
         name: fleet.shell(name, ASKS, slurm={"reservation": "pool", "mem": "100M"}, env={"COUNT": name})
-        for name in ("one", "two", "three")
+        for name in ("two", "three")
     }
+    agents["one"] = claude.claude("one", prompt="Repeat FIRST", slurm={"reservation": "pool", "mem": "100M"})
     [held] = fleet.json("start", agents["one"], code=4)["agents"]
     assert (held["phase"], held["reason"]) == ("unverifiable", "HostUnreachable") and "no node" in held["message"]
     slurm.run("scontrol", "update", "PartitionName=main", "State=UP")
@@ -118,14 +135,22 @@ def test_tenants_share_a_booking_are_sized_against_it_and_move_along_with_it(fle
     shown = fleet.json("slurm", "show", "pool")
     assert shown["free_cpus"] == 0 and {t["agent"] for t in shown["tenants"]} == {"one", "two"}
     assert "--overlap" in fleet.run("attach", "one", "--print")
-    until(lambda: "hello home one" in "\n".join(fleet.json("logs", "one")["lines"]), "its first line is in the log")
+    until(lambda: "hello home two" in "\n".join(fleet.json("logs", "two")["lines"]), "its first line is in the log")
+    before = fleet.wait("one", phase="running", activity="ready")
+    assert claude.answer("one") == "FIRST"
+    launch = claude.launch_folder("one")
 
     fleet.json("stop", "two")
     assert fleet.json("slurm", "show", "pool")["free_cpus"] == 1
-    before = fleet.status("one")["pid"]
     slurm.run("scancel", "--batch", "--signal=USR1", job)
     until(lambda: not (pool / "place").read_text().startswith(f"{job} "), "the next allocation has taken over")
-    assert fleet.wait("one", phase="running", restarts=2)["pid"] != before
+    after = fleet.wait("one", phase="running", activity="ready", restarts=2)
+    assert after["session_id"] == before["session_id"] and not alive(before["pid"])
+    ended, began = launch / "exit", claude.launch_folder("one") / "program"
+    assert ended.stat().st_mtime <= began.stat().st_mtime
+    claude.json("prompt", "one", "Repeat SECOND")
+    until(lambda: claude.asked("Repeat SECOND"), "the model is asked in the next allocation")
+    assert claude.messages("Repeat SECOND") > claude.messages("Repeat FIRST") and claude.asked("Repeat FIRST") == 1
     assert fleet.status("two")["phase"] == "stopped"
 
     fleet.json("slurm", "release", "pool")
@@ -133,29 +158,44 @@ def test_tenants_share_a_booking_are_sized_against_it_and_move_along_with_it(fle
     assert fleet.json("slurm", "list")["bookings"] == []
 
 
-@pytest.fixture
-def claude(fleet: Fleet, claude_program: str, stub: Stub) -> Claude:
-    """The same, with the real Claude Code, in a home whose person has used it before."""
-    fleet.home.seed_claude(stub.url)
-    return Claude(fleet.home, claude_program, stub)
-
-
 def test_claude_code_writes_down_where_it_is_before_its_jobs_end_and_goes_on_in_the_next(
     claude: Claude, slurm: Cluster
 ) -> None:
-    claude.json("start", claude.claude("web", prompt="Repeat FIRST", slurm={"mem": "500M"}))
+    limit = {"time_limit": MINUTES, "signal_before": 120} if MINUTES else {}
+    claude.json(
+        "start", claude.claude("web", prompt="Repeat FIRST", slurm={"mem": "500M", "partition": "cheap", **limit})
+    )
     before = claude.wait("web", phase="running", activity="ready")
     assert claude.answer("web") == "FIRST"
     (first,) = jobs(slurm, "web")
-    slurm.run("scancel", "--batch", "--signal=USR1", first)
+    (run,) = claude.launch_folder("web").glob("run.*")
+    claude.stub.mode(hold=True)
+    if not MINUTES:
+        slurm.run("scancel", "--batch", "--signal=USR1", first)
+    within = 60.0 * float(MINUTES or 2)
+    until(lambda: len(claude.hooks("web", "UserPromptSubmit")) == 2, "it is asked", within)
+    kill(claude.daemon_pid())
+    claude.answers_again()
+    claude.wait("web", phase="running", pid=before["pid"])
+    until((run / "successor").exists, "the next job waits")
+    assert not (run / "leave").exists(), "its turn runs still"
+    claude.stub.mode()
     until(lambda: first not in jobs(slurm, "web") and jobs(slurm, "web"), "the next job has the conversation")
     told = [event["payload"]["prompt"] for event in claude.hooks("web", "UserPromptSubmit")]
     assert len(told) == 2 and told[1].startswith(f"The time limit of this SLURM job ({first}) is near")
-    assert len(claude.hooks("web", "Stop")) == 2
+    assert len(claude.hooks("web", "Stop")) == 2 and (run / "ended").read_text() == "left\n"
 
     until(lambda: claude.status("web")["pid"] not in (None, before["pid"]), "its program runs in the next job")
     after = claude.wait("web", phase="running", activity="ready")
     assert (after["session_id"], after["restarts"]) == (before["session_id"], 0)
+
+    (second,) = jobs(slurm, "web")
+    other = slurm.take(slurm.run("squeue", "-h", "-j", second, "-o", "%N").strip())
+    third = claude.wait("web", phase="running", activity="ready", restarts=1)
+    slurm.run("scancel", other)
+    assert not alive(after["pid"]) and jobs(slurm, "web") not in ([], [second])
+    deaths = [event["payload"] for event in claude.events("web", "phase") if event["payload"]["because"] == "Died"]
+    assert [death["reason"] for death in deaths] == ["Preempted"] and third["session_id"] == before["session_id"]
     claude.json("prompt", "web", "Repeat SECOND")
     until(lambda: claude.asked("Repeat SECOND"), "the model is asked in the next job")
     assert claude.messages("Repeat SECOND") > claude.messages("Repeat FIRST") and claude.asked("Repeat FIRST") == 1

@@ -158,7 +158,7 @@ async def test_what_a_cluster_does_to_jobs_by_itself(
         fleet.up("warned", time_limit=MINUTE),
         fleet.up("hooked", time_limit=MINUTE, hooks=busy),
         fleet.up("back", node="3", cpus_per_task=4),
-        fleet.up("gone", "stubborn", node="4", cpus_per_task=4, partition="cheap"),
+        fleet.up("gone", "stubborn", node="4", cpus_per_task=4, partition="grace"),
     )
     head = slurm_script.head
     monkeypatch.setattr(slurm_script, "head", lambda *of: [line for line in head(*of) if "--signal" not in line])
@@ -210,15 +210,9 @@ async def at_the_limit_for_good(agent: Agent) -> None:
     assert len(agent.states()) == 1 and "TIMEOUT" in agent.states()[0]
 
 
-def takes(slurm: Cluster, node: str) -> str:
-    """Submit a job that comes before those of agents there, and takes the whole node: its id."""
-    words = ("--partition=high", "--ntasks=4", f"--nodelist={node}", "--output=/dev/null", "--wrap=exec sleep 600")
-    return slurm.run("sbatch", "--parsable", *words).strip()
-
-
 async def put_back_into_the_queue(agent: Agent) -> None:
     slurm = agent.fleet.slurm
-    other = takes(slurm, slurm.nodes[2])
+    other = slurm.take(slurm.nodes[2])
     await happens(lambda: any("requeued" in (look.waiting or "") for look in agent.looks.all), "word that it waits")
     await happens(lambda: not lives(agent.old), "its program has ended")
     slurm.run("scancel", other)
@@ -229,7 +223,7 @@ async def put_back_into_the_queue(agent: Agent) -> None:
 
 
 async def cancelled_for_another(agent: Agent) -> None:
-    takes(agent.fleet.slurm, agent.fleet.slurm.nodes[3])
+    agent.fleet.slurm.take(agent.fleet.slurm.nodes[3])
     await happens(lambda: agent.looks.deaths, "its end", AT_LIMIT)
     assert agent.looks.deaths[0].gone == "preempted" and not lives(agent.old)
     assert not agent.fleet.slurm.jobs(agent.handle)
