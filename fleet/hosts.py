@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from fleet.clock import Clock
-from fleet.errors import HostUnreachable, Unauthenticated
+from fleet.errors import HostUnreachable, LaunchError, StorageFull, TimedOut, Unauthenticated
 from fleet.manifests.model import AgentSpec, Remote
 from fleet.runtimes import files
 from fleet.runtimes.base import Runtime
@@ -178,6 +178,9 @@ class SshHosts:
         try:
             made = make(await self._module("ssh_runtime").folder_for(link, self._own_mark(), *names))
             await made.prepare()
+        except (LaunchError, StorageFull, TimedOut) as error:
+            await link.close()
+            raise HostUnreachable(str(error), hint=error.hint) from error
         except BaseException:
             await link.close()
             raise

@@ -131,14 +131,14 @@ class Wire:
 class Sshd:
     """One sshd with a key of its own, a client's key, and an ssh_config that leads to it as `there`."""
 
-    def __init__(self, folder: Path, max_sessions: int = 10, network: Network | None = None) -> None:
-        """In `network`, else on loopback."""
+    def __init__(self, folder: Path, *more: str, max_sessions: int = 10, network: Network | None = None) -> None:
+        """In `network`, else on loopback. `more` lines stand in its configuration."""
         assert SSHD is not None
         self.folder = folder
         self.port = 0
         self._address = "127.0.0.1" if network is None else network.address
         self._enter = () if network is None else network.enter
-        self._max_sessions = max_sessions
+        self._max_sessions, self._more = max_sessions, more
         self._process: subprocess.Popen[bytes] | None = None
         folder.mkdir(mode=0o755, parents=True)
         (folder / "home").mkdir()
@@ -176,6 +176,7 @@ class Sshd:
             f"UsePAM {'no' if os.geteuid() == 0 else 'yes'}",  # only PAM lets an account in that has no password
             "PermitRootLogin prohibit-password",
             f"MaxSessions {self._max_sessions}",
+            *self._more,
             " ".join(["SetEnv", f"HOME={self.folder}/home", *environment]),
         ]
         (self.folder / "sshd_config").write_text("\n".join(lines) + "\n")
@@ -226,11 +227,16 @@ class SshHost:
     multiplexer = "tmux"
 
     def __init__(
-        self, home: Path, settings: Settings | None = None, *, max_sessions: int = 10, network: Network | None = None
+        self,
+        home: Path,
+        settings: Settings | None = None,
+        *more: str,
+        max_sessions: int = 10,
+        network: Network | None = None,
     ) -> None:
         """In a network of its own its cable is what is cut, and there is no wire."""
         self._network = network
-        self.sshd = Sshd(home / "sshd", max_sessions, network)
+        self.sshd = Sshd(home / "sshd", *more, max_sessions=max_sessions, network=network)
         self.folder = str(home / "work")
         self.root = str(home / "there")
         self.places = Places.of({"FLEET_HOME": str(home / "fleet"), "HOME": str(home)})

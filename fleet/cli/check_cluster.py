@@ -4,7 +4,6 @@ submitted."""
 from __future__ import annotations
 
 import asyncio
-import shlex
 from collections.abc import Iterator
 
 from fleet.cli.check_there import FAIL, OK, WARN, Told
@@ -13,7 +12,7 @@ from fleet.errors import FleetError, HostUnreachable
 from fleet.hosts import ways
 from fleet.manifests.model import AgentSpec, Remote
 from fleet.runtimes.ssh import Link
-from fleet.runtimes.ssh_tmux import sh
+from fleet.runtimes.ssh_tmux import login, sh
 from fleet.settings import Settings
 from fleet.terms import Ran
 
@@ -50,15 +49,13 @@ def finding(login: str, ran: Ran) -> Told:
 
 async def _asked(remote: Remote, script: bytes, settings: Settings) -> tuple[str, Ran]:
     """Ask on the first login node that answers."""
-    words = TEST
-    if remote.login_shell:
-        words = f'exec "${{SHELL:-/bin/sh}}" -l -c {shlex.quote(words)}'
+    words = login(TEST) if remote.login_shell else sh(TEST)
     away: HostUnreachable | None = None
     for way in ways(remote):
         config = [settings.ssh_config] if settings.ssh_config else []
         link = Link(way, config=config, probe_within=settings.ssh_probe_within)
         try:
-            return way.name, await link.command(sh(words), script, timeout=WITHIN)
+            return way.name, await link.command(words, script, timeout=WITHIN)
         except HostUnreachable as error:
             away = error
         finally:

@@ -12,7 +12,7 @@ from fleet.hosts import ways
 from fleet.manifests.model import AgentSpec, Remote
 from fleet.runtimes.ssh import Link
 from fleet.runtimes.ssh_hosts import Way
-from fleet.runtimes.ssh_tmux import sh
+from fleet.runtimes.ssh_tmux import login
 from fleet.settings import Settings
 
 OK, WARN, FAIL = "ok", "warn", "fail"
@@ -79,7 +79,7 @@ async def _ask(
     words = [" ".join(TOOLS), program, spec.workdir or "", path if isinstance(path, str) else "", "1" if python else ""]
     asked = f"exec /bin/sh -c {shlex.quote(SCRIPT)} sh {shlex.join([*words, *venvs])}"
     if remote.login_shell:
-        asked = sh(f'exec "${{SHELL:-/bin/sh}}" -l -c {shlex.quote(asked)}')
+        asked = login(asked)
     try:
         ran = await link.command(asked, timeout=remote.timeout)
     except HostUnreachable as error:
@@ -93,7 +93,7 @@ async def _ask(
         key, tab, value = line.partition("\t")
         if tab:
             found.setdefault(key, []).append(value)
-    return found if "machine" in found else HostUnreachable(f"{way.name}: it has no /bin/sh that answers")
+    return found if "machine" in found else HostUnreachable(f"{way.name}: its login shell ran nothing of ours")
 
 
 def findings(spec: AgentSpec, way: Way, program: str, said: dict[str, list[str]]) -> Iterator[Told]:

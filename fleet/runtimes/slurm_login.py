@@ -19,6 +19,7 @@ from fleet.errors import HostUnreachable
 from fleet.runtimes.slurm_steps import Notes
 from fleet.runtimes.ssh import Channel
 from fleet.runtimes.ssh_runtime import SshRuntime
+from fleet.runtimes.ssh_tmux import login
 from fleet.runtimes.tmux import Hearer
 
 log = logging.getLogger(__name__)
@@ -63,7 +64,7 @@ class LoginSteps:
     def terminal(self, argv: Sequence[str]) -> list[str]:
         words = shlex.join(argv)
         if self._login_shell:
-            words = f'exec "${{SHELL:-/bin/sh}}" -l -c {shlex.quote(f"exec {words}")}'
+            words = login(f"exec {words}")
         return self._host.terminal_argv(words)
 
     def _next(self) -> str:

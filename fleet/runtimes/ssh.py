@@ -10,6 +10,8 @@ What holds here:
 - A command that ends without an exit status has not ended as far as anybody knows: that too is `HostUnreachable`.
 - At most four commands run at once beside the kept channels and those that stand ready: sshd lets ten sessions share
   a connection.
+- Whatever the login shell there is (bash, fish, csh), it gets one line that it cannot misread; what its rc file prints
+  stands before our mark and is passed over.
 - A new session costs two round trips before its command can begin. So some stand ready, each a sh that waits for its
   words (`stand_ready`): a call to one of them is a single round trip.
 """
@@ -19,6 +21,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import shlex
 import time
 from collections import deque
@@ -28,7 +31,7 @@ from typing import Any, TypeVar
 
 import asyncssh
 
-from fleet.errors import HostUnreachable, TimedOut, Unauthenticated
+from fleet.errors import FleetError, HostUnreachable, TimedOut, Unauthenticated
 from fleet.runtimes import ssh_hosts
 from fleet.runtimes.ssh_hosts import HostState, Known, Way
 from fleet.terms import Ran
@@ -46,6 +49,10 @@ PROBE_WITHIN = 5.0
 """Seconds a probe (the connection and one command there and back) may take."""
 NEXT = "next"
 """The word by which a server is told that its words are still to come."""
+MARK = b"fleet-begins\n"
+"""What a session prints before what it was asked for: what stands before that comes from the rc file of its shell."""
+KNOWN_TO_ALL = Path("/etc/ssh/ssh_known_hosts")
+"""The host keys that this machine's administrator vouches for."""
 KEEPALIVE = 2.0
 """Seconds without a word after which the host is asked for one …"""
 KEEPALIVES = 3
@@ -150,8 +157,8 @@ class Link:
             reason = f"no answer within {self._within:g} s"
         except Unauthenticated as error:
             state, reason = HostState.UNAUTHENTICATED, error.with_hint()
-        except HostUnreachable as error:
-            reason = str(error)
+        except FleetError as error:
+            reason = error.with_hint().removeprefix(f"{self.alias}: ")
         except Exception as error:
             log.exception("%s could not be probed", self.alias)
             reason = f"{type(error).__name__}: {error}"
@@ -204,19 +211,20 @@ class Link:
 
     async def _connect(self) -> asyncssh.SSHClientConnection:
         offered: list[_Offered] = []
-        given: dict[str, Any] = {"config": list(self.config)} if self.config else {}
+        given: dict[str, Any] = {"config": list(self.config) or ()}  # (): the person's own
         own = self._own_words()
-        trusted: Any = ()
+        trusted: list[str] = []
         try:
             wanted = asyncssh.SSHClientConnectionOptions(host=self.alias, **own, **given)
-            trusted = wanted.known_hosts
             _must_check(self.alias, wanted)
+            trusted = _trusted(wanted)
             for jump in wanted.tunnel.split(",") if isinstance(wanted.tunnel, str) else ():
                 name = jump.rpartition("@")[2].partition(":")[0]
                 _must_check(name, asyncssh.SSHClientConnectionOptions(host=name, **given))
             connection, _ = await asyncssh.create_connection(
                 lambda: _Client(self, offered),
                 self.alias,
+                known_hosts=trusted,
                 preferred_auth="publickey",
                 password=None,
                 keepalive_interval=self._keepalive,
@@ -265,7 +273,7 @@ class Link:
                 await connection.forward_remote_path(there, here)
         except TimeoutError:
             raise HostUnreachable(f"{self.alias}: no answer within {self._within:g} s") from None
-        except (asyncssh.Error, OSError) as error:
+        except (asyncssh.Error, asyncssh.ChannelListenError, OSError) as error:
             raise HostUnreachable(f"{self.alias}: {_words(error)}") from error
 
     # -- commands and channels -----------------------------------------------------------------------------------
@@ -280,8 +288,7 @@ class Link:
         """The same for words of the `stand_ready` server, by a session that stands ready where there is one."""
         line, connection = shlex.join(words), await self.use()
         log.debug("%s: call %.60s", self.alias, line)
-        if "\n" in line or connection is self._opening:
-            return await self.command(f"{self._server} {line}", stdin, timeout=timeout)
+        line = line.replace("\n", "'\"$newline\"'")  # shlex has put it between single quotes
         said = line.encode(errors="surrogateescape") + b"\n" + stdin
         return await self._to_its_end(lambda: self._ready_session(connection), said, timeout)
 
@@ -303,10 +310,16 @@ class Link:
         status = process.returncode
         if status is None:
             raise HostUnreachable(f"{self.alias}: the connection ended before the command did")
-        return Ran(status if status >= 0 else 128 - status, bytes(out or b""), bytes(err or b""))
+        _, begun, out = bytes(out or b"").partition(MARK)
+        if not begun:
+            raise HostUnreachable(
+                f"{self.alias}: its login shell ended with {status} before it did anything",
+                hint=f"`ssh {self.alias} echo here` has to print `here`: its .bashrc, .cshrc or the like may end it.",
+            )
+        return Ran(status if status >= 0 else 128 - status, out, bytes(err or b""))
 
     async def _session(self, connection: asyncssh.SSHClientConnection, words: str) -> _Process:
-        return await self._with_room(lambda: connection.create_process(words, encoding=None))
+        return await self._with_room(lambda: connection.create_process(_marked(words), encoding=None))
 
     async def _ready_session(self, connection: asyncssh.SSHClientConnection) -> _Process:
         """The session that has stood ready for longest, and another one in its place."""
@@ -326,7 +339,7 @@ class Link:
 
     async def _open_ready(self, connection: asyncssh.SSHClientConnection) -> _Process | None:
         try:
-            return await connection.create_process(f"{self._server} {NEXT}", encoding=None)
+            return await connection.create_process(_marked(f"{self._server} {NEXT}"), encoding=None)
         except (asyncssh.Error, OSError) as error:
             log.debug("%s: no session stands ready: %s", self.alias, error)
             return None
@@ -340,17 +353,30 @@ class Link:
         """Open a session. Where the host gives no more of them, those that stand ready make room, for good."""
         try:
             return await opening()
-        except asyncssh.ChannelOpenError:
-            if not self._room:
-                raise
-            self._room = 0
-            standing = list(self._ready)
-            self._ready.clear()
-            for process in await asyncio.gather(*standing):
-                if process is not None:
-                    process.close()
-                    await process.wait_closed()
+        except asyncssh.ChannelOpenError as error:
+            if not await self._made_room():
+                raise self._no_room(error) from error
+        try:
             return await opening()
+        except asyncssh.ChannelOpenError as error:
+            raise self._no_room(error) from error
+
+    async def _made_room(self) -> bool:
+        """Let go of the sessions that stand ready, if there are any."""
+        had, self._room = self._room, 0
+        standing = list(self._ready)
+        self._ready.clear()
+        for process in await asyncio.gather(*standing):
+            if process is not None:
+                process.close()
+                await process.wait_closed()
+        return had > 0
+
+    def _no_room(self, error: asyncssh.ChannelOpenError) -> HostUnreachable:
+        return HostUnreachable(
+            f"{self.alias}: its sshd opens no further session on our connection ({_words(error)}): fleet needs three of"
+            " them (MaxSessions in its sshd_config)"
+        )
 
     async def channel(self, words: str, on_data: Callable[[bytes], None], on_end: Callable[[str], None]) -> Channel:
         """Start a command there and keep the channel to it. `on_end` comes once, after the last data, with what the
@@ -361,7 +387,7 @@ class Link:
                 session = _Session(on_data, on_end)
                 log.debug("%s: a channel for %.60s", self.alias, words)
                 channel, _ = await self._with_room(
-                    lambda: connection.create_session(lambda: session, words, encoding=None)
+                    lambda: connection.create_session(lambda: session, _marked(words), encoding=None)
                 )
         except TimeoutError:
             raise HostUnreachable(f"{self.alias}: no answer within {self._within:g} s") from None
@@ -399,6 +425,8 @@ class Channel:
 class _Session(asyncssh.SSHClientSession[bytes]):
     def __init__(self, on_data: Callable[[bytes], None], on_end: Callable[[str], None]) -> None:
         self._said = b""
+        self._before: bytes | None = b""
+        """What came before our mark; `None` once that has been seen."""
         self.gone = asyncio.Event()
         self._on_data = on_data
         self._on_end = on_end
@@ -406,7 +434,11 @@ class _Session(asyncssh.SSHClientSession[bytes]):
     def data_received(self, data: bytes, datatype: int | None) -> None:
         if datatype:
             self._said = (self._said + data)[-1000:]
-        else:
+            return
+        if self._before is not None:
+            before, begun, data = (self._before + data).partition(MARK)
+            self._before = None if begun else before[-len(MARK) :]
+        if data:
             self._on_data(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -446,16 +478,36 @@ def _must_check(name: str, wanted: asyncssh.SSHClientConnectionOptions) -> None:
         )
 
 
-def _host_key(alias: str, trusted: Any, offered: Sequence[_Offered], said: str) -> Unauthenticated:
+def _trusted(wanted: asyncssh.SSHClientConnectionOptions) -> list[str]:
+    """The files of host keys that count: those of ssh_config, else the person's own, and this machine's."""
+    named = wanted.known_hosts if isinstance(wanted.known_hosts, list) else []
+    said = [str(path) for path in named] or [str(Path("~/.ssh/known_hosts").expanduser())]
+    there = [path for path in dict.fromkeys([*said, str(KNOWN_TO_ALL)]) if Path(path).is_file()]
+    return there or [os.devnull]  # asyncssh takes none at all for the person's own
+
+
+def for_any_shell(words: str) -> str:
+    """A line of sh for whatever login shell is there: between quotes csh takes no line's end and expands `!`, and fish
+    reads backslashes."""
+    if not any(sign in words for sign in "\n\\!"):
+        return words
+    octal = "".join(f"\\0{byte:03o}" for byte in words.encode(errors="surrogateescape"))
+    return f"""exec /bin/sh -c 'eval "$(printf %b "{octal}")"'"""
+
+
+def _marked(words: str) -> str:
+    """The same, and our mark before it."""
+    return f"echo {MARK.decode().strip()}; {for_any_shell(words)}"
+
+
+def _host_key(alias: str, trusted: Sequence[str], offered: Sequence[_Offered], said: str) -> Unauthenticated:
     """Why the host's key is not accepted: it is new, or it is not the one we know."""
     if not offered:  # revoked, or of a jump host
         return Unauthenticated(f"its host key is not accepted: {said}")
     host, addr, port, key = offered[-1]
     place = host if port == 22 else f"[{host}]:{port}"
     print_ = f"{key.get_algorithm()} {key.get_fingerprint()}"
-    usual = Path("~/.ssh/known_hosts").expanduser()
-    where = trusted or (str(usual) if usual.is_file() else b"")
-    if asyncssh.match_known_hosts(where, host, addr, port)[0]:
+    if asyncssh.match_known_hosts(list(trusted), host, addr, port)[0]:
         return Unauthenticated(
             f"its host key has changed: {place} now shows {print_}. Somebody may be in between",
             hint=f"If its administrator confirms that key: `ssh-keygen -R '{place}'`, then `ssh {alias}` once.",

@@ -12,7 +12,8 @@
 #                                           page), then a line `PID:START PROCESSES TICKS PAGES` for each that lives
 #     ssh_host.sh list FOLDER | remove PATH …
 #     ssh_host.sh reads MARK { FILE BYTES } …   what is in them, each followed by a line `MARK STATUS`
-#     ssh_host.sh next                      the words of one of these come as the first line of stdin, quoted for sh
+#     ssh_host.sh next                      the words of one of these come as the first line of stdin, quoted for sh, where
+#                                           $newline stands for the end of a line
 #     ssh_host.sh take FOLDER               events in a folder of the spool: a line `UPTIME MORE`, then a tar of them
 #     ssh_host.sh forget FOLDER NAME …      remove these from it
 #     ssh_host.sh run FOLDER NAME SECONDS CWD PROGRAM [ARGUMENT …]   a tar with `env` and `stdin` on stdin
@@ -510,6 +511,8 @@ reads() { # MARK { FILE BYTES } …; `-` BYTES are all of it
 }
 
 if [ "$1" = next ]; then
+    newline='
+'
     IFS= read -r line || exit 0
     eval "set -- $line"
 fi

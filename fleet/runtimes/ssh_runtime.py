@@ -33,7 +33,7 @@ from fleet.runtimes.ssh import READY, Link
 from fleet.runtimes.ssh_files import Reads, pack, tar, untar
 from fleet.runtimes.ssh_hosts import HostState
 from fleet.runtimes.ssh_shell import Facts, HostShell, read_facts
-from fleet.runtimes.ssh_tmux import SshTmux, sh
+from fleet.runtimes.ssh_tmux import SshTmux, login, sh
 from fleet.settings import Places, Settings
 from fleet.terms import File, Handle, LaunchPlan, Look, Process, Ran, Screen, Spooled
 
@@ -623,8 +623,7 @@ class SshRuntime:
         if login_shell not in self._environments:
             mark = f"fleet-{secrets.token_hex(8)}"  # a profile may print what it likes before it
             show = f"echo {mark}; {_SHOW_ENVIRONMENT}"
-            words = f'exec "${{SHELL:-/bin/sh}}" -l -c {shlex.quote(show)}' if login_shell else show
-            ran = await self.link.command(sh(words), timeout=COMMAND_WITHIN)
+            ran = await self.link.command(login(show) if login_shell else sh(show), timeout=COMMAND_WITHIN)
             _, found, said = ran.stdout.partition(f"{mark}\n".encode())
             if not found:
                 raise LaunchError(f"the shell on {self.link.alias} tells no environment: {_said(ran)}")

@@ -17,7 +17,7 @@ from fleet.errors import HostUnreachable, LaunchError
 from fleet.runtimes import tmux
 from fleet.runtimes.local_tmux import BARE
 from fleet.runtimes.multiplexers import ServerGone
-from fleet.runtimes.ssh import Link
+from fleet.runtimes.ssh import Link, for_any_shell
 from fleet.settings import Settings
 from fleet.terms import File
 
@@ -32,6 +32,16 @@ _NO_SERVER = re.compile(
 def sh(script: str) -> str:
     """The script for /bin/sh, whatever the login shell there is."""
     return f"exec /bin/sh -c {shlex.quote(script)}"
+
+
+def login(script: str) -> str:
+    """The same after what a login there reads. (csh takes no command where it is told to be a login's.)"""
+    words = for_any_shell(sh(script))
+    reads = " ".join(f"if ( -r {file} ) source {file};" for file in ("/etc/csh.login", "~/.login"))
+    return sh(
+        f'case $SHELL in *csh) exec "$SHELL" -c {shlex.quote(f"{reads} {words}")} ;; esac;'
+        f' exec "${{SHELL:-/bin/sh}}" -l -c {shlex.quote(words)}'
+    )
 
 
 def means_no_server(said: str) -> bool:

@@ -17,7 +17,7 @@ from fleet import processes
 from fleet.clock import SystemClock
 from fleet.errors import HostUnreachable, TimedOut, Unauthenticated
 from fleet.processes import Cost
-from fleet.runtimes import files, launches
+from fleet.runtimes import files, launches, ssh
 from fleet.runtimes.ssh import Channel, Link
 from fleet.runtimes.ssh_hosts import HostState
 from fleet.runtimes.ssh_runtime import SshRuntime, folder_for
@@ -80,6 +80,30 @@ async def test_a_configuration_that_trusts_any_key_is_refused(host: SshHost) -> 
     host.sshd.config.write_text(host.sshd.config.read_text().replace(str(host.sshd.known_hosts), "none"))
     assert "trust whoever answers" in str(await refusal(host.link()))
     assert host.wire.connections == 0
+
+
+async def test_the_persons_own_configuration_is_checked_like_one_that_the_settings_name(
+    host: SshHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = host.sshd.folder / ".ssh" / "config"
+    own.parent.mkdir()
+    text = host.sshd.config.read_text()
+    monkeypatch.setenv("HOME", str(host.sshd.folder))
+    own.write_text(text.replace(str(host.sshd.known_hosts), "none"))
+    assert "trust whoever answers" in str(await refusal(Link("there")))
+    own.write_text(text)
+    own.with_name("known_hosts").write_text(host.sshd.known_hosts.read_text())
+    host.sshd.known_hosts.write_text("")
+    assert "not known yet" in str(await refusal(Link("there")))
+
+
+async def test_host_keys_that_this_machines_administrator_vouches_for_are_known(
+    host: SshHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ssh, "KNOWN_TO_ALL", host.sshd.known_hosts.rename(host.sshd.folder / "known_to_all"))
+    link = host.link()
+    assert (await link.command("echo here")).stdout == b"here\n"
+    await link.close()
 
 
 async def test_a_host_where_nobody_listens_is_unreachable_and_no_matter_of_keys(host: SshHost) -> None:
@@ -233,6 +257,48 @@ async def test_where_the_host_gives_few_sessions_none_stand_ready_and_all_goes_o
         assert len(await asyncio.gather(*(host.runtime.list(host.folder) for _ in range(2)))) == 2
     finally:
         await host.close()
+
+
+async def test_a_host_that_gives_a_connection_one_session_is_told_what_fleet_needs(home: Home) -> None:
+    host = SshHost(home.path, max_sessions=1)
+    await host.open()
+    try:
+        with pytest.raises(HostUnreachable, match=r"fleet needs three .*MaxSessions"):
+            await asyncio.gather(*(host.ssh.link.command("sleep 1") for _ in range(2)))
+    finally:
+        await host.close()
+
+
+async def test_a_host_that_carries_no_socket_has_its_agents_still(home: Home) -> None:
+    host = SshHost(home.path, None, "AllowStreamLocalForwarding no")
+    await host.open()
+    try:
+        kit = Kit(host)
+        await kit.watch(await kit.launch("web")).show("hello")
+        assert host.ssh.hub is None
+    finally:
+        await host.close()
+
+
+async def test_what_a_shells_rc_file_prints_is_taken_for_nothing_else(kit: Kit, host: SshHost) -> None:
+    (host.sshd.folder / "home" / ".bashrc").write_text("echo '=1 Welcome'; printf 'quota 3 GB '\n")
+    handle = await kit.launch("web")
+    looks = kit.watch(handle)
+    await looks.show("hello")
+    await kit.say(handle, "who goes there")
+    await looks.show("you said who goes there")
+    assert "Welcome" not in str(await host.ssh.environment(False))
+    odd = "a\nb'c\"d\\e!$HOME"
+    ran = await host.runtime.run(["printf", "%s", odd], env={"PATH": "/usr/bin:/bin"}, cwd="/", timeout=20)
+    assert ran.stdout == odd.encode()
+
+
+async def test_a_shell_that_ends_before_it_did_anything_is_told_as_that(host: SshHost) -> None:
+    (host.sshd.folder / "home" / ".bashrc").write_text("exit 3\n")
+    link = host.link()
+    with pytest.raises(HostUnreachable, match=r"ended with 3 before it did anything.*`ssh there echo here`"):
+        await link.command("exec true")
+    await link.close()
 
 
 async def test_a_launch_folder_that_cannot_be_read_is_no_death_and_is_read_once_it_can(kit: Kit, host: SshHost) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from fleet.errors import HostUnreachable
-from fleet.runtimes import ssh_runtime
+from fleet.runtimes import ssh, ssh_runtime
 from fleet.runtimes.ssh_shell import HostShell, read_facts
 from fleet.runtimes.ssh_tmux import means_no_server
 from fleet.terms import Process
@@ -61,6 +62,17 @@ def test_every_shell_can_read_what_is_run_there(shell: str) -> None:
     if shutil.which(shell) is None:
         pytest.skip(f"this machine has no {shell} (apt-get install {shell})")
     subprocess.run([shell, "-n", str(SCRIPT)], check=True)
+
+
+def test_every_login_shell_runs_a_line_as_it_was_meant() -> None:
+    odd = "a\nb'c\"d\\\\e\\f!g !! $HOME `id` %s ü"
+    shells = [shell for shell in ("sh", "dash", "bash", "zsh", "fish", "csh", "tcsh") if shutil.which(shell)]
+    assert shells
+    for shell in shells:
+        for said in (odd, "plain"):
+            argv = [shell, "-c", ssh.for_any_shell(f"exec printf %s {shlex.quote(said)}")]
+            ran = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+            assert ran.stdout.decode() == said, (shell, ran)
 
 
 class _Channel:
