@@ -67,13 +67,30 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         else:
             shared = "slurm" in getattr(item, "fixturenames", ())
             groups.setdefault("slurm" if shared else str(item.path), []).append(item)
+    longest = sorted(groups.values(), key=_about, reverse=True)
     hands: list[list[pytest.Item]] = [[] for _ in range(workers)]
-    for group in sorted(groups.values(), key=len, reverse=True):
-        min(hands, key=len).extend(group)
+    for group in longest:
+        min(hands, key=_about).extend(group)
     for number, hand in enumerate(hands, 1):  # the workers get parts of one length each, in this order
         while quick and len(hand) < len(items) // workers + (number > workers - len(items) % workers):
             hand.append(quick.pop(0))
     items[:] = [*(item for hand in hands for item in hand), *quick]
+
+
+def _about(tests: list[pytest.Item]) -> float:
+    """About how many seconds these tests take, by what they need."""
+    return sum(map(_seconds, tests))
+
+
+def _seconds(test: pytest.Item) -> float:
+    needs = getattr(test, "fixturenames", ())
+    if "claude_program" in needs:
+        return 9.0 if "e2e" in test.path.parts else 4.0
+    if "slurm" in needs or "nodes" in needs:
+        return 7.0 if "e2e" in test.path.parts else 3.0
+    if "e2e" in test.path.parts:
+        return 4.0
+    return 0.4 if test.get_closest_marker("real") else 0.1
 
 
 @pytest.hookimpl(wrapper=True, trylast=True)

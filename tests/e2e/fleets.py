@@ -66,14 +66,14 @@ class Fleet:
 
     def status(self, name: str) -> dict[str, Any]:
         """Everything about one agent, as `fleet status NAME --json` has it."""
-        found: dict[str, Any] = self.ask("inspect", target=name)
+        found: dict[str, Any] = self.asks("inspect", target=name)
         return found
 
     def all(self) -> dict[str, dict[str, Any]]:
-        return {a["name"]: a for a in self.ask("status")["agents"]}
+        return {a["name"]: a for a in self.asks("status")["agents"]}
 
-    def ask(self, verb: str, **args: Any) -> Any:
-        """What the daemon answers."""
+    def asks(self, verb: str, **args: Any) -> Any:
+        """What the daemon answers to one of its verbs."""
         try:
             return self.home.ask(verb, **args)
         except (OSError, StopIteration) as error:
@@ -120,7 +120,7 @@ class Fleet:
     # -- breaking things -------------------------------------------------------------------------------------------
 
     def daemon_pid(self) -> int:
-        pid: int = self.ask("ping")["pid"]
+        pid: int = self.asks("ping")["pid"]
         return pid
 
     def keeper_pid(self) -> int | None:
@@ -180,7 +180,7 @@ class Claude(Fleet):
         self.home.write("go", "")
 
     def events(self, name: str, kind: str) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = self.ask("events", agent=name, type=kind)["events"]
+        found: list[dict[str, Any]] = self.asks("events", agent=name, type=kind)["events"]
         return found
 
     def hooks(self, name: str, event: str) -> list[dict[str, Any]]:

@@ -115,7 +115,7 @@ def test_a_key_that_nobody_approved_is_asked_of_the_person_and_the_program_lives
 # -- working ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("prompt", ["SLOW 8", "THINK 8", bash(GATED)], ids=["streaming", "thinking", "in a tool"])
+@pytest.mark.parametrize("prompt", ["SLOW 5", "THINK 5", bash(GATED)], ids=["streaming", "thinking", "in a tool"])
 def test_a_long_turn_is_seen_as_working_throughout(fleet: Claude, prompt: str) -> None:
     fleet.ready("web", workdir=".", **ASKS_NOTHING)
     fleet.type("web", prompt)
