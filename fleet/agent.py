@@ -31,7 +31,8 @@ from fleet.preparing import Admit, no_hub
 from fleet.processes import Figures
 from fleet.redact import redact
 from fleet.runtimes.base import Runtime
-from fleet.runtimes.headless import NONE
+from fleet.runtimes.headless import WithHeadless
+from fleet.runtimes.turns import NONE
 from fleet.settings import Places, Settings
 from fleet.tasks import Tasks
 from fleet.terms import Handle, Look, Phase, Process, Screen, Verdict
@@ -102,6 +103,8 @@ class Facts:
     """Its end has been told."""
     waiting: str | None = None
     """It is not there at the moment, and why: its job stands in a queue."""
+    watched: bool = False
+    """This daemon has seen it, and is told of what changes."""
 
 
 class Agent:
@@ -191,8 +194,10 @@ class Agent:
     @property
     def standing(self) -> Standing | None:
         """What a turn needs to know of it; `None` where it is not up for one."""
-        handle, cwd = self.handle, self.facts.cwd
+        handle, cwd, runtime = self.handle, self.facts.cwd, self.runtime
         if not self.headless or handle is None or cwd is None or self.life.phase is not Phase.RUNNING:
+            return None
+        if not self.facts.watched or not isinstance(runtime, WithHeadless):
             return None
         return Standing(
             spec=self.spec,
@@ -201,9 +206,18 @@ class Agent:
             folder=handle.folder,
             cwd=cwd,
             env=self.facts.env,
+            ground=runtime.ground,
+            read=lambda path, tail: runtime.read(path, tail=tail),
             version=self.record.version,
             secrets=self.secrets,
         )
+
+    @property
+    def unseen(self) -> bool:
+        """It is headless, and whether it is up for a turn is not known: its host could not be read, or not yet."""
+        if not self.headless:
+            return False
+        return self.life.phase is Phase.UNVERIFIABLE or (self.life.phase is Phase.RUNNING and self.standing is None)
 
     # -- what happens to it ----------------------------------------------------------------------------------------
 

@@ -91,15 +91,26 @@ class Clusters:
                 cluster, self._places, self._settings, self._clock, self._secrets
             )
             made.on_walltime = self._on_walltime
-            self._made[cluster.name] = made
+            self._made[cluster.name] = self._with_steps(made, cluster)
         return self._made[cluster.name]
 
     def tenancy(self, booking: str, cluster: Any) -> Runtime:
         """The runtime of a booking's tenants."""
         more = {} if cluster.name == HERE else {"read_every": TENANTS_READ_EVERY}
-        made: Runtime = importlib.import_module("fleet.runtimes.slurm_tenant").TenantRuntime(
+        made = importlib.import_module("fleet.runtimes.slurm_tenant").TenantRuntime(
             cluster, booking, self._places, self._settings, self._clock, self._secrets, **more
         )
+        return self._with_steps(made, cluster)
+
+    def _with_steps(self, host: Any, cluster: Any) -> Runtime:
+        """The same, with headless agents."""
+        steps = importlib.import_module("fleet.runtimes.slurm_turns")
+        if cluster.host.far is None:
+            submit = importlib.import_module("fleet.runtimes.local_turns").LocalGround(self._here, self._places)
+        else:
+            submit = importlib.import_module("fleet.runtimes.ssh_turns").SshGround(cluster.host)
+        ground = steps.StepGround(submit, host, cluster, self._places, host.place_of)
+        made: Runtime = steps.WithSteps(host, ground, self._clock)
         return made
 
     # -- the clusters themselves: one question serves all that runs on one ----------------------------------------

@@ -38,6 +38,7 @@ from fleet.manifests.model import AgentSpec
 from fleet.preparing import Admission
 from fleet.runtimes.headless import WithHeadless
 from fleet.runtimes.local import LocalRuntime
+from fleet.runtimes.local_turns import LocalGround
 from fleet.settings import Places, Settings
 from fleet.spool import Drain
 from fleet.supervisor import Supervisor
@@ -228,7 +229,8 @@ class Daemon:
             return StartEnvironment.load(places.agent(agent)).secrets.values()
 
         events = Events(database, secrets)
-        runtime = WithHeadless(LocalRuntime(places, settings, clock, secrets), places, clock)
+        local = LocalRuntime(places, settings, clock, secrets)
+        runtime = WithHeadless(local, LocalGround(local, places), clock)
         ssh = SshHosts(settings, places, clock, secrets)
         hub = HubLater(lambda hubside: hubside.HubSide(supervisor, events, settings, places, clock, turns))
         clusters = Clusters(runtime, settings, places, clock, secrets, ssh, hub.write_down)
@@ -240,6 +242,7 @@ class Daemon:
         supervisor = Supervisor(settings, places, clock, Ledger(database), events, runtime, kinds)
         hearers = Hearers(
             standing=supervisor.standing,
+            unseen=supervisor.unseen,
             evidence=supervisor.hear,
             event=supervisor.record_event,
             spent=supervisor.hear_spent,

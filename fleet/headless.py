@@ -9,7 +9,10 @@ A turn is a process tree of its own, started by the same launcher as an agent in
         end                               what came of it
 
 So a turn needs no daemon: one that is killed leaves it running, and the next one waits for it, or finds its answer
-and its exit status. Its time limit is kept without one too, a little late. What holds:
+and its exit status. Its time limit is kept without one too, a little late. Where the agent is on another host, what
+its launcher needs and leaves stands in a folder there, and `out`, `err` and `exit` are brought here after its end; a
+host that cannot be read says nothing of its turns: they are waited for. (`runtimes/turns.py` has what a host does.)
+What holds:
 
 - One turn at a time in a conversation, and no more than `max_parallel` of an agent.
 - A message has one turn; asked for again, the same answer comes back. Only a turn that came to nothing by a fault
@@ -23,13 +26,12 @@ and its exit status. Its time limit is kept without one too, a little late. What
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
-import math
 import os
 import shlex
 import shutil
-import signal
 import sqlite3
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
@@ -42,15 +44,16 @@ from typing import Any
 from fleet import processes
 from fleet.clock import Clock
 from fleet.db import Database, Migrations
+from fleet.errors import FleetError, HostUnreachable, Unconfirmed
 from fleet.harnesses import harness as find_harness
-from fleet.harnesses.base import Conversation, Harness, Remedy, TurnAsk, TurnResult
+from fleet.harnesses.base import Conversation, Harness, Remedy, TurnAsk, TurnLaunch, TurnResult
 from fleet.hub.message import Message
 from fleet.hub.reach import TurnEnd
 from fleet.manifests.model import AgentSpec
 from fleet.redact import redact
 from fleet.runtimes import files, launches
-from fleet.runtimes.local import LAUNCHER
 from fleet.runtimes.local_tmux import UMASK
+from fleet.runtimes.turns import MARK, OUTPUT_MOST, TAIL, Ground, Wanted
 from fleet.settings import Places, Settings
 from fleet.tasks import Tasks
 from fleet.terms import Activity, Evidence, File, Process, Source
@@ -77,18 +80,8 @@ HEADLESS_MIGRATIONS = Migrations(
     ),
 )
 
-MARK = "FLEET_TURN"
-"""The variable that every process of a turn inherits: its folder."""
-CHECK_EVERY = 0.5
-"""Seconds between two looks at how much a turn has printed."""
-OUTPUT_MOST = 64 * 2**20
-"""Bytes that a turn may print. One that prints more is ended."""
 OUTPUT_KEPT = 2**20
 """Bytes of its end that are kept after it."""
-ERRORS_KEPT = 2**20
-"""Bytes of stderr that may stand there before the older ones go: it may flood."""
-TAIL = 64 * 2**10
-"""Bytes of an end that is read: of stderr, and of what a turn has printed so far."""
 ANSWER_MOST = 60_000
 """Bytes of an answer that are sent; a message holds 64 KiB."""
 LIMIT_FOR = 300.0
@@ -99,12 +92,10 @@ TRANSCRIPT_TAIL = 65_536
 """Bytes of a conversation's end by which it is told whether it can be resumed."""
 LATE = 5.0
 """Seconds after its time limit at which a turn ends although no daemon is there to end it."""
-TIMER = shutil.which("timeout")
-"""What keeps the time limit where there is no daemon (turn_limit.sh). Where there is none, only the daemon keeps it."""
-LIMITER = Path(__file__).parent / "runtimes" / "turn_limit.sh"
-"""Stands between launcher and program."""
+AGAIN = 1.0
+"""Seconds until a host that could not be read is asked again."""
 TIMED = frozenset({124, 137})
-"""Its exit statuses when it has."""
+"""The exit statuses of a turn that has been ended at its time limit on its host."""
 KILLED = frozenset({129, 130, 137, 143})
 """Exit statuses of a program that somebody has ended."""
 
@@ -113,6 +104,7 @@ INTERRUPTED = TurnResult(
     ok=False, reason="interrupted", message="An operator stopped its conversation.", remedy=Remedy.RETRY
 )
 """It may be run again: a conversation that was paused goes on."""
+STOPPED = TurnResult(ok=False, reason="stopped", message="The agent was stopped.", remedy=Remedy.RETRY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +119,10 @@ class Standing:
     cwd: str
     env: Mapping[str, str] = field(repr=False)
     """What is known of its environment here; the whole of it stands in the launch's `env`."""
+    ground: Ground
+    """Where its turns run."""
+    read: Callable[[str, int], Awaitable[bytes | None]]
+    """The end of a file there, of so many bytes; `None`: there is none."""
     version: str | None = None
     secrets: tuple[str, ...] = field(default=(), repr=False)
     """Values that are shown nowhere, and not kept in what a turn has printed."""
@@ -138,6 +134,8 @@ class Hearers:
 
     standing: Callable[[str], Standing | None]
     """How the agent stands now; `None`: it is not up, or not headless."""
+    unseen: Callable[[str], bool] = lambda name: False
+    """Whether it is not known if it is up: its host could not be read yet, or cannot any more."""
     evidence: Callable[[str, Evidence], None]
     """An agent's activity, by its turns."""
     event: Callable[[str, str, str, Mapping[str, Any]], None]
@@ -159,6 +157,8 @@ class Note:
     began_at: float
     deadline: float
     session_id: str | None = None
+    there: str | None = None
+    """Its folder on another host; `None`: this is all."""
 
 
 @dataclass(slots=True)
@@ -167,12 +167,20 @@ class Turn:
 
     note: Note
     folder: Path
-    process: Process
-    """Its launcher."""
-    child: bool
-    """It was started by this daemon, which has to hear its exit status."""
+    """That of its note."""
+    ground: Ground
+    secrets: tuple[str, ...] = field(default=(), repr=False)
     cut: TurnResult | None = None
     """Why it was ended before its end."""
+    sure: bool = True
+    """No request to begin it can still be on its way."""
+    printed: int = 0
+    """Bytes that it was last seen to have printed."""
+
+    @property
+    def place(self) -> str:
+        """Its folder on its host."""
+        return self.note.there or str(self.folder)
 
 
 class Sessions:
@@ -225,13 +233,12 @@ class Turns:
         """By agent and message."""
         self._sweeps = Tasks(_failed)
         """What is left of turns that are over is being ended."""
-        self._limits = Tasks(_failed)
-        """Usage limits whose end is waited for."""
+        self._let_go = Tasks(_failed)
+        """What is waited for as long as this daemon lives: the end of usage limits, hosts that cannot be read."""
         self._trouble: dict[str, TurnResult] = {}
         """What ended an agent's last turn, where that stands in the way of the next as well."""
         self._stops: dict[tuple[str, str], int] = {}
         """How often a conversation's turns were stopped: one that was asked for before does not begin after it."""
-        self._fds: set[int] = set()
         self._closed = False
 
     # -- life ------------------------------------------------------------------------------------------------------
@@ -242,15 +249,12 @@ class Turns:
             self._hear.spent(name, figures)
         if not await asyncio.to_thread(lambda: any(self._root.glob("*/turns/*"))):
             return
-        unfinished = await asyncio.to_thread(self._unfinished)
-        for note, folder, launcher in unfinished:
-            up = self._hear.standing(note.agent)
-            if launcher is not None and up is not None and up.generation == note.generation:
-                turn = Turn(note, folder, launcher, child=False)
-                self._place(note.agent)[note.thread] = turn
-                self._task(note.agent, note.message, self._go_on(turn))
-                self._tell_agent(note.agent)
-        kept = {str(turn.folder) for turns in self._running.values() for turn in turns.values() if turn}
+        kept: set[str] = set()
+        for note, folder in await asyncio.to_thread(self._unfinished):
+            if not self._is_down(note):
+                kept.add(str(folder))
+                self._place(note.agent)[note.thread] = None
+                self._task(note.agent, note.message, self._go_on(note, folder))
         await processes.end(partial(self._strays, kept), grace=self._settings.kill_grace)
 
     async def close(self) -> None:
@@ -259,20 +263,15 @@ class Turns:
         turns = tuple(self._tasks.values())
         for task in turns:
             task.cancel()
-        await asyncio.gather(self._limits.close(), *turns, *self._sweeps, return_exceptions=True)
-        for fd in self._fds:
-            asyncio.get_running_loop().remove_reader(fd)
-            os.close(fd)
-        self._fds.clear()
+        await asyncio.gather(self._let_go.close(), *turns, *self._sweeps, return_exceptions=True)
 
-    def _unfinished(self) -> list[tuple[Note, Path, Process | None]]:
-        """Every turn without an end, with its launcher where that lives."""
+    def _unfinished(self) -> list[tuple[Note, Path]]:
+        """Every turn of whose end nothing is known."""
         found = []
         for folder in sorted(self._root.glob("*/turns/*")):
             note = _note(folder)
             if note is not None and not (folder / "end").exists() and not (folder / "exit").exists():
-                facts = launches.facts(folder)
-                found.append((note, folder, facts.launcher if facts.alive else None))
+                found.append((note, folder))
         return found
 
     def _strays(self, kept: set[str]) -> set[Process]:
@@ -326,21 +325,36 @@ class Turns:
 
     async def _take_up(self, name: str, message: Message, text: str) -> TurnEnd:
         """The turn that there was already; else a new one, once there is room for it."""
-        thread, place = message.thread, self._place(name)
+        thread = message.thread
         stops = self._stops.get((name, thread), 0)
         kept = await asyncio.to_thread(self._kept, name, message.id)
         if kept is not None:
             return _end(kept)
-        async with self._freed[name]:
-            while (up := self._hear.standing(name)) is not None and not _room(place, thread, up.spec):
-                await self._freed[name].wait()
+        while True:
+            up = await self._room(name, thread)
             if up is None:
                 return TurnEnd(ok=False, reason="offline", again=True)
-            place[thread] = None
-        try:
-            return _end(await self._through(up, message, text, stops))
-        finally:
-            await self._free(name, thread)
+            try:
+                return _end(await self._through(up, message, text, stops))
+            except HostUnreachable as error:  # before anything of it has begun
+                log.info("agent %s: the turn of %s waits: %s", name, message.id, error)
+            finally:
+                await self._free(name, thread)
+            await self._clock.sleep(AGAIN)
+
+    async def _room(self, name: str, thread: str) -> Standing | None:
+        """Take the place of the conversation's turn, once that is free and the agent is seen; `None`: it is not up."""
+        place = self._place(name)
+        async with self._freed[name]:
+            while True:
+                up = self._hear.standing(name)
+                if up is None and not self._hear.unseen(name):
+                    return None
+                if up is not None and _room(place, thread, up.spec):
+                    place[thread] = None
+                    return up
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._freed[name].wait(), AGAIN if up is None else None)
 
     async def _through(self, up: Standing, message: Message, text: str, stops: int) -> TurnResult:
         """The turn; where the program does not know the session, or knows it already, once more."""
@@ -362,7 +376,7 @@ class Turns:
         if known is None:
             return await self._anew(up, thread)
         path = up.harness.transcript_path(up.env, up.cwd, known)
-        tail = await asyncio.to_thread(files.read, path, TRANSCRIPT_TAIL) if path else None
+        tail = await up.read(path, TRANSCRIPT_TAIL) if path else None
         if tail is None:
             # It was never used, or has gone: only the program can tell, and it says so.
             return Conversation(known, exists=False, fresh=True)
@@ -412,76 +426,119 @@ class Turns:
             "FLEET_SENDER": message.sender,
             "FLEET_INTENT": message.intent.value,
         }
-        marks = {processes.MARK: up.generation, "FLEET_LAUNCH": up.folder}
         try:
-            folder = await asyncio.to_thread(self._lay_out, up, note, {**launch.env, **about}, launch.stdin)
-            still = self._hear.standing(name)
-            if still is None or still.generation != up.generation:
-                return TurnResult(ok=False, reason="stopped", message="The agent was stopped.", remedy=Remedy.RETRY)
-            if self._stops.get((name, message.thread), 0) != stops:
-                return INTERRUPTED
-            argv = timed(launch.argv, up.spec.headless.timeout, self._settings.kill_grace)
-            process = _spawn(folder, up.cwd, argv, {**marks, MARK: str(folder)})
+            turn, wanted = await asyncio.to_thread(self._lay_out, up, note, launch, about)
         except OSError as error:
-            why = f"The turn could not be started: {error.strerror or error}."
-            return TurnResult(ok=False, reason="not_started", message=why, remedy=Remedy.RETRY)
-        turn = Turn(note, folder, process, child=True)
+            return _not_started(error.strerror or str(error))
         self._running[name][message.thread] = turn
+        refused = await self._begin(turn, wanted, stops)
+        if refused is not None:
+            return refused
         self._tell_begin(turn)
         return await self._see_through(turn, up.harness)
 
-    async def _go_on(self, turn: Turn) -> TurnEnd:
-        """A turn that an earlier daemon began."""
+    async def _begin(self, turn: Turn, wanted: Wanted, stops: int) -> TurnResult | None:
+        """Have it begun. Else why it was not; then it will not begin any more either."""
+        while True:
+            if self._is_down(turn.note):
+                why = STOPPED
+            elif turn.cut is not None or self._stops.get((turn.note.agent, turn.note.thread), 0) != stops:
+                why = INTERRUPTED
+            else:
+                try:
+                    age = await turn.ground.begin(wanted)
+                    if not turn.sure and age is not None:
+                        await self._count_from(turn, self._clock.now() - age)
+                    return None
+                except HostUnreachable as error:
+                    log.info("agent %s: the turn of %s waits: %s", turn.note.agent, turn.note.message, error)
+                    turn.sure = False
+                    await self._clock.sleep(AGAIN)
+                    continue
+                except FleetError as error:
+                    why = _not_started(str(error).removesuffix("."))
+            if not turn.sure:
+                await self._end_tree(turn)
+            return why
+
+    async def _count_from(self, turn: Turn, began_at: float) -> None:
+        """It has begun later than it was laid out: its time counts from then."""
+        note = turn.note
+        turn.note = replace(note, began_at=began_at, deadline=began_at + note.deadline - note.began_at)
+        said = json.dumps(asdict(turn.note)).encode()
+        await asyncio.to_thread(files.put, [File(str(turn.folder / "turn"), said)])
+
+    def _is_down(self, note: Note) -> bool:
+        """Whether the launch that it is a turn of is over."""
+        up = self._hear.standing(note.agent)
+        return not self._hear.unseen(note.agent) if up is None else up.generation != note.generation
+
+    async def _go_on(self, note: Note, folder: Path) -> TurnEnd:
+        """A turn that an earlier daemon began; its host need not answer now. Its place is taken."""
+        name, thread = note.agent, note.thread
+        stops = self._stops.get((name, thread), 0)
         try:
-            return _end(await self._see_through(turn, find_harness(turn.note.harness)))
+            while (up := self._hear.standing(name)) is None and self._hear.unseen(name):
+                await self._clock.sleep(AGAIN)
+            if up is None or up.generation != note.generation:
+                return _end(STOPPED)
+            turn = Turn(note, folder, up.ground, up.secrets, sure=False)
+            self._running[name][thread] = turn
+            self._tell_agent(name)
+            if self._stops.get((name, thread), 0) != stops:
+                await self._cut(turn, INTERRUPTED)
+            return _end(await self._see_through(turn, up.harness))
         finally:
-            await self._free(turn.note.agent, turn.note.thread)
+            await self._free(name, thread)
 
     async def _see_through(self, turn: Turn, harness: Harness) -> TurnResult:
         """Wait for its end, or bring it about."""
-        over = self._over(turn)
-        while not over.done():
-            left = turn.note.deadline - self._clock.now()
-            if left <= 0:
-                await self._cut(turn, _timed_out(turn.note))
-                break
-            timer = asyncio.ensure_future(self._clock.sleep(min(left, CHECK_EVERY)))
-            await asyncio.wait({over, timer}, return_when=asyncio.FIRST_COMPLETED)
-            timer.cancel()
-            if not over.done() and turn.cut is None:
-                objection = await asyncio.to_thread(_objection, turn.folder, harness, self._clock.now())
-                if objection is not None:
-                    await self._cut(turn, objection)
-        await over
+        over = asyncio.ensure_future(self._insist(lambda: turn.ground.over(turn.place)))
+        try:
+            while not over.done():
+                left = turn.note.deadline - self._clock.now()
+                if left <= 0:
+                    await self._cut(turn, _timed_out(turn.note))
+                    break
+                timer = asyncio.ensure_future(self._clock.sleep(min(left, turn.ground.check_every)))
+                await asyncio.wait({over, timer}, return_when=asyncio.FIRST_COMPLETED)
+                timer.cancel()
+                if not over.done() and turn.cut is None:
+                    objection = await self._objection(turn, harness)
+                    if objection is not None:
+                        await self._cut(turn, objection)
+            await over
+        finally:
+            over.cancel()
+            await asyncio.gather(over, return_exceptions=True)
         return await self._conclude(turn, harness)
 
-    def _over(self, turn: Turn) -> asyncio.Future[None]:
-        """Done once its launcher has ended. The kernel tells, where it can."""
-        loop = asyncio.get_running_loop()
-        over: asyncio.Future[None] = loop.create_future()
+    async def _objection(self, turn: Turn, harness: Harness) -> TurnResult | None:
+        """Why a turn that runs should not go on, by what it has printed so far. Of one that is elsewhere that is kept
+        here, for the log."""
         try:
-            fd = os.pidfd_open(turn.process.pid)
-        except (OSError, AttributeError):
-            return asyncio.ensure_future(self._polled(turn))
+            printed = await turn.ground.printed(turn.place, turn.printed)
+        except HostUnreachable:
+            return None
+        turn.printed = printed.size
+        if printed.size > OUTPUT_MOST:
+            message = f"It printed more than {OUTPUT_MOST // 2**20} MB and was ended."
+            return TurnResult(ok=False, reason="too_much_output", message=message, remedy=Remedy.PERSON)
+        if not printed.tail:
+            return None
+        if turn.note.there is not None:
+            shown = File(str(turn.folder / "out"), _redacted(printed.tail, turn.secrets))
+            await asyncio.to_thread(files.put, [shown])
+        return harness.hopeless(printed.tail, self._clock.now())
 
-        def ended() -> None:
-            loop.remove_reader(fd)
-            self._fds.discard(fd)
-            os.close(fd)
-            _reap(turn)
-            if not over.done():
-                over.set_result(None)
-
-        self._fds.add(fd)
-        loop.add_reader(fd, ended)
-        if not turn.child and not processes.alive(turn.process):  # its pid may be another's by now
-            ended()
-        return over
-
-    async def _polled(self, turn: Turn) -> None:
-        while processes.alive(turn.process):  # noqa: ASYNC110 (there is no event: the kernel does not tell)
-            await asyncio.sleep(processes.POLL)
-        _reap(turn)
+    async def _insist(self, doing: Callable[[], Awaitable[None]]) -> None:
+        """Do it, however long its host cannot be read."""
+        while True:
+            try:
+                return await doing()
+            except HostUnreachable as error:
+                log.debug("%s", error)
+            await self._clock.sleep(AGAIN)
 
     async def _cut(self, turn: Turn, result: TurnResult) -> None:
         """End it now, all of it."""
@@ -490,43 +547,56 @@ class Turns:
 
     async def _end_tree(self, turn: Turn) -> None:
         try:
-            await processes.end(partial(search, turn.folder), grace=self._settings.kill_grace)
-        except TimeoutError as error:
+            await self._insist(lambda: turn.ground.end(turn.place, self._settings.kill_grace))
+        except Unconfirmed as error:
             log.error("agent %s: the turn of %s: %s", turn.note.agent, turn.note.message, error)
 
+    async def _sweep(self, turn: Turn) -> None:
+        """It has ended and is noted: what is left of it goes."""
+        await self._end_tree(turn)
+        await self._insist(lambda: turn.ground.forget(turn.place, sure=turn.sure))
+
     async def _conclude(self, turn: Turn, harness: Harness) -> TurnResult:
-        """What came of it, written down beside it. What is left of its processes goes."""
+        """What came of it, written down beside its note. What is left of its processes goes."""
+        await self._insist(lambda: turn.ground.fetch(turn.place, turn.folder))
         if not (turn.folder / "exit").exists():  # its launcher was killed, and its program may live
             await self._end_tree(turn)
-        up = self._hear.standing(turn.note.agent)
-        stopped = up is None or up.generation != turn.note.generation
-        secrets = up.secrets if up is not None else ()
-        result = await asyncio.to_thread(self._read, turn.folder, harness, turn.cut, stopped, secrets)
+            await self._insist(lambda: turn.ground.fetch(turn.place, turn.folder))
+        stopped = self._is_down(turn.note)
+        result = await asyncio.to_thread(self._read, turn.folder, harness, turn.cut, stopped, turn.secrets)
         if result.ok and result.session_id is not None and result.session_id != turn.note.session_id:
             await self._sessions.keep(turn.note.agent, turn.note.thread, result.session_id)
         self._tell_end(turn, result)
-        self._sweeps.begin(self._end_tree(turn))
+        (self._sweeps if turn.ground.near else self._let_go).begin(self._sweep(turn))
         return result
 
     # -- its folder ------------------------------------------------------------------------------------------------
 
-    def _lay_out(self, up: Standing, note: Note, env: Mapping[str, str], prompt: bytes) -> Path:
-        """The folder of a new turn, with all that its launcher needs. Its environment is its launch's, read from
-        there, and what is its own."""
+    def _lay_out(self, up: Standing, note: Note, launch: TurnLaunch, about: Mapping[str, str]) -> tuple[Turn, Wanted]:
+        """The folder of a new turn, with its note and all that its launcher needs. Its environment is its launch's,
+        read from there, and what is its own."""
         root = self._places.agent(note.agent) / "turns"
         before = _attempts(root, note.message)
         number = int(before[-1].suffix[1:]) + 1 if before else 1
         folder = root / f"{note.message}.{number}"
-        own = launches.quote_env({**env, MARK: str(folder)})
-        said = json.dumps(asdict(note)).encode()
-        files.put(
-            [
-                File(str(folder / "turn"), said),
-                File(str(folder / "prompt"), prompt),
-                File(str(folder / "env"), f"umask {UMASK:03o}\n. {shlex.quote(f'{up.folder}/env')}\n".encode() + own),
-            ]
+        place = up.ground.turn_folder(up.folder, folder)
+        own = launches.quote_env({**launch.env, **about, MARK: place})
+        wanted = Wanted(
+            folder=place,
+            launch=up.folder,
+            cwd=up.cwd,
+            argv=launch.argv,
+            env=f"umask {UMASK:03o}\n. {shlex.quote(f'{up.folder}/env')}\n".encode() + own,
+            prompt=launch.stdin,
+            marks={processes.MARK: up.generation, "FLEET_LAUNCH": up.folder, MARK: place},
+            limit=up.spec.headless.timeout + LATE,
+            grace=self._settings.kill_grace,
+            place=up.spec,
         )
-        return folder
+        note = replace(note, there=None if place == str(folder) else place)
+        said = File(str(folder / "turn"), json.dumps(asdict(note)).encode())
+        files.put([said, *up.ground.kept_here(wanted)])
+        return Turn(note, folder, up.ground, up.secrets), wanted
 
     def _kept(self, name: str, message: str) -> TurnResult | None:
         """What came of a message's turn, where it has ended for good."""
@@ -558,9 +628,10 @@ class Turns:
         if cut is not None and (cut is INTERRUPTED or not result.ok):
             result = cut
         elif not result.ok and result.remedy is Remedy.RETRY and (status is None or status in KILLED):
-            why = "stopped" if stopped else "died"
-            message = "The agent was stopped." if stopped else "Its processes were ended from outside."
-            result = TurnResult(ok=False, reason=why, message=message, remedy=Remedy.RETRY)
+            died = TurnResult(
+                ok=False, reason="died", message="Its processes were ended from outside.", remedy=Remedy.RETRY
+            )
+            result = STOPPED if stopped else died
         result = replace(result, text=_bounded(result.text))
         said = asdict(result) | {"at": self._clock.now()}
         printed = {"out": (output, output[-OUTPUT_KEPT:]), "err": (errors, errors)}
@@ -606,7 +677,7 @@ class Turns:
         if result.reason in ("usage_limit", "auth_error"):
             self._trouble[note.agent] = result
             if result.reason == "usage_limit":
-                self._limits.begin(self._lift(note.agent, result))
+                self._let_go.begin(self._lift(note.agent, result))
         elif result.ok:
             self._trouble.pop(note.agent, None)
 
@@ -623,7 +694,7 @@ class Turns:
 
     def _tell_agent(self, name: str) -> None:
         """Its activity, by its turns."""
-        if not self._closed and self._hear.standing(name) is not None:
+        if not self._closed and (self._hear.standing(name) is not None or self._hear.unseen(name)):
             turns = [turn.note for turn in self._running.get(name, {}).values() if turn is not None]
             self._hear.evidence(name, evidence(turns, self._trouble.get(name), self._clock.now()))
 
@@ -675,16 +746,14 @@ def _end(result: TurnResult) -> TurnEnd:
     return TurnEnd(ok=result.ok, text=result.text, reason=result.reason, declined=result.declined, again=again)
 
 
-def timed(argv: tuple[str, ...], limit: float, grace: float) -> tuple[str, ...]:
-    """The same, with a time limit of its own that ends it a little after the daemon would have."""
-    if TIMER is None:
-        return argv
-    return ("/bin/sh", str(LIMITER), TIMER, str(math.ceil(limit + LATE)), str(math.ceil(grace)), *argv)
-
-
 def _ended_at(folder: Path) -> float:
     """When its launcher noted its end."""
     return (folder / "exit").stat().st_mtime
+
+
+def _not_started(why: str) -> TurnResult:
+    message = f"The turn could not be started: {why}."
+    return TurnResult(ok=False, reason="not_started", message=message, remedy=Remedy.RETRY)
 
 
 def _timed_out(note: Note) -> TurnResult:
@@ -695,25 +764,6 @@ def _timed_out(note: Note) -> TurnResult:
         message=f"It was not done within {span:g} s (headless.timeout) and was ended.",
         remedy=Remedy.PERSON,
     )
-
-
-def _objection(folder: Path, harness: Harness, now: float) -> TurnResult | None:
-    """Why a turn that runs should not go on, by what it has printed so far. What floods is cut down."""
-    errors = folder / "err"
-    if _size(errors) > ERRORS_KEPT:
-        os.truncate(errors, 0)  # it is written at its end, wherever that is
-    size = _size(folder / "out")
-    if size > OUTPUT_MOST:
-        message = f"It printed more than {OUTPUT_MOST // 2**20} MB and was ended."
-        return TurnResult(ok=False, reason="too_much_output", message=message, remedy=Remedy.PERSON)
-    return harness.hopeless(files.read(folder / "out", TAIL) or b"", now) if size else None
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0
 
 
 def _outcome(result: TurnResult) -> str:
@@ -771,44 +821,7 @@ def _ending(kept: bytes) -> tuple[TurnResult, float]:
     return TurnResult(**{**said, "remedy": Remedy(said["remedy"]) if said["remedy"] else None}), at
 
 
-# -- processes and folders -------------------------------------------------------------------------------------
-
-
-def search(folder: Path) -> set[Process]:
-    """All processes of a turn that live: by their tree, and by the mark they bear."""
-    rows = processes.table()
-    facts = launches.facts(folder)
-    roots = [process for process in (facts.launcher, facts.program) if process is not None]
-    roots += [process for process, mark in processes.marks(rows, MARK).items() if mark == str(folder)]
-    return {process for process in processes.descendants(rows, roots) if process.pid != os.getpid()}
-
-
-def _spawn(folder: Path, cwd: str, argv: tuple[str, ...], marks: Mapping[str, str]) -> Process:
-    """Start the launcher in a session of its own, its three streams on files. It is marked from its first moment."""
-    written = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-    pid = os.posix_spawn(
-        "/bin/sh",
-        ["/bin/sh", str(LAUNCHER), str(folder), cwd, *argv],
-        dict(marks),
-        file_actions=[
-            (os.POSIX_SPAWN_OPEN, 0, str(folder / "prompt"), os.O_RDONLY, 0),
-            (os.POSIX_SPAWN_OPEN, 1, str(folder / "out"), written, 0o600),
-            (os.POSIX_SPAWN_OPEN, 2, str(folder / "err"), written, 0o600),
-        ],
-        setsid=True,
-        setsigmask=[],
-        setsigdef=[signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM, signal.SIGHUP],
-    )
-    return Process(pid, processes.start_time(pid) or 0)
-
-
-def _reap(turn: Turn) -> None:
-    """The kernel keeps a child's exit status until it is asked for."""
-    if turn.child:
-        try:
-            os.waitpid(turn.process.pid, os.WNOHANG)
-        except ChildProcessError:
-            log.debug("the launcher of %s was waited for elsewhere", turn.folder.name)
+# -- folders --------------------------------------------------------------------------------------------------
 
 
 def _attempts(root: Path, message: str) -> list[Path]:

@@ -22,6 +22,7 @@ from fleet.errors import HostUnreachable, LaunchError, StorageFull, TimedOut, Un
 from fleet.manifests.model import AgentSpec, Remote
 from fleet.runtimes import files
 from fleet.runtimes.base import Runtime
+from fleet.runtimes.headless import WithHeadless
 from fleet.runtimes.ssh_hosts import Way
 from fleet.settings import Places, Settings
 from fleet.terms import File, Handle
@@ -160,12 +161,14 @@ class SshHosts:
 
     def known(self, handle: Handle) -> Runtime:
         folder = handle.folder.removesuffix(f"/agents/{handle.agent}/launch/{handle.generation}")
-        runtime: Runtime = self._runtime(self._link(Way.parse(handle.host), None), folder)
-        return runtime
+        return self._with_headless(self._runtime(self._link(Way.parse(handle.host), None), folder))
 
     async def opened(self, host: str, spec: AgentSpec) -> Runtime:
         link = self._link(Way.parse(host), spec.remote)
-        return await self._prepared(link, lambda folder: self._runtime(link, folder))
+        return self._with_headless(await self._prepared(link, lambda folder: self._runtime(link, folder)))
+
+    def _with_headless(self, host: Any) -> Runtime:
+        return WithHeadless(host, self._module("ssh_turns").SshGround(host), self._clock)
 
     async def login(self, host: str, spec: AgentSpec) -> Runtime:
         """A cluster's login node that has not been spoken to yet. Raise `HostUnreachable` where it does not answer."""

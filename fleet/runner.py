@@ -26,7 +26,7 @@ from fleet.lifecycle import Life
 from fleet.manifests.model import Command
 from fleet.preparing import Preparing, environment, session_there, together
 from fleet.redact import redact
-from fleet.runtimes.headless import NONE
+from fleet.runtimes.turns import NONE
 from fleet.senses import Senses
 from fleet.starting import Starting
 from fleet.terms import Activity, Handle, HookEvent, LaunchPlan, Look, Phase, Source

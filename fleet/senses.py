@@ -55,6 +55,7 @@ class Senses:
         if agent.headless:
             self.hear(told_by_turns([], None, agent.parts.clock.now()))
         runtime.watch(handle, self.on_look)
+        agent.facts.watched = True
         self._unwatch.append(lambda: runtime.unwatch(handle))
         self._unwatch.append(runtime.watch_folder(handle.folder, self._on_launch_file))
         agent.beside(self._read_status_line(handle))

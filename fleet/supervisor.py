@@ -604,6 +604,11 @@ class Supervisor:
         runner = self.runners.get(name)
         return runner.standing if runner is not None else None
 
+    def unseen(self, name: str) -> bool:
+        """Whether it is not known if the agent is up for a turn."""
+        runner = self.runners.get(name)
+        return runner is not None and runner.unseen
+
     def hear(self, name: str, evidence: Evidence) -> None:
         """What a headless agent's turns tell of it."""
         if name in self.runners:

@@ -13,11 +13,15 @@ from fleet.clock import SystemClock
 from fleet.db import Database
 from fleet.harnesses import harness
 from fleet.harnesses.base import Conversation, LaunchAsk
-from fleet.headless import HEADLESS_MIGRATIONS, MARK, Hearers, Sessions, Standing, Turns
+from fleet.headless import HEADLESS_MIGRATIONS, Hearers, Sessions, Standing, Turns
 from fleet.hub.message import Message
 from fleet.hub.reach import TurnEnd
 from fleet.manifests.model import AgentSpec
 from fleet.runtimes import files, launches
+from fleet.runtimes.base import Runtime
+from fleet.runtimes.local import LocalRuntime
+from fleet.runtimes.local_turns import LocalGround
+from fleet.runtimes.turns import MARK, STANDS, Ground
 from fleet.settings import Places, Settings
 from fleet.terms import Evidence, File, Process
 from tests.waiting import until
@@ -43,15 +47,29 @@ class Desk:
     heard: list[Evidence] = field(default_factory=list)
     events: list[tuple[str, str, Mapping[str, Any]]] = field(default_factory=list)
     spent: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    away: set[str] = field(default_factory=set)
+    """Agents whose host is not read just now."""
 
     def __post_init__(self) -> None:
         self.places = Places.of({"HOME": str(self.home), "FLEET_HOME": str(self.home / "fleet")})
         self.database = Database.open(self.home / "fleet.db", [HEADLESS_MIGRATIONS])
+        self.host: Runtime = self._host()
+        self.ground: Ground = self._ground()
         self.turns = self._turns()
+
+    def _host(self) -> Runtime:
+        return LocalRuntime(self.places, Settings(), SystemClock())
+
+    def _ground(self) -> Ground:
+        return LocalGround(self.host, self.places)
+
+    async def _read(self, path: str, tail: int) -> bytes | None:
+        return await self.host.read(path, tail=tail)
 
     def _turns(self) -> Turns:
         hearers = Hearers(
-            standing=self.agents.get,
+            standing=self._standing,
+            unseen=lambda name: name in self.away,
             evidence=lambda _, evidence: self.heard.append(evidence),
             event=lambda _, kind, name, payload: self.events.append((kind, name, payload)),
             spent=self.spent.__setitem__,
@@ -59,12 +77,14 @@ class Desk:
         settings = Settings(kill_grace=0.2)
         return Turns(SystemClock(), settings, self.places, Sessions(self.database), hearers)
 
+    def _standing(self, name: str) -> Standing | None:
+        return None if name in self.away else self.agents.get(name)
+
     def agent(self, name: str = "web", env: Mapping[str, str] | None = None, **spec: Any) -> Standing:
         """An agent that is up."""
         wanted = AgentSpec(name=name, mode="headless", **spec)
         generation = f"{name}.1.aaaa"
-        folder = self.places.agent(name) / "launch" / generation
-        files.make_folder(folder)
+        folder = Path(self.ground.mint(name, generation).folder)
         cwd = self.home / "work"
         cwd.mkdir(exist_ok=True)
         env = {
@@ -74,8 +94,17 @@ class Desk:
             "FLEET_GENERATION": generation,
             "FLEET_LAUNCH": str(folder),
         }
-        files.put([File(str(folder / "env"), launches.quote_env(env))])
-        up = Standing(wanted, harness(wanted.harness), generation, str(folder), str(cwd.resolve()), env)
+        files.put([File(str(folder / "env"), launches.quote_env(env)), File(str(folder / STANDS), b"")])
+        up = Standing(
+            wanted,
+            harness(wanted.harness),
+            generation,
+            str(folder),
+            str(cwd.resolve()),
+            env,
+            ground=self.ground,
+            read=self._read,
+        )
         self.agents[name] = up
         return up
 
@@ -109,6 +138,8 @@ class Desk:
     async def next_daemon(self) -> None:
         """The one that there is leaves; another takes up what it left."""
         await self.turns.close()
+        self.ground = self._ground()
+        self.agents.update({name: replace(up, ground=self.ground) for name, up in self.agents.items()})
         self.turns = self._turns()
         await self.turns.open()
 
@@ -118,6 +149,7 @@ class Desk:
             for thread in self.turns.running(name):
                 await self.turns.stop_turn(name, thread)
         await self.turns.close()
+        await self.host.close()
         await self.database.close()
 
     def living(self) -> set[Process]:

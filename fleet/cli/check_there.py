@@ -17,7 +17,7 @@ from fleet.settings import Settings
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 
-TOOLS = ("awk", "cat", "env", "grep", "ls", "mkdir", "mv", "rm", "sleep", "tail", "tar", "tr", "uname")
+TOOLS = ("awk", "cat", "env", "grep", "ls", "mkdir", "mv", "rm", "sleep", "tail", "tar", "tr", "uname", "wc")
 """What fleet's own sh uses there, all of POSIX or of every Linux."""
 
 SCRIPT = r"""
@@ -28,6 +28,7 @@ say machine "$(uname -n)"
 [ -r /proc/self/stat ] || say no-proc -
 for tool in $tools; do command -v "$tool" >/dev/null || say no-tool "$tool"; done
 if command -v tmux >/dev/null; then say tmux "$(tmux -V)"; else say no-tmux -; fi
+command -v timeout >/dev/null || say no-timeout -
 [ -z "$python" ] || command -v python3 >/dev/null || say no-python -
 [ -z "$path" ] || PATH=$path
 case $program in
@@ -103,7 +104,11 @@ def findings(spec: AgentSpec, way: Way, program: str, said: dict[str, list[str]]
     missing = [*said.get("no-tool", ()), *(["/proc"] if "no-proc" in said else [])]
     if missing:
         yield Told("host", FAIL, f"{', '.join(missing)} not found {on}", "fleet needs a Linux with these.")
-    if "tmux" in said:
+    if spec.mode == "headless":
+        if "no-timeout" in said:
+            why = f"timeout is not found {on}: a turn's time limit is kept only while the host is connected"
+            yield Told("headless", WARN, why, f"ssh {way.name} sudo apt-get install coreutils")
+    elif "tmux" in said:
         yield Told("multiplexer", OK, f"{said['tmux'][0]} {on}")
     else:
         yield Told("multiplexer", FAIL, f"tmux is not found {on}", f"ssh {way.name} sudo apt-get install tmux")

@@ -42,12 +42,8 @@ def cannot_yet(spec: AgentSpec) -> str | None:
         return f"harness {spec.harness} cannot be started by this version yet; {' and '.join(HARNESSES)} can"
     if spec.runtime not in RUNTIMES:
         return f"runtime {spec.runtime} cannot be started by this version yet; {' and '.join(RUNTIMES)} can"
-    if spec.runtime == "ssh" and spec.mode == "headless":
-        return "a headless agent cannot be started on another machine by this version yet; an interactive one can"
     if spec.runtime == "ssh" and spec.multiplexer != "tmux":
         return f"multiplexer {spec.multiplexer} cannot be used on another machine by this version yet; tmux can"
-    if spec.slurm is not None and spec.mode == "headless":
-        return "a headless agent cannot be started in a SLURM job by this version yet; an interactive one can"
     if spec.slurm is not None and spec.multiplexer != "tmux":
         return f"multiplexer {spec.multiplexer} cannot be used in a SLURM job by this version yet; tmux can"
     if spec.container.runtime != "none":

@@ -2,78 +2,74 @@
 
 `WithHeadless` is a runtime that hands on everything to the host's own, but what is asked of a headless agent's
 launch: that one is alive from its launch to its end, whatever becomes of a turn, and also after the host was
-restarted. Turns are started elsewhere (`fleet/headless.py`); they bear the launch's generation, and end with it.
+restarted. Its turns run on the host's ground (`turns.py`), and fleet/headless.py has them begin; they bear the launch's
+generation, and end with it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import shutil
+import logging
 from collections.abc import Collection, Sequence
-from functools import partial
-from pathlib import Path
 
-from fleet import processes
 from fleet.clock import Clock
-from fleet.errors import CannotYet, LaunchError, Unconfirmed
-from fleet.runtimes import launches
+from fleet.errors import CannotYet, HostUnreachable
 from fleet.runtimes.base import ByItsHost, Capabilities, Ended, OnHost, OnLook, Runtime
-from fleet.settings import Places
-from fleet.terms import File, Handle, LaunchPlan, Look
+from fleet.runtimes.turns import NONE, Ground
+from fleet.terms import Handle, LaunchPlan, Look
 
-NONE = "none"
-"""What holds the pane of an agent that has none."""
-STANDS = "stands"
-"""The file in a launch's folder that is there while it stands."""
+log = logging.getLogger(__name__)
 
 
 class WithHeadless(ByItsHost):
     """A host's runtime, and headless agents on it."""
 
-    def __init__(self, host: Runtime, places: Places, clock: Clock) -> None:
-        self._host, self._places, self._clock = host, places, clock
+    def __init__(self, host: Runtime, ground: Ground, clock: Clock) -> None:
+        self._host, self._clock = host, clock
+        self.ground = ground
         self.name = host.name
         self.far = host.far
+        self._telling: dict[Handle, asyncio.Task[None]] = {}
 
     # -- the launch of a headless agent ------------------------------------------------------------------------------
 
     def mint(self, agent: str, generation: str, multiplexer: str) -> Handle:
         if multiplexer != NONE:
             return self._host.mint(agent, generation, multiplexer)
-        folder = self._places.agent(agent) / "launch" / generation
-        return Handle(agent, generation, self.name, NONE, "", agent, str(folder))
+        return self.ground.mint(agent, generation)
 
     async def launch(self, plan: LaunchPlan, handle: Handle) -> None:
         if handle.multiplexer != NONE:
             await self._host.launch(plan, handle)
-            return
-        program = plan.argv[0]
-        path = str(Path(plan.cwd, program)) if "/" in program else program
-        if await asyncio.to_thread(shutil.which, path, path=plan.env.get("PATH")) is None:
-            raise LaunchError(
-                f"the program {program} is not there, or may not be executed.",
-                hint="Install it, or give its path as command.",
-            )
-        marks = {processes.MARK: handle.generation, "FLEET_LAUNCH": handle.folder}
-        env = File(f"{handle.folder}/env", launches.quote_env({**plan.env, **marks}))
-        await self._host.put([*plan.files, env, File(f"{handle.folder}/{STANDS}", b"")])
+        else:
+            await self.ground.launch(plan, handle)
 
     async def look(self, handle: Handle) -> Look:
-        return self._look(handle) if handle.multiplexer == NONE else await self._host.look(handle)
+        return await self._look(handle) if handle.multiplexer == NONE else await self._host.look(handle)
 
-    def _look(self, handle: Handle) -> Look:
-        stands = (Path(handle.folder) / STANDS).exists()
+    async def _look(self, handle: Handle) -> Look:
+        stands = await self.ground.stands(handle.folder)
         return Look(at=self._clock.now(), alive=stands, exit_status=None if stands else 0)
 
     def watch(self, handle: Handle, on_look: OnLook) -> None:
-        if handle.multiplexer == NONE:
-            asyncio.get_running_loop().call_soon(lambda: on_look(handle, self._look(handle)))
-        else:
+        if handle.multiplexer != NONE:
             self._host.watch(handle, on_look)
+            return
+        self.unwatch(handle)
+        self._telling[handle] = asyncio.get_running_loop().create_task(self._tell(handle, on_look))
+
+    async def _tell(self, handle: Handle, on_look: OnLook) -> None:
+        """Once is enough: nothing but its end ends it. (One whose host is away is looked at when that is back.)"""
+        try:
+            on_look(handle, await self._look(handle))
+        except HostUnreachable as error:
+            log.info("agent %s: %s", handle.agent, error)
 
     def unwatch(self, handle: Handle) -> None:
         if handle.multiplexer != NONE:
             self._host.unwatch(handle)
+        elif handle in self._telling:
+            self._telling.pop(handle).cancel()
 
     def seen_at(self, handle: Handle) -> float | None:
         return self._clock.now() if handle.multiplexer == NONE else self._host.seen_at(handle)
@@ -81,14 +77,7 @@ class WithHeadless(ByItsHost):
     async def end(self, handle: Handle, *, grace: float) -> Ended:
         if handle.multiplexer != NONE:
             return await self._host.end(handle, grace=grace)
-        folder = Path(handle.folder)
-        try:
-            killed = await processes.end(partial(launches.search, [folder]), grace=grace)
-        except TimeoutError as error:
-            raise Unconfirmed(str(error)) from error
-        (folder / STANDS).unlink(missing_ok=True)
-        await asyncio.to_thread(launches.mark_purged, folder)
-        return Ended(0, killed)
+        return Ended(0, await self.ground.end_launch(handle.folder, grace))
 
     async def type(self, handle: Handle, keys: Sequence[str], *, literal: bool) -> None:
         if handle.multiplexer == NONE:
@@ -126,6 +115,9 @@ class WithHeadless(ByItsHost):
         await self._host.dismiss()
 
     async def close(self) -> None:
+        for task in self._telling.values():
+            task.cancel()
+        await asyncio.gather(*self._telling.values(), return_exceptions=True)
         await self._host.close()
 
 

@@ -428,6 +428,18 @@ class SlurmRuntime(OnSubmitHost):
             chain.server.on_gone(lambda: self._do_quietly(self._take_in_notes(chain)))
         return chain.server
 
+    async def place_of(self, handle: Handle) -> tuple[str, str, str]:
+        """The job and node where the launch runs, and the file with its environment there."""
+        chain = await self._known(handle)
+        if chain is not None:
+            await self._learn(chain)
+        run = chain.present if chain is not None and not chain.over else None
+        if chain is None or run is None or not run.open or run.program is None:
+            why = "it has no job" if chain is None or chain.over else self._waiting(chain)
+            raise HostUnreachable(f"{handle.agent} has no node at the moment: {why}")
+        assert run.job is not None and run.node is not None
+        return run.job, run.node, f"{handle.folder}/run.{run.number}/env"
+
     def _look(self, chain: _Chain, shown: Screen | None, pane: str | None) -> Look:
         run = chain.present or chain.run
         status = run.exit_status if run is not None and chain.over else None

@@ -241,6 +241,14 @@ class TenantRuntime(OnSubmitHost):
             return replace(look, alive=False, screen=seen.screen if seen else None, gone=gone, words=words), tenant
         return replace(look, screen=seen.screen, pane=seen.pane), tenant
 
+    async def place_of(self, handle: Handle) -> tuple[str, str, str]:
+        """The job and node where the launch runs, and the file with its environment there."""
+        look, tenant = await self._looked(handle, see=False)
+        if tenant is None or not look.alive or look.program is None:
+            why = look.words or look.waiting or f"it does not run in the booking {self._booking}"
+            raise HostUnreachable(f"{handle.agent} has no node at the moment: {why}")
+        return tenant.place.job, tenant.place.node, f"{handle.folder}/env"
+
     async def _never_launched(self) -> Look:
         """A launch that has not come to its booking: while that waits for its node, nothing can be said of it."""
         gone = Look(at=self._clock.now(), alive=False)

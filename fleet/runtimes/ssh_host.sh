@@ -7,6 +7,13 @@
 #     ssh_host.sh launch FOLDER NAME LAUNCH CWD PROGRAM     the same, then whether the program could be run; where the
 #                                           tar has a NAME/open, the pane is opened too: then it ends with its facts
 #     ssh_host.sh hunt GRACE LAUNCH …       end all that belongs to these launches
+#     ssh_host.sh begin FOLDER NAME TURN LAUNCH CWD SECONDS GRACE PROGRAM [ARGUMENT …]   a tar with what is to stand in
+#                                           the folder TURN on stdin; then a headless agent's turn, once for each folder:
+#                                           `begun AGE` (hundredths of a second; none: it is over), or `stopped`
+#     ssh_host.sh halt GRACE TURN …         the same as `hunt` for turns, which then cannot begin any more either
+#     ssh_host.sh printed TURN ERRORS BYTES SIZE   the size of what it has printed, and where that is not SIZE its last
+#                                           BYTES; of its stderr no more than ERRORS bytes stay
+#     ssh_host.sh fetch TURN BYTES          its `exit`, `err` and the last BYTES of `out`, as a tar
 #     ssh_host.sh strays FOLDER [AGENT]     processes of launches below FOLDER/agents: `PID:START GENERATION`
 #     ssh_host.sh figures PID:START …       what the trees below these cost: a line `TICKS PAGE` (ticks a second, bytes a
 #                                           page), then a line `PID:START PROCESSES TICKS PAGES` for each that lives
@@ -320,7 +327,7 @@ run() { # FOLDER NAME SECONDS CWD PROGRAM [ARGUMENT …]
 search() { # all living processes of the launches in $launches, as `PID:START`, in $found
     marks='' roots=''
     for folder in $launches; do
-        marks="$marks -e FLEET_GENERATION=${folder##*/}"
+        marks="$marks -e FLEET_GENERATION=${folder##*/} -e FLEET_TURN=$folder"
         for name in launcher program; do
             ! noted "$folder/$name" || ! this_boot "$folder" || roots="$roots$pid $began
 "
@@ -446,6 +453,75 @@ hunt() { # GRACE (hundredths of a second) LAUNCH …
     echo "left $left"
 }
 
+# -- turns ---------------------------------------------------------------------------------------------------------
+
+begin() { # FOLDER NAME TURN LAUNCH CWD SECONDS GRACE PROGRAM [ARGUMENT …]
+    turn=$3 launch=$4 launcher=${0%/*}/launcher.sh pid=
+    if [ -e "$turn/claim" ]; then
+        cat >/dev/null
+    elif [ ! -e "$launch/stands" ]; then
+        cat >/dev/null
+        echo stopped
+        return
+    else
+        unpack "$1" "$2" && rm -rf "$1/$2" && echo "$boot" >"$turn/boot" || return 1
+        cwd=$5 seconds=$6 grace=$7
+        shift 7
+        timer=$(command -v timeout) && set -- /bin/sh "${0%/*}/turn_limit.sh" "$timer" "$seconds" "$grace" "$@"
+        marks="FLEET_TURN=$turn FLEET_LAUNCH=$launch FLEET_GENERATION=${launch##*/}"
+        heeds=
+        env --default-signal true 2>/dev/null && heeds=--default-signal # a shell has what it puts beside itself ignore some
+        cd /
+        env -i $heeds $marks $(command -v setsid) /bin/sh "$launcher" "$turn" "$cwd" "$@" \
+            <"$turn/prompt" >>"$turn/out" 2>>"$turn/err" &
+        pid=$!
+    fi
+    n=0
+    while [ $n -lt 1000 ] && [ ! -e "$turn/program" ] && [ ! -e "$turn/exit" ] && [ ! -e "$turn/purged" ]; do
+        [ -z "$pid" ] || kill -0 "$pid" 2>/dev/null || break
+        sleep 0.02
+        n=$((n + 1))
+    done
+    if noted "$turn/launcher" && lives "$pid" "$began"; then
+        hundredths
+        echo "begun $((now - began))"
+    else
+        echo begun
+    fi
+}
+
+halt() { # GRACE TURN …
+    grace=$1
+    shift
+    set -C
+    for turn; do
+        mkdir -p "$turn" && { true >"$turn/claim"; } 2>/dev/null
+    done
+    set +C
+    hunt "$grace" "$@"
+    [ "$left" != ' ' ] || for turn; do true >"$turn/purged"; done
+}
+
+printed() { # TURN ERRORS BYTES SIZE
+    [ ! -e "$1/err" ] || [ "$(wc -c <"$1/err")" -le "$2" ] || true >"$1/err" # it is written at its end, wherever that is
+    size=0
+    [ ! -e "$1/out" ] || size=$(($(wc -c <"$1/out")))
+    echo "$size"
+    [ "$size" = "$4" ] || tail -c "$3" "$1/out"
+}
+
+fetch() { # TURN BYTES
+    cd "$1" 2>/dev/null || return 0
+    if [ -e out ] && [ "$(wc -c <out)" -gt "$2" ]; then
+        tail -c "$2" out >out.end && mv -f out.end out || return 1
+    fi
+    set --
+    for name in exit err out; do
+        [ ! -e "$name" ] || set -- "$@" "$name"
+    done
+    [ $# = 0 ] || exec tar -cf - -- "$@"
+}
+
 strays() { # FOLDER [AGENT]
     set -- "$1/agents/${2:+$2/}"
     for file in $(grep -laF "FLEET_LAUNCH=$1" /proc/[0-9]*/environ 2>/dev/null); do
@@ -519,7 +595,7 @@ fi
 verb=$1
 shift
 case $verb in
-serve | hunt | launch | run | reads | figures | strays | take | forget) "$verb" "$@" ;;
+serve | hunt | launch | run | reads | figures | strays | take | forget | begin | halt | printed | fetch) "$verb" "$@" ;;
 remove) rm -rf "$@" || rm -rf "$@" ;; # a last note may have come between
 put) unpack "$1" "$2" && rm -rf "$1/$2" ;;
 note) # FOLDER NAME FILE: a file for a folder that may be gone, and must not come again with it

@@ -39,7 +39,7 @@ from fleet.terms import File, Handle, LaunchPlan, Look, Process, Ran, Screen, Sp
 
 log = logging.getLogger(__name__)
 
-SCRIPTS = {name: Path(__file__).with_name(name) for name in ("ssh_host.sh", "launcher.sh")}
+SCRIPTS = {name: Path(__file__).with_name(name) for name in ("ssh_host.sh", "launcher.sh", "turn_limit.sh")}
 NOTED_WITHIN = 10.0
 """Seconds the launcher may take to note its program."""
 SETTLE = 0.5
@@ -97,7 +97,7 @@ class SshRuntime:
         link.on_state(self._link_told)
         self._host_sh = f"exec /bin/sh {self._scripts}/ssh_host.sh"
         self._shell = HostShell(link, f"{self._host_sh} serve {folder}", settings.observe_timeout, self._process_ended)
-        self._reads = Reads(self._do_there)
+        self._reads = Reads(self.do_there)
         self._servers: dict[str, SshTmux] = {}
         """By socket."""
         self._assigned: dict[str, str] = {}
@@ -129,7 +129,7 @@ class SshRuntime:
         )
         began = self._clock.now()
         ran = await link.command(sh(script), self._packed)
-        _must(ran, f"fleet's folder on {link.alias}")
+        must(ran, f"fleet's folder on {link.alias}")
         head, _, environ = ran.stdout.partition(b"\n")
         node, _, told = head.decode(errors="replace").partition(" ")
         if self._fleet and self._folder.rpartition("/")[2] != _mark(self._fleet, node):
@@ -149,8 +149,13 @@ class SshRuntime:
             self.hub = None
             log.warning("%s carries no socket of the hub's (AllowStreamLocalForwarding): %s", link.alias, error)
 
-    async def _do_there(self, verb: str, *words: str, stdin: bytes = b"", more: float = 0.0) -> Ran:
-        """One verb of ssh_host.sh. It may take `more` than usual."""
+    async def do_there(
+        self, verb: str, *words: str, put: Sequence[File] = (), stdin: bytes = b"", more: float = 0.0
+    ) -> Ran:
+        """One verb of ssh_host.sh, with the files that it is to put first. It may take `more` than usual."""
+        if put:
+            name = _name()
+            words, stdin = (self._folder, name, *words), self._pack(put, name)
         return await self.link.call([verb, *words], stdin, timeout=COMMAND_WITHIN + more)
 
     # -- minting -------------------------------------------------------------------------------------------------
@@ -219,11 +224,7 @@ class SshRuntime:
     async def _put_launch(self, plan: LaunchPlan, handle: Handle) -> tuple[str, Facts | None] | None:
         """Put all files, see that the program can run, and open its pane, in one go. The program's path, and its
         facts if the pane could be opened; `None` where this launch has already happened."""
-        if not plan.argv or not plan.argv[0]:
-            raise LaunchError("there is no program to run")
-        given = {"an argument": "".join(plan.argv), **{f"the variable {name}": text for name, text in plan.env.items()}}
-        if zero := next((what for what, text in given.items() if "\0" in text), None):
-            raise LaunchError(f"{zero} holds a zero byte, which no program can be given")
+        _must_be_sayable(plan)
         env = {**plan.env, "FLEET_GENERATION": handle.generation, "FLEET_LAUNCH": handle.folder, "TERM": tmux.TERM}
         if not env.get("TMUX"):  # an agent's own tmux must reach neither the fleet's server nor the person's
             env["TMUX"] = f"{self._folder}/run/own-{handle.agent}.sock,0,0"
@@ -237,20 +238,33 @@ class SshRuntime:
             opens = tmux.new_session_line(handle.session, handle.generation, argv, plan.width, plan.height)
             own += server.files_that_open(f"{self._folder}/{name}", opens)
         packed = self._pack([*plan.files, *own], name)
-        ran = await self._do_there("launch", self._folder, name, handle.folder, plan.cwd, plan.argv[0], stdin=packed)
-        _must(ran, "the launch's files")
+        ran = await self.do_there("launch", self._folder, name, handle.folder, plan.cwd, plan.argv[0], stdin=packed)
+        must(ran, "the launch's files")
         head, _, more = os.fsdecode(ran.stdout).rstrip("\n").rpartition("\nopened ")
         word, _, rest = (head or more).partition(" ")
         if word == "claimed":
             return None
         if word == "program":
             return rest, read_facts(more.split(" ")) if head and more != "!" else None
-        what, _, why = rest.partition(" ")
+        raise self._refused(plan, rest)
+
+    async def put_launch(self, plan: LaunchPlan, folder: str, own: Sequence[File]) -> None:
+        """Put the files of a launch without a pane, and see that its program can run, in one go."""
+        _must_be_sayable(plan)
+        ran = await self.do_there("launch", folder, plan.cwd, plan.argv[0], put=[*plan.files, *own])
+        must(ran, "the launch's files")
+        word, _, rest = os.fsdecode(ran.stdout).rstrip("\n").partition(" ")
+        if word == "refused":
+            raise self._refused(plan, rest)
+
+    def _refused(self, plan: LaunchPlan, said: str) -> LaunchError:
+        """The host's word on why the program cannot be launched."""
+        what, _, why = said.partition(" ")
         where = f"on {self.link.alias}"
         if what == "cwd":
-            raise LaunchError(f"the folder {plan.cwd} {why} {where}", hint="make it, or name another as workdir")
+            return LaunchError(f"the folder {plan.cwd} {why} {where}", hint="make it, or name another as workdir")
         hint = "install it there, or give its path as command"
-        raise LaunchError(f"the program {plan.argv[0]} {why} {where}", hint=hint)
+        return LaunchError(f"the program {plan.argv[0]} {why} {where}", hint=hint)
 
     async def _noted(self, handle: Handle) -> None:
         """Return when the launcher has noted its program."""
@@ -293,7 +307,11 @@ class SshRuntime:
         )
 
     async def _facts(self, handle: Handle) -> Facts:
-        return await self._shell.facts(handle.folder)
+        return await self.facts(handle.folder)
+
+    async def facts(self, folder: str) -> Facts:
+        """What a launch's folder tells, or a turn's."""
+        return await self._shell.facts(folder)
 
     # -- watching ------------------------------------------------------------------------------------------------
 
@@ -474,20 +492,26 @@ class SshRuntime:
         before = await self._watches.shown(handle, self._of(handle)) if facts.alive else None
         killed: tuple[int, ...] = ()
         if not facts.purged:
-            _, killed = await self._hunt([handle.folder], grace)
+            _, killed = await self.hunt([handle.folder], grace)
         await self._keep_screen(handle, before)
         await self._of(handle).close_pane(handle.generation)
-        await self._shell.ask(f"purged {handle.folder}")
+        await self.mark_purged(handle.folder)
         await self._watches.log(handle.agent).flush()
         if self._watches.get(handle) is None and self._assigned.get(handle.agent) == handle.socket:
             del self._assigned[handle.agent]
         return Ended((await self._facts(handle)).exit_status, killed)
 
-    async def _hunt(self, folders: Sequence[str], grace: float) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """End all that belongs to these launches; who was there, and who needed SIGKILL. It is done there, in one
-        round trip, and goes on where the link is cut meanwhile."""
-        ran = await self._do_there("hunt", str(round(grace * 100)), *folders, more=grace)
-        _must(ran, "the end of a launch")
+    async def mark_purged(self, folder: str) -> None:
+        """Nothing of that launch lives any more, and nothing of it can come back."""
+        await self._shell.ask(f"purged {folder}")
+
+    async def hunt(
+        self, folders: Sequence[str], grace: float, *, verb: str = "hunt"
+    ) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """End all that belongs to these launches (with `halt`: turns); who was there, and who needed SIGKILL. It is
+        done there, in one round trip, and goes on where the link is cut meanwhile."""
+        ran = await self.do_there(verb, str(round(grace * 100)), *folders, more=grace)
+        must(ran, "the end of a launch")
         said: dict[str, list[int]] = {}
         for line in ran.stdout.decode().splitlines():
             word, *entries = line.split()
@@ -507,13 +531,13 @@ class SshRuntime:
         folders = [self._launch(agent, name[1:]) for name in older if name.startswith("+")]
         there: tuple[int, ...] = ()
         if folders:
-            there, _ = await self._hunt(folders, grace)
+            there, _ = await self.hunt(folders, grace)
         for folder in folders:
             await self._close_old_pane(agent, folder)
-            await self._shell.ask(f"purged {folder}")
+            await self.mark_purged(folder)
         if len(older) > KEPT_LAUNCHES:
             found = sorted((self._launch(agent, name.removeprefix("+")) for name in older), key=_counted)
-            _must(await self._do_there("remove", *found[: len(found) - KEPT_LAUNCHES]), "the folders of old launches")
+            must(await self.do_there("remove", *found[: len(found) - KEPT_LAUNCHES]), "the folders of old launches")
         return there
 
     async def _close_old_pane(self, agent: str, folder: str) -> None:
@@ -531,13 +555,13 @@ class SshRuntime:
         for agent in await self.list(agents):
             names = await self.list(f"{agents}/{agent}/launch")
             old += [self._launch(agent, name) for name in names if name not in keep]
-        ran = await self._do_there("strays", self._folder)
-        _must(ran, "the process table")
+        ran = await self.do_there("strays", self._folder)
+        must(ran, "the process table")
         strays = {line.split()[1] for line in ran.stdout.decode().splitlines()} - set(keep)
         words += [f"processes of {generation}" for generation in sorted(strays)]
         if strays and not dry_run:
             gone = [f"{agents}/-/launch/{generation}" for generation in strays]  # those without a folder are meant too
-            await self._hunt([*old, *gone], self._settings.kill_grace)
+            await self.hunt([*old, *gone], self._settings.kill_grace)
         for name in await self.list(f"{self._folder}/run"):
             if name.startswith("tmux-") and name.endswith(".sock"):
                 server = self._server(f"{self._folder}/run/{name}")
@@ -547,14 +571,14 @@ class SshRuntime:
                         await server.close_pane(generation)
         words += [f"folder {folder}" for folder in old]
         if old and not dry_run:
-            _must(await self._do_there("remove", *old), "the folders of old launches")
+            must(await self.do_there("remove", *old), "the folders of old launches")
         return words
 
     async def dismiss(self) -> None:
         for name in await self.list(f"{self._folder}/run"):
             path = f"{self._folder}/run/{name}"
             if name.startswith("tmux-") and name.endswith(".sock") and await self._server(path).dismiss():
-                _must(await self._do_there("remove", path), "a socket")
+                must(await self.do_there("remove", path), "a socket")
 
     # -- what is kept ----------------------------------------------------------------------------------------------
 
@@ -597,13 +621,12 @@ class SshRuntime:
 
     async def put(self, files: Sequence[File]) -> None:
         if files:
-            name = _name()
-            _must(await self._do_there("put", self._folder, name, stdin=self._pack(files, name)), "a file")
+            must(await self.do_there("put", put=files), "a file")
 
     async def _put_in(self, folder: str, file: File) -> None:
         """Write a file into a folder, if that is still there."""
         path = f"{folder}/{file.path.rpartition('/')[2]}"
-        _must(await self._do_there("note", self._folder, _name(), path, stdin=file.content), "a file")
+        must(await self.do_there("note", self._folder, _name(), path, stdin=file.content), "a file")
 
     def _pack(self, files: Sequence[File], name: str) -> bytes:
         for file in files:
@@ -615,8 +638,8 @@ class SshRuntime:
         return await self._reads.read(path, tail)
 
     async def list(self, folder: str) -> list[str]:
-        ran = await self._do_there("list", folder)
-        _must(ran, folder)
+        ran = await self.do_there("list", folder)
+        must(ran, folder)
         return sorted(os.fsdecode(ran.stdout).splitlines())
 
     async def environment(self, login_shell: bool) -> Mapping[str, str]:
@@ -631,8 +654,8 @@ class SshRuntime:
         return self._environments[login_shell]
 
     async def spooled(self, folder: str) -> tuple[Spools, bool]:
-        ran = await self._do_there("take", folder)
-        _must(ran, folder)
+        ran = await self.do_there("take", folder)
+        must(ran, folder)
         head, _, packed = ran.stdout.partition(b"\n")
         up, more = head.split()
         now = self._clock.now()
@@ -644,11 +667,11 @@ class SshRuntime:
         return found, int(more) > 0
 
     async def forget(self, folder: str, names: Sequence[str]) -> None:
-        _must(await self._do_there("forget", folder, *names), folder)
+        must(await self.do_there("forget", folder, *names), folder)
 
     async def figures(self, roots: Collection[Process]) -> Mapping[Process, Cost]:
-        ran = await self._do_there("figures", *(f"{root.pid}:{root.start}" for root in roots))
-        _must(ran, "the process table")
+        ran = await self.do_there("figures", *(f"{root.pid}:{root.start}" for root in roots))
+        must(ran, "the process table")
         head, *lines = ran.stdout.decode().splitlines()
         ticks, page = map(int, head.split())
         told = {}
@@ -658,11 +681,11 @@ class SshRuntime:
         return told
 
     async def clear(self, agent: str) -> None:
-        ran = await self._do_there("strays", self._folder, agent)
-        _must(ran, "the process table")
+        ran = await self.do_there("strays", self._folder, agent)
+        must(ran, "the process table")
         if ran.stdout:
             raise Unconfirmed(f"{agent} still has processes on {self.link.alias}: {ran.stdout.decode().split()[0]}")
-        _must(await self._do_there("remove", f"{self._folder}/agents/{agent}", f"{self._folder}/spool/{agent}"), agent)
+        must(await self.do_there("remove", f"{self._folder}/agents/{agent}", f"{self._folder}/spool/{agent}"), agent)
 
     def watch_folder(self, folder: str, on_change: Callable[[str], None]) -> Callable[[], None]:
         return self._shell.watch_folder(folder, on_change)
@@ -688,6 +711,15 @@ class _Watched(watching.Watched):
     @property
     def launcher(self) -> Process | None:
         return self.facts.launcher if self.facts is not None else None
+
+
+def _must_be_sayable(plan: LaunchPlan) -> None:
+    """That there is a program, and nothing that no program can be given."""
+    if not plan.argv or not plan.argv[0]:
+        raise LaunchError("there is no program to run")
+    given = {"an argument": "".join(plan.argv), **{f"the variable {name}": text for name, text in plan.env.items()}}
+    if zero := next((what for what, text in given.items() if "\0" in text), None):
+        raise LaunchError(f"{zero} holds a zero byte, which no program can be given")
 
 
 def _name() -> str:
@@ -720,7 +752,7 @@ async def folder_for(link: Link, fleet: str, cluster: str | None = None) -> str:
     """Fleet's own folder on a host. Each fleet has its own there, and each machine: several may share a home. That of
     a `cluster` is all its login nodes', which may answer under one name in turn."""
     ran = await link.command(sh('printf "%s\\n%s\\n" "$(uname -n)" "${XDG_STATE_HOME:-$HOME/.local/state}"'))
-    _must(ran, f"the home on {link.alias}")
+    must(ran, f"the home on {link.alias}")
     node, state = os.fsdecode(ran.stdout).splitlines()[:2]
     whose = node if cluster is None else f"cluster {cluster}"
     return f"{state.rstrip('/')}/fleet-hosts/{_mark(fleet, whose)}"
@@ -735,7 +767,7 @@ def _said(ran: Ran) -> str:
     return lines[0] if lines else f"status {ran.status}"
 
 
-def _must(ran: Ran, what: str) -> None:
+def must(ran: Ran, what: str) -> None:
     """That it worked; a full disk is one that time or a person settles."""
     if ran.status:
         full = re.search(rb"No space left|quota exceeded", ran.stderr, re.IGNORECASE)

@@ -19,7 +19,7 @@ import pytest
 
 from tests.e2e.fleets import Claude, Fleet, alive, kill, until
 from tests.e2e.test_bad_input import fill, small_disk
-from tests.homes import Home, Stub, fleet_argv
+from tests.homes import Home, Stub, fleet_argv, left_behind
 from tests.sshd import There, needs_sshd
 
 pytestmark = [pytest.mark.real, needs_sshd]
@@ -218,6 +218,45 @@ def test_a_full_disk_there_ends_nobody_and_a_start_waits_for_space(fleet: Fleet,
         finally:
             (disk / "ballast").unlink(missing_ok=True)
             fleet.run("shutdown")
+
+
+# -- without a pane ----------------------------------------------------------------------------------------------------
+
+
+def test_a_headless_agent_there_answers_and_a_turn_outlives_a_cut_and_the_daemon(fleet: Fleet, there: There) -> None:
+    script = "cat > asked; echo begun >> count; while [ ! -e go ]; do sleep 0.1; done; echo done"
+    path = away(fleet, "clerk", script, mode="headless")
+    assert {c["status"] for c in fleet.json("check", path)["checks"]} <= {"ok", "warn"}
+    fleet.run("start", path)
+    status = fleet.wait("clerk", phase="running", activity="ready")
+    work = Path(status["workdir"])
+    assert work == there.folder / "workspaces" / "clerk"
+
+    sent = fleet.json("send", "clerk", "the time is nigh")
+    until((work / "count").exists, "its turn runs there")
+    assert "the time is nigh" in (work / "asked").read_text()
+    fleet.wait("clerk", activity="working")
+    there.cut()
+    fleet.wait("clerk", phase="unverifiable")
+    kill(fleet.daemon_pid())
+    fleet.answers_again()
+    (work / "go").touch()
+    fleet.wait("clerk", phase="unverifiable")
+    there.heal()
+    fleet.wait("clerk", phase="running")
+    ended = lambda: fleet.json("receipt", sent["id"])["recipients"][0]["state"] == "delivered"  # noqa: E731
+    until(ended, "its turn has ended well")
+    assert (work / "count").read_text() == "begun\n"
+    replies = [m["text"] for m in fleet.json("inbox", "operator")["messages"] if m["sender"] == "clerk"]
+    assert replies == ["done"]
+    fleet.wait("clerk", activity="ready")
+    assert "done" in fleet.json("logs", "clerk")["lines"]
+
+    (work / "go").unlink()
+    fleet.json("send", "clerk", "once more")
+    until(lambda: (work / "count").read_text() == "begun\nbegun\n", "its next turn runs")
+    fleet.run("stop", "clerk")
+    assert not [p for p in left_behind(there.user_home) if "sleep" in p.name()]
 
 
 # -- the real program, over there --------------------------------------------------------------------------------------

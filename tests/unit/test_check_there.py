@@ -47,6 +47,13 @@ def test_what_is_missing_is_named_with_the_way_to_get_it(bin_: Path) -> None:
     assert f"{bin_.parent}/proj" in found["workdir"].message and str(bin_) in found["program"].message
 
 
+def test_a_headless_agent_needs_no_tmux_there_and_is_told_what_keeps_its_time_limit(bin_: Path) -> None:
+    found = told(bin_, "sh", harness="shell", command=("sh",), mode="headless")
+    assert "multiplexer" not in found and found["headless"].status == "warn"
+    (bin_ / "timeout").symlink_to("/bin/sh")
+    assert "headless" not in told(bin_, "sh", harness="shell", command=("sh",), mode="headless")
+
+
 def test_what_is_there_is_told_with_its_place(bin_: Path) -> None:
     for name, text in (("tmux", "echo tmux 3.4"), ("claude", ""), ("python3", "")):
         (bin_ / name).write_text(f"#!/bin/sh\n{text}\n")

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from fleet.errors import CannotYet, LaunchError
-from fleet.runtimes.headless import NONE, WithHeadless
+from fleet.runtimes.headless import WithHeadless
+from fleet.runtimes.local_turns import LocalGround
+from fleet.runtimes.turns import NONE
 from fleet.settings import Places
 from fleet.terms import File, Handle, LaunchPlan, Look
 from fleet.testing import MemoryRuntime, Pane, TurnedClock, settle
@@ -32,7 +34,8 @@ def runtime(tmp_path: Path) -> WithHeadless:
 
     clock = TurnedClock()
     places = Places.of({"HOME": str(tmp_path), "FLEET_HOME": str(tmp_path / "fleet")})
-    return WithHeadless(Disk(clock, programs={"forever": forever}), places, clock)
+    host = Disk(clock, programs={"forever": forever})
+    return WithHeadless(host, LocalGround(host, places), clock)
 
 
 def plan(program: str = sys.executable, cwd: str = "/") -> LaunchPlan:

@@ -416,9 +416,7 @@ def test_a_plain_manifest_names_nothing() -> None:
 @pytest.mark.parametrize(
     ("body", "word"),
     [
-        ("  remote: {host: mba}\n  mode: headless\n", "headless"),
         ("  remote: {host: mba}\n  multiplexer: screen\n", "screen"),
-        ("  slurm: {reservation: lab}\n  mode: headless\n", "headless"),
         ("  container: {runtime: docker, image: x}\n", "docker"),
         *((f"  harness: {name}\n", name) for name in ("codex", "gemini-cli", "opencode", "aider", "cursor")),
     ],
@@ -434,6 +432,8 @@ def test_what_this_version_cannot_start_validates_and_says_so(body: str, word: s
         "  harness: shell\n  command: [x]\n",
         "  mode: headless\n",
         "  remote: {host: mba}\n",
+        "  remote: {host: mba}\n  mode: headless\n",
+        "  slurm: {reservation: lab}\n  mode: headless\n",
         "  remote: {host: login}\n  slurm: {}\n",
     ],
 )
