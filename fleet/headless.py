@@ -93,7 +93,9 @@ TRANSCRIPT_TAIL = 65_536
 LATE = 5.0
 """Seconds after its time limit at which a turn ends although no daemon is there to end it."""
 AGAIN = 1.0
-"""Seconds until a host that could not be read is asked again."""
+"""Seconds until a host that could not be read is asked again …"""
+AGAIN_AT_MOST = 5.0
+"""… and, by and by, to begin a turn: one may have to wait for its job's node."""
 TIMED = frozenset({124, 137})
 """The exit statuses of a turn that has been ended at its time limit on its host."""
 KILLED = frozenset({129, 130, 137, 143})
@@ -439,6 +441,7 @@ class Turns:
 
     async def _begin(self, turn: Turn, wanted: Wanted, stops: int) -> TurnResult | None:
         """Have it begun. Else why it was not; then it will not begin any more either."""
+        pause = AGAIN
         while True:
             if self._is_down(turn.note):
                 why = STOPPED
@@ -451,14 +454,17 @@ class Turns:
                         await self._count_from(turn, self._clock.now() - age)
                     return None
                 except HostUnreachable as error:
-                    log.info("agent %s: the turn of %s waits: %s", turn.note.agent, turn.note.message, error)
+                    if turn.sure:
+                        log.info("agent %s: the turn of %s waits: %s", turn.note.agent, turn.note.message, error)
                     turn.sure = False
-                    await self._clock.sleep(AGAIN)
+                    await self._clock.sleep(pause)
+                    pause = min(2 * pause, AGAIN_AT_MOST)
                     continue
                 except FleetError as error:
                     why = _not_started(str(error).removesuffix("."))
             if not turn.sure:
                 await self._end_tree(turn)
+            await asyncio.to_thread(files.put, [_noted_end(turn.folder, why, self._clock.now())])
             return why
 
     async def _count_from(self, turn: Turn, began_at: float) -> None:
@@ -633,11 +639,10 @@ class Turns:
             )
             result = STOPPED if stopped else died
         result = replace(result, text=_bounded(result.text))
-        said = asdict(result) | {"at": self._clock.now()}
         printed = {"out": (output, output[-OUTPUT_KEPT:]), "err": (errors, errors)}
         kept = {name: (whole, _redacted(end, secrets)) for name, (whole, end) in printed.items()}
         put = [File(str(folder / name), clean) for name, (whole, clean) in kept.items() if clean != whole]
-        files.put([*put, File(str(folder / "end"), json.dumps(said).encode())])
+        files.put([*put, _noted_end(folder, result, self._clock.now())])
         (folder / "prompt").unlink(missing_ok=True)
         _forget_oldest(folder.parent)
         return result
@@ -812,6 +817,11 @@ def _turn_log(note: Note, folder: Path) -> list[str]:
         why = "" if result.ok else f" ({result.reason}: {result.message})"
         lines.append(f"■ {_time(at)} {note.message} {_outcome(result)} after {at - note.began_at:.1f} s{why}")
     return lines
+
+
+def _noted_end(folder: Path, result: TurnResult, now: float) -> File:
+    """What came of a turn, to be written down."""
+    return File(str(folder / "end"), json.dumps(asdict(result) | {"at": now}).encode())
 
 
 def _ending(kept: bytes) -> tuple[TurnResult, float]:

@@ -158,6 +158,21 @@ def test_tenants_share_a_booking_are_sized_against_it_and_move_along_with_it(cla
     assert fleet.json("slurm", "list")["bookings"] == []
 
 
+def test_a_headless_agents_turns_are_steps_of_its_job(fleet: Fleet, slurm: Cluster) -> None:
+    script = "cat; echo from $SLURM_JOB_ID"
+    path = fleet.shell("clerk", script, mode="headless", slurm={"mem": "100M"}, workdir=str(fleet.home.work))
+    assert fleet.json("start", path)["agents"][0]["outcome"] == "started"
+    status = fleet.wait("clerk", phase="running", activity="ready")
+    assert (status["pane"], status["pid"]) == (None, None)
+    (job,) = jobs(slurm, "clerk")
+    said = fleet.json("ask", "clerk", "the time is nigh", "--timeout", "50")
+    assert (said["outcome"], said["answer"]["text"]) == ("answered", f"the time is nigh\nfrom {job}")
+    refused = fleet.home.fleet("attach", "clerk", "--print")
+    assert refused.returncode == 1 and "headless" in refused.stderr
+    fleet.run("stop", "clerk")
+    until(lambda: not jobs(slurm, "clerk"), "its job is cancelled")
+
+
 def test_claude_code_writes_down_where_it_is_before_its_jobs_end_and_goes_on_in_the_next(
     claude: Claude, slurm: Cluster
 ) -> None:
@@ -264,5 +279,8 @@ def test_agents_and_bookings_are_submitted_over_ssh_and_a_cut_link_says_nothing_
     assert shown["agent"] == "one" and jobs(slurm, "") == [job]
     away.run("prompt", "one", "say from a booking")
     is_told(away, "one", "say from a booking", job)
-    away.json("stop", "one")
+    away.json("start", away.shell("clerk", "cat; echo from $SLURM_JOB_ID", mode="headless", **there))
+    said = away.json("ask", "clerk", "the time is nigh", "--timeout", "50")
+    assert (said["outcome"], said["answer"]["text"]) == ("answered", f"the time is nigh\nfrom {job}")
+    away.json("stop", "one", "clerk")
     away.json("slurm", "release", "pool", "--host", "there")
