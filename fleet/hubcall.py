@@ -738,7 +738,8 @@ def refusal(to: Door, status: int, headers: Mapping[str, str], body: bytes) -> F
             )
         error = {}
     if status == 401:
-        told = f"The hub does not take the token in {to.token_file}: it has ended, or is another hub's."
+        which = f"the token in {to.token_file}" if to.token_file else "this token"
+        told = f"The hub does not take {which}: it has ended, or is another hub's."
         error = {"code": "unauthorized", **error, "message": told}
     later = headers.get("retry-after", "")
     if later.isdigit() and "retry_after" not in error:

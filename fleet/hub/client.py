@@ -44,7 +44,9 @@ T = TypeVar("T")
 PATIENCE = 30.0
 """Seconds for an answer that is not meant to take long, and for how long a hub may be away before a request fails."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 10.0
-"""Between two attempts, in seconds, each a random part of it; it doubles."""
+"""Between two attempts to follow, in seconds, each a random part of it; it doubles."""
+REQUEST_PAUSE = 1.0
+"""The longest between two attempts of a request: a hub that was killed is back in a second or two."""
 FRAME_MOST = 16 * 1024 * 1024
 """Bytes of a frame that is taken from the hub."""
 FILE_TIME = 600.0
@@ -251,7 +253,7 @@ class Client:
         file = None if token_file is None else os.fspath(token_file)
         self._door = hubcall.door(host, port, file, stranger=token is not None)
         if token is not None:
-            self._door.token, self._door.token_file = token, "what this program was given"
+            self._door.token, self._door.token_file = token, ""
         self._patience = patience
         self._opened: aiohttp.ClientSession | None = None
         self._closed = False
@@ -621,7 +623,7 @@ class Client:
                 if time.monotonic() - began > patience:
                     raise
             await asyncio.sleep(random.uniform(0, pause))
-            pause = min(2 * pause, LONGEST_PAUSE)
+            pause = min(2 * pause, REQUEST_PAUSE)
 
     async def _once(
         self, method: str, target: str, *, body: Any = None, data: Any = None, timeout: float | None = None

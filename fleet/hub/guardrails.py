@@ -6,7 +6,8 @@ conversation is counted (`Accounts`); `admit` asks every rule and names the firs
 for the sender to read.
 
 What holds: no message has more hops than its ceiling allows, whatever ids, threads and ceilings its sender names; and
-within a window no pair and no conversation causes more turns than the rules say.
+within a window no pair and no conversation causes more turns than the rules say, beside the answers that were asked
+for: of those there are no more than questions, which are counted themselves.
 """
 
 from __future__ import annotations
@@ -248,7 +249,8 @@ class Attempt(NamedTuple):
     replied: Message | None = None
     """What it replies to, or what it was said in the handling of."""
     answers: bool = False
-    """It is the answer to an ask or a task that is still open: such a one is never taken for mere thanks."""
+    """It is the answer to an ask or a task that is still open: such a one is never taken for mere thanks, and is not
+    refused for how many came before it."""
 
 
 def admit(attempt: Attempt, accounts: Accounts, now: float, rules: Rules) -> tuple[Accounts, Refusal | None]:
@@ -261,7 +263,7 @@ def admit(attempt: Attempt, accounts: Accounts, now: float, rules: Rules) -> tup
         refusal = Refusal(Code.RATE_LIMITED, reason, retry_after=wait)
     else:
         refusal = _not_allowed(attempt) or _over(attempt)
-        if refusal is None and attempt.wakes:
+        if refusal is None and attempt.wakes and not attempt.answers:
             refusal = _too_many(attempt, accounts, now, rules)
     if refusal is not None or not attempt.wakes or attempt.speaker.operator:
         return Accounts(bucket, accounts.thread, accounts.pairs), refusal

@@ -49,6 +49,11 @@ def test_five_within_a_window_pass_of_eight_at_once_and_one_more_passes_later(ta
     assert talk.operator.try_send("c4b", "A person's word is not counted").status == 201
 
 
+def test_who_asks_more_often_than_a_pair_may_speak_gets_every_answer(talk: Talk) -> None:
+    talk.cast({"c4q": "echo Done."})
+    assert [talk.operator.ask("c4q", f"Number {n}?")["outcome"] for n in range(7)] == ["answered"] * 7
+
+
 def test_every_reason_for_which_a_message_stopped_is_listed(talk: Talk) -> None:
     talk.cast({"c29b": SILENT, "c29up": "gate c29-go", "c29bad": "exit 3"})
     talk.cast({"c29away": SILENT})

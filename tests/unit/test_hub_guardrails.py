@@ -156,6 +156,15 @@ def test_eight_at_once_where_five_may_are_five_and_three_refusals() -> None:
     assert admit(attempt(), held, NOW + 60, rules)[1] is None
 
 
+def test_an_answer_that_is_owed_is_never_one_too_many() -> None:
+    full = accounts(
+        pairs={"bob": Window([NOW] * RULES.pair)}, thread=Tally(Window([NOW] * 30), RULES.conversation_total)
+    )
+    assert code(attempt(), full) is Code.PAIR_LIMITED
+    assert code(attempt(answers=True), full) is None
+    assert code(attempt(answers=True), accounts(sender=Bucket(1, 0.0, NOW))) is Code.RATE_LIMITED
+
+
 def test_a_pair_is_ordered() -> None:
     held = accounts(pairs={"bob": Window((NOW,) * 12)})
     assert code(attempt(), held) is Code.PAIR_LIMITED
