@@ -159,7 +159,7 @@ def test_tenants_share_a_booking_are_sized_against_it_and_move_along_with_it(cla
 
 
 def test_a_headless_agents_turns_are_steps_of_its_job(fleet: Fleet, slurm: Cluster) -> None:
-    script = "cat; echo from $SLURM_JOB_ID"
+    script = "cat; echo; echo from $SLURM_JOB_ID"
     path = fleet.shell("clerk", script, mode="headless", slurm={"mem": "100M"}, workdir=str(fleet.home.work))
     assert fleet.json("start", path)["agents"][0]["outcome"] == "started"
     status = fleet.wait("clerk", phase="running", activity="ready")
@@ -279,7 +279,7 @@ def test_agents_and_bookings_are_submitted_over_ssh_and_a_cut_link_says_nothing_
     assert shown["agent"] == "one" and jobs(slurm, "") == [job]
     away.run("prompt", "one", "say from a booking")
     is_told(away, "one", "say from a booking", job)
-    away.json("start", away.shell("clerk", "cat; echo from $SLURM_JOB_ID", mode="headless", **there))
+    away.json("start", away.shell("clerk", "cat; echo; echo from $SLURM_JOB_ID", mode="headless", **there))
     said = away.json("ask", "clerk", "the time is nigh", "--timeout", "50")
     assert (said["outcome"], said["answer"]["text"]) == ("answered", f"the time is nigh\nfrom {job}")
     away.json("stop", "one", "clerk")

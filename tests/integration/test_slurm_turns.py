@@ -66,7 +66,7 @@ class StepDesk(Desk):
         await self.database.close()
 
 
-@pytest.fixture(params=["slurm", "slurm-tenant"])
+@pytest.fixture
 async def desk(request: pytest.FixtureRequest, slurm: Cluster, home: Home) -> AsyncIterator[StepDesk]:
     cluster = SlurmHost(slurm, home.path)
     lodge = cluster.slurm if request.param == "slurm" else await cluster.book("pool", cpus=2)
@@ -81,6 +81,7 @@ WAITS = (
 )
 
 
+@pytest.mark.parametrize("desk", ["slurm"], indirect=True)
 async def test_a_turn_is_a_step_of_its_launchs_job_and_the_next_daemon_waits_for_it(desk: StepDesk) -> None:
     handle = await desk.launch(f"cat; setsid sleep 300 & {WAITS}")
     look = await desk.host.look(handle)
@@ -100,6 +101,7 @@ async def test_a_turn_is_a_step_of_its_launchs_job_and_the_next_daemon_waits_for
     await desk.gone()
 
 
+@pytest.mark.parametrize("desk", ["slurm-tenant"], indirect=True)
 async def test_what_ends_a_turn_ends_its_step_and_the_next_one_runs(desk: StepDesk) -> None:
     handle = await desk.launch(f"trap '' TERM; setsid sleep 300 & {WAITS}", headless={"timeout": 3})
     begun = desk.home / "work" / "begun"
