@@ -95,6 +95,8 @@ class Facts:
     """What a person can do about a start that stands still."""
     settling: str | None = None
     """The startup dialog that fleet itself is settling."""
+    shown_since: float = 0.0
+    """Since when the pane shows what it shows, by the rule that reads it; anew after fleet has pressed a key."""
     resumed: bool = False
     """This launch went on with a conversation."""
     session_seen: bool = False

@@ -59,6 +59,8 @@ LOG_TAIL = 2_000_000
 """How much of a conversation's end `fleet logs` reads, in bytes, however long it is."""
 DIALOG_GOES = 2.0
 """Seconds after which a dialog of a started agent is one that a person should hear of."""
+DRAWN_WITHIN = 20.0
+"""The same where its pane shows another thing by now, or what fleet has settled: a busy machine draws late."""
 
 UNENDED = (Phase.STOPPING, Phase.UNVERIFIABLE)
 """Where a stop is under way, or waits for the host: something of the agent may live."""
@@ -648,6 +650,7 @@ class Operator:
                 await self.fleet.until(partial(_moved, runners, seen), min(remaining, 0.5))
             # A dialog that was just settled still stands on the last screen for a moment.
             await self.fleet.until(partial(_nobody_asks, runners), DIALOG_GOES)
+            await self.fleet.until(partial(_all_drawn, runners), DRAWN_WITHIN)
         agents = [_outcome(r, r.name in running) for r in runners]
         if not args.get("wait", True):
             for agent in agents:  # nothing has come of it yet: what is known is of before
@@ -733,6 +736,10 @@ def _moved(runners: Sequence[Runner], seen: Mapping[str, str]) -> bool:
 def _nobody_asks(runners: Sequence[Runner]) -> bool:
     running = [r for r in runners if r.life.phase is Phase.RUNNING]
     return not any(r.state.activity is Activity.NEEDS_INPUT for r in running)
+
+
+def _all_drawn(runners: Sequence[Runner]) -> bool:
+    return not any(r.life.phase is Phase.RUNNING and r.starting.dialog_goes for r in runners)
 
 
 def _settled(runner: Runner) -> bool:

@@ -103,6 +103,8 @@ class Senses:
         if before is None or screen.text != before.text:
             facts.moved_at = at
         verdict = agent.parts.classify(agent.spec.harness, screen, agent.record.version)
+        if last is None or verdict.rule != last.rule:
+            facts.shown_since = agent.parts.clock.now()
         facts.screen, facts.verdict = screen, verdict
         news = self._hear_process()
         unheard = known.claim(Source.SCREEN) is None

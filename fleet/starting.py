@@ -115,8 +115,17 @@ class Starting:
             return False
         if verdict is None or verdict.activity is not Activity.NEEDS_INPUT:
             return verdict is None  # it is gone, and what follows is not drawn yet
-        stood = agent.parts.clock.now() - agent.state.since
+        stood = agent.parts.clock.now() - max(agent.state.since, agent.facts.shown_since)
         return stood >= (GOES_AWAY if verdict.rule in self._consents() else HALF_DRAWN)
+
+    @property
+    def dialog_goes(self) -> bool:
+        """It is said to ask, but what its pane shows is no dialog, or one that fleet settles: what follows is not
+        drawn yet."""
+        agent, verdict = self._agent, self._agent.facts.verdict
+        if agent.state.activity is not Activity.NEEDS_INPUT or verdict is None:
+            return False
+        return verdict.activity is not Activity.NEEDS_INPUT or verdict.rule in self._consents()
 
     def _consents(self) -> frozenset[str]:
         """The startup dialogs that fleet may settle for this agent."""
@@ -165,7 +174,7 @@ class Starting:
                 agent.post(lifecycle.Lost(message=str(error)))
             return
         finally:
-            facts.settling = None
+            facts.settling, facts.shown_since = None, clock.now()
         self._see(handle, look)
 
     # -- the first message -----------------------------------------------------------------------------------------

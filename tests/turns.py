@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -83,7 +84,7 @@ class Desk:
     def agent(self, name: str = "web", env: Mapping[str, str] | None = None, **spec: Any) -> Standing:
         """An agent that is up."""
         wanted = AgentSpec(name=name, mode="headless", **spec)
-        generation = f"{name}.1.aaaa"
+        generation = f"{name}.1.{secrets.token_hex(4)}"  # what bears it is ended: it must be nobody else's
         folder = Path(self.ground.mint(name, generation).folder)
         cwd = self.home / "work"
         cwd.mkdir(exist_ok=True)

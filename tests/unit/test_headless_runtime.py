@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,9 @@ from fleet.runtimes.turns import NONE
 from fleet.settings import Places
 from fleet.terms import File, Handle, LaunchPlan, Look
 from fleet.testing import MemoryRuntime, Pane, TurnedClock, settle
+
+GENERATION = f"web.1.{secrets.token_hex(4)}"
+"""Nobody else's: what bears it is ended."""
 
 
 class Disk(MemoryRuntime):
@@ -43,7 +47,7 @@ def plan(program: str = sys.executable, cwd: str = "/") -> LaunchPlan:
 
 
 async def test_it_is_alive_from_its_launch_to_its_end_and_again_after_nothing(runtime: WithHeadless) -> None:
-    handle = runtime.mint("web", "web.1.aaaa", NONE)
+    handle = runtime.mint("web", GENERATION, NONE)
     assert not (await runtime.look(handle)).alive
     await runtime.launch(plan(), handle)
     look = await runtime.look(handle)
@@ -54,7 +58,7 @@ async def test_it_is_alive_from_its_launch_to_its_end_and_again_after_nothing(ru
 
 
 async def test_whoever_watches_it_is_told_once_that_it_is_there(runtime: WithHeadless) -> None:
-    handle = runtime.mint("web", "web.1.aaaa", NONE)
+    handle = runtime.mint("web", GENERATION, NONE)
     await runtime.launch(plan(), handle)
     seen: list[tuple[Handle, Look]] = []
     runtime.watch(handle, lambda *told: seen.append(told))
@@ -64,22 +68,22 @@ async def test_whoever_watches_it_is_told_once_that_it_is_there(runtime: WithHea
 
 
 async def test_its_environment_is_kept_for_its_turns_as_a_shell_reads_it(runtime: WithHeadless) -> None:
-    handle = runtime.mint("web", "web.1.aaaa", NONE)
+    handle = runtime.mint("web", GENERATION, NONE)
     await runtime.launch(plan(), handle)
     told = (Path(handle.folder) / "env").read_text()
-    assert "WORD='it'\\''s'\n" in told and "FLEET_GENERATION='web.1.aaaa'\n" in told
+    assert "WORD='it'\\''s'\n" in told and f"FLEET_GENERATION='{GENERATION}'\n" in told
 
 
 @pytest.mark.parametrize("program", ["no-such-program-anywhere", "/no/such/program", "./none"])
 async def test_a_program_that_is_not_there_is_refused_at_the_launch(runtime: WithHeadless, program: str) -> None:
-    handle = runtime.mint("web", "web.1.aaaa", NONE)
+    handle = runtime.mint("web", GENERATION, NONE)
     with pytest.raises(LaunchError, match="is not there"):
         await runtime.launch(plan(program), handle)
     assert not (await runtime.look(handle)).alive
 
 
 async def test_what_needs_a_pane_is_refused_by_name(runtime: WithHeadless) -> None:
-    handle = runtime.mint("web", "web.1.aaaa", NONE)
+    handle = runtime.mint("web", GENERATION, NONE)
     with pytest.raises(CannotYet, match="headless"):
         runtime.attach_argv(handle)
     with pytest.raises(CannotYet, match="headless"):
@@ -89,7 +93,7 @@ async def test_what_needs_a_pane_is_refused_by_name(runtime: WithHeadless) -> No
 
 
 async def test_agents_in_panes_are_the_hosts(runtime: WithHeadless) -> None:
-    handle = runtime.mint("web", "web.1.aaaa", "tmux")
+    handle = runtime.mint("web", GENERATION, "tmux")
     assert handle.multiplexer == "tmux"
     host = runtime._host
     assert isinstance(host, MemoryRuntime)

@@ -368,6 +368,37 @@ async def test_a_half_drawn_dialog_that_fleet_will_settle_is_not_yet_a_persons_t
     )
 
 
+async def test_what_is_drawn_after_a_key_of_fleets_is_given_its_time_like_the_first(
+    world: World, daemon: Daemon
+) -> None:
+    await daemon.start(world.claude_code(auto_accept=["trust-folder"]))
+    pane = world.host.pane("web")
+    draw(pane, "trust-dialog")
+    await world.clock.turn(0.35)
+    assert pane.typed == ["Down"]
+    pane.show("\n\n Enter to confirm · Esc to cancel\n", title=pane.screen.title)
+    await world.clock.turn(0.9)
+    assert (daemon["web"].facts.verdict.rule, daemon["web"].state.activity) == ("menu", Activity.NEEDS_INPUT)
+    assert not daemon["web"].starting.asks_a_person, "it is not drawn whole yet"
+    await world.clock.turn(1)
+    assert daemon["web"].starting.asks_a_person
+
+
+async def test_who_has_started_behind_a_settled_dialog_is_not_said_to_ask_while_the_rest_is_drawn(
+    world: World, daemon: Daemon
+) -> None:
+    await daemon.start(world.claude_code(auto_accept=["trust-folder"]))
+    pane = world.host.pane("web")
+    draw(pane, "trust-dialog")
+    await world.clock.turn(0.1)
+    await daemon.hook("SessionStart", payload={"source": "startup"})
+    assert (phase(daemon), daemon["web"].state.activity) == (Phase.RUNNING, Activity.NEEDS_INPUT)
+    assert daemon["web"].starting.dialog_goes, "what fleet settles still stands on the last screen"
+    draw(pane, "api-key-approval")
+    await world.clock.turn(1)
+    assert (daemon["web"].state.activity, daemon["web"].starting.dialog_goes) == (Activity.NEEDS_INPUT, False)
+
+
 async def test_a_dialog_that_went_before_the_key_gets_none(world: World, daemon: Daemon) -> None:
     await daemon.start(world.claude_code(auto_accept=["trust-folder"]))
     pane = world.host.pane("web")
