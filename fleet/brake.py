@@ -25,12 +25,15 @@ class Bucket(NamedTuple):
 
     def take(self, now: float, *, every: float) -> tuple[Bucket, float]:
         """Take one, if there is one; and how long to wait before asking again: 0.0 where one was taken."""
-        gained = max(0.0, now - self.at) / every if every > 0 else float(self.burst)
-        level = min(float(self.burst), self.level + gained)
+        burst, level, at = self
+        if every <= 0:
+            level = float(burst)
+        elif now > at:
+            level = min(float(burst), level + (now - at) / every)
         # A share of one that arithmetic has lost must not cost a wait of nanoseconds.
         if level >= 1.0 - 1e-9:
-            return Bucket(self.burst, max(0.0, level - 1.0), now), 0.0
-        return Bucket(self.burst, level, now), (1.0 - level) * every
+            return Bucket(burst, max(0.0, level - 1.0), now), 0.0
+        return Bucket(burst, level, now), (1.0 - level) * every
 
 
 @dataclass(frozen=True, slots=True)

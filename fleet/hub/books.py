@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from fleet.brake import Bucket
-from fleet.hub.guardrails import NO_PAIRS, NO_TALLY, Accounts, Attempt, Rules, Tally, Turn, Window, admit
+from fleet.hub.guardrails import NO_PAIRS, NO_TALLY, Accounts, Attempt, Rules, Tally, Turn, Window, admit, at_its_rate
 from fleet.hub.message import Message, Refusal
 
 MANY = 20_000
@@ -58,11 +58,8 @@ class Accounting:
             accounts, refusal = admit(attempt, self.of(who, thread, attempt.wakes, now), now, self._rules)
             self.keep(who, thread, accounts, now)
             return refusal
-        # it causes no turn: of all that is counted it concerns its sender's rate
-        bucket = self._senders.get(who)
-        alone = Accounts(Bucket.full(self._rules.sender_burst, now) if bucket is None else bucket)
-        accounts, refusal = admit(attempt, alone, now, self._rules)
-        self._senders[who] = accounts.sender
+        bucket = self._senders.get(who) or Bucket.full(self._rules.sender_burst, now)
+        self._senders[who], refusal = at_its_rate(attempt, bucket, now, self._rules)
         if len(self._senders) > MANY:
             self._let_go(now)
         return refusal

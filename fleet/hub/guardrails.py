@@ -256,18 +256,21 @@ class Attempt(NamedTuple):
 def admit(attempt: Attempt, accounts: Accounts, now: float, rules: Rules) -> tuple[Accounts, Refusal | None]:
     """Whether the message may leave, and what that makes of the accounts. A refused one costs its sender's rate and
     nothing else; the accounts are to be kept in either case."""
-    bucket, wait = accounts.sender.take(now, every=1.0 / rules.sender_rate if rules.sender_rate > 0 else 0.0)
-    refusal: Refusal | None
-    if wait > 0:
-        reason = f"{attempt.speaker.name} sends more than {rules.sender_rate:g} messages a second."
-        refusal = Refusal(Code.RATE_LIMITED, reason, retry_after=wait)
-    else:
-        refusal = _not_allowed(attempt) or _over(attempt)
-        if refusal is None and attempt.wakes and not attempt.answers:
-            refusal = _too_many(attempt, accounts, now, rules)
+    bucket, refusal = at_its_rate(attempt, accounts.sender, now, rules)
+    if refusal is None and attempt.wakes and not attempt.answers:
+        refusal = _too_many(attempt, accounts, now, rules)
     if refusal is not None or not attempt.wakes or attempt.speaker.operator:
         return Accounts(bucket, accounts.thread, accounts.pairs), refusal
     return _counted(bucket, attempt, accounts, now, rules), None
+
+
+def at_its_rate(attempt: Attempt, sender: Bucket, now: float, rules: Rules) -> tuple[Bucket, Refusal | None]:
+    """The same of a message that causes no turn: of all that is counted it concerns its sender's rate."""
+    bucket, wait = sender.take(now, every=1.0 / rules.sender_rate if rules.sender_rate > 0 else 0.0)
+    if wait > 0:
+        reason = f"{attempt.speaker.name} sends more than {rules.sender_rate:g} messages a second."
+        return bucket, Refusal(Code.RATE_LIMITED, reason, retry_after=wait)
+    return bucket, _not_allowed(attempt) or _over(attempt)
 
 
 def repeats(first: Message, again: Submission) -> Refusal | None:

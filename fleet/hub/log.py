@@ -591,15 +591,25 @@ class _Outcome(NamedTuple):
 
 def _check(batch: Sequence[New]) -> None:
     """Raise `ValueError` for what no caller may ask."""
-    for number, new in enumerate(batch):
-        if new.key is not None and (number or not new.key):
-            raise ValueError("only the first event of an append has a key, and it is not empty")
-        names = f"{new.stream}{new.kind}{new.sender}{new.key or ''}"
-        if names.isascii() and names.isprintable():
-            continue
-        if "\0" in names:
-            raise ValueError("a name in the log holds no NUL")
-        names.encode()  # half a character raises here, not in the middle of others' events
+    for number, (stream, kind, sender, _, key, _) in enumerate(batch):
+        if key is not None:
+            if number or not key:
+                raise ValueError("only the first event of an append has a key, and it is not empty")
+            _check_name(key)
+        _check_names(stream, kind, sender)
+
+
+@functools.lru_cache(maxsize=4096)
+def _check_names(*names: str) -> None:
+    """The same few are named again and again."""
+    for name in names:
+        _check_name(name)
+
+
+def _check_name(name: str) -> None:
+    if "\0" in name:
+        raise ValueError("a name in the log holds no NUL")
+    name.encode()  # half a character raises here, not in the middle of others' events
 
 
 def _store(

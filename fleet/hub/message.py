@@ -292,6 +292,20 @@ class Message(NamedTuple):
             "idempotency_key": self.idempotency_key,
         }  # fmt: skip
 
+    def beside(self) -> dict[str, Any]:
+        """What it says beside what each message says, such as what it replies to. Most say nothing more."""
+        said = (*self[7:13], *self[15:])
+        if said == _UNLESS_SAID:
+            return {}
+        told: dict[str, Any] = {
+            name: value for name, value, unless in zip(_BESIDE, said, _UNLESS_SAID, strict=True) if value != unless
+        }
+        if self.mentions:
+            told["mentions"] = list(self.mentions)
+        if self.attachments:
+            told["attachments"] = [asdict(attachment) for attachment in self.attachments]
+        return told
+
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Message:
         """The message that `to_json` gave. A field it lacks has its default; one not known here is left out."""
@@ -302,6 +316,10 @@ class Message(NamedTuple):
         known["mentions"] = tuple(known.get("mentions", ()))
         known["attachments"] = tuple(Attachment(**_known(Attachment, a)) for a in known.get("attachments", ()))
         return cls(**known)
+
+
+_BESIDE = tuple(name for name in Message._field_defaults if name not in ("hops", "max_hops"))
+_UNLESS_SAID = tuple(Message._field_defaults[name] for name in _BESIDE)
 
 
 # -- what becomes of it at a recipient -------------------------------------------------------------------------

@@ -8,16 +8,18 @@ from typing import Any
 from fleet.hub.log import Event
 from fleet.hub.projection import MESSAGE, Shown, fields
 
-_SHOWN = (
-    "id", "workspace", "sender", "to", "text", "at", "thread", "intent", "nature", "wake", "reply_to", "cause",
-    "hops", "max_hops", "expires_at", "mentions", "attachments", "metadata",
-)  # fmt: skip
+_SHOWN: Mapping[str, Any] = {
+    "id": None, "workspace": None, "sender": None, "to": None, "text": None, "at": None, "thread": None,
+    "intent": "inform", "nature": "message", "wake": False, "reply_to": None, "cause": None, "hops": 0,
+    "max_hops": None, "expires_at": None, "mentions": [], "attachments": [], "metadata": {},
+}  # fmt: skip
+"""What is shown of a message, and as what where it says nothing of it."""
 
 
 def message_json(data: Mapping[str, Any], seq: int, epoch: str) -> dict[str, Any]:
     """A message as the doors show it, as it was accepted; one that was deleted since, without what it said."""
     return {
-        **{name: data.get(name) for name in _SHOWN},
+        **{name: data.get(name, unless_said) for name, unless_said in _SHOWN.items()},
         "seq": seq,
         "epoch": epoch,
         "reactions": {},
