@@ -13,6 +13,7 @@ for: of those there are no more than questions, which are counted themselves.
 from __future__ import annotations
 
 import bisect
+import functools
 import re
 import unicodedata
 from collections.abc import Collection, Iterable, Mapping
@@ -82,7 +83,7 @@ def lineage(causes: Collection[Message], asked: int | None, speaker: Speaker, ru
     `asked` is the ceiling that its sender asks for: it can lower the fleet's, never raise it.
     """
     if not causes and asked is None and speaker.hop_limit is None:
-        return Lineage(0, rules.max_hops)
+        return _beginning(rules.max_hops)
     ceiling, hops, first = rules.max_hops, -1, None
     for cause in causes:
         ceiling, hops = min(ceiling, cause.max_hops), max(hops, cause.hops)
@@ -93,6 +94,11 @@ def lineage(causes: Collection[Message], asked: int | None, speaker: Speaker, ru
     if speaker.hop_limit is not None:
         ceiling = min(ceiling, speaker.hop_limit)
     return Lineage(hops + 1, ceiling, first)
+
+
+@functools.cache
+def _beginning(max_hops: int) -> Lineage:
+    return Lineage(0, max_hops)
 
 
 @dataclass(frozen=True, slots=True)

@@ -706,8 +706,14 @@ def _known(connection: sqlite3.Connection, group: Sequence[_Waiting], head: int)
 
 def chained(before: bytes, event: Event) -> bytes:
     """The hash of an event and of all before it."""
-    head = f"{event.seq}\0{event.at!r}\0{event.stream}\0{event.kind}\0{event.sender}\0{event.key or ''}\0"
+    head = f"{event.seq}\0{_time(event.at)}\0{event.stream}\0{event.kind}\0{event.sender}\0{event.key or ''}\0"
     return hashlib.sha256(before + head.encode() + event.body).digest()
+
+
+@functools.lru_cache(maxsize=8, typed=True)
+def _time(at: float) -> str:
+    """Those of one commit have one."""
+    return repr(at)
 
 
 def kept_chained(before: bytes, hash: bytes) -> bytes:

@@ -18,7 +18,7 @@ import itertools
 import json
 import sqlite3
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from fleet.clock import Clock
@@ -819,7 +819,8 @@ def _as_events(
 ) -> list[New]:
     """The message and its copies. What it has nothing to say about is not written down; `Message.from_json` knows."""
     more = message.beside()
-    more["recipients"] = [_plain(recipient) for recipient in recipients] if recipients else NOBODY
+    if recipients:
+        more["recipients"] = [_plain(recipient) for recipient in recipients]
     if counted:
         more[COUNTED] = True
     if heard:
@@ -831,8 +832,8 @@ def _as_events(
         "hops": hops, "max_hops": max_hops, **more,
     }  # fmt: skip
     body = (  # a third of the time that the encoder would take
-        f'{{"id":"{id}","workspace":"{workspace}","sender":{quoted(sender)},"to":["{names}"],'
-        f'"text":{quoted(text)},"at":{at!r},"thread":"{thread}","hops":{hops},"max_hops":{max_hops},{as_json(more)[1:]}'
+        f'{{"id":"{id}","workspace":"{workspace}","sender":{quoted(sender)},"to":["{names}"],"text":{quoted(text)},'
+        f'"at":{at!r},"thread":"{thread}","hops":{hops},"max_hops":{max_hops}{_rest(more)}'
     )
     first = New(streams[0], MESSAGE, f"{workspace}/{sender}", body.encode(), message.idempotency_key, stored)
     if len(streams) == 1:
@@ -840,8 +841,11 @@ def _as_events(
     return [first, *(first._replace(stream=stream, kind=COPY, key=None) for stream in streams[1:])]
 
 
-NOBODY: list[Any] = []
-"""Nobody writes into it."""
+def _rest(more: Mapping[str, Any]) -> str:
+    """The end of an object that has these too."""
+    if len(more) == 1 and HEARD in more:  # as of most that are said to a channel
+        return f',"{HEARD}":true}}'
+    return f",{as_json(more)[1:]}" if more else "}"
 
 
 def _plain(recipient: Recipient) -> dict[str, Any]:
