@@ -49,8 +49,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_report_header() -> str:
     why = networks.missing()
-    more = f"none in network namespaces ({why})" if why else "two in network namespaces as well"
-    return f"ssh hosts: on loopback, behind a wire that swallows what is sent; {more}"
+    where = f"on loopback, behind a wire that swallows what is sent ({why})" if why else "in network namespaces"
+    return f"ssh hosts: {where}"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

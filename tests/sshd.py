@@ -212,12 +212,12 @@ class Sshd:
         """End it with all its connections, as a reboot would."""
         if self._process is not None:
             family = psutil.Process(self._process.pid).children(recursive=True)
-            mine = [each for each in family if each.name() == "sshd"]
             self._process.kill()
             self._process.wait()
-            for each in mine:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    each.kill()
+            for each in family:
+                with contextlib.suppress(psutil.NoSuchProcess):  # a session may end at any moment
+                    if each.name() == "sshd":
+                        each.kill()
             self._process = None
 
 
@@ -234,7 +234,7 @@ class SshHost:
         max_sessions: int = 10,
         network: Network | None = None,
     ) -> None:
-        """In a network of its own its cable is what is cut, and there is no wire."""
+        """In a network its cable is what is cut, and there is no wire."""
         self._network = network
         self.sshd = Sshd(home / "sshd", *more, max_sessions=max_sessions, network=network)
         self.folder = str(home / "work")
@@ -316,23 +316,24 @@ class SshHost:
             await until(lambda: not any(processes.alive(server) for server in servers), "the end of tmux")
         finally:
             self.sshd.stop()
-            if self._network is not None:
-                self._network.close()
 
 
 class There:
-    """The same for a fleet that runs as programs: its settings lead it over a wire to an sshd on this machine."""
+    """The same for a fleet that runs as programs: its settings lead it to an sshd on this machine, over a wire or in a
+    network of its own."""
 
-    def __init__(self, home: Path, *environment: str, settings: bool = True) -> None:
+    def __init__(self, home: Path, *environment: str, settings: bool = True, network: Network | None = None) -> None:
         """`settings`: write them; a slow machine is no cut. `environment`: what its sessions have beside a home."""
-        self.sshd = Sshd(home / "sshd")
+        self._network = network
+        self.sshd = Sshd(home / "sshd", network=network)
         self.sshd.start(*environment)
         self.wire = Wire(self.sshd.port)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
         self._thread.start()
-        self._do(self.wire.open())
-        self.sshd.lead(self.wire.port, f"User {pwd.getpwuid(os.getuid()).pw_name}")
+        if network is None:
+            self._do(self.wire.open())
+        self.sshd.lead(self.wire.port or self.sshd.port, f"User {pwd.getpwuid(os.getuid()).pw_name}")
         if not settings:
             return
         config = home / "fleet" / "config.yaml"
@@ -350,10 +351,16 @@ class There:
         return next((self.user_home / ".local" / "state" / "fleet-hosts").iterdir())
 
     def cut(self) -> None:
-        self._loop.call_soon_threadsafe(self.wire.cut)
+        if self._network is not None:
+            self._network.cut()
+        else:
+            self._loop.call_soon_threadsafe(self.wire.cut)
 
     def heal(self) -> None:
-        self._loop.call_soon_threadsafe(self.wire.heal)
+        if self._network is not None:
+            self._network.heal()
+        else:
+            self._loop.call_soon_threadsafe(self.wire.heal)
 
     def _do(self, work: Coroutine[Any, Any, None]) -> None:
         asyncio.run_coroutine_threadsafe(work, self._loop).result(PATIENCE)

@@ -1,4 +1,4 @@
-"""Agents on another machine through the installed `fleet`: a real sshd on loopback, a wire to it that can be cut."""
+"""Agents on another machine through the installed `fleet`: a real sshd, and a link to it that can be cut."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ import subprocess
 import termios
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests import networks
 from tests.e2e.fleets import Claude, Fleet, alive, kill, until
 from tests.e2e.test_bad_input import fill, small_disk
 from tests.homes import Home, Stub, fleet_argv, left_behind
@@ -31,11 +33,13 @@ QUICK = {"policy": "on-failure", "backoff": {"initial": 0.2, "max": 0.4}}
 
 
 @pytest.fixture
-def there(home: Home) -> Iterator[There]:
-    made = There(home.path)
-    yield made
-    made.heal()
-    made.close()
+def there(home: Home, request: pytest.FixtureRequest) -> Iterator[There]:
+    """In a network of its own; the real program's model server is on loopback, so that one is there too."""
+    with nullcontext() if "claude" in request.fixturenames else networks.network() as network:
+        made = There(home.path, network=network)
+        yield made
+        made.heal()
+        made.close()
 
 
 @pytest.fixture

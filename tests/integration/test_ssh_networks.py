@@ -12,27 +12,20 @@ from fleet.terms import Handle
 from tests import networks
 from tests.contract.hosts import Kit, until, until_async
 from tests.homes import Home
-from tests.networks import Network
 from tests.sshd import SshHost, needs_sshd
 
-pytestmark = [
-    pytest.mark.real,
-    needs_sshd,
-    pytest.mark.skipif(
-        networks.missing() is not None,
-        reason=f"no network namespaces: {networks.missing()} (all else of ssh runs over loopback, behind a wire)",
-    ),
-]
+pytestmark = [pytest.mark.real, needs_sshd]
 
 
 @pytest.fixture
 async def hosts(home: Home) -> AsyncIterator[tuple[SshHost, SshHost]]:
-    made = [SshHost(home.path / name, network=Network()) for name in ("one", "two")]
-    for host in made:
-        await host.open()
-    yield made[0], made[1]
-    for host in made:
-        await host.close()
+    with networks.network() as one, networks.network() as two:
+        made = SshHost(home.path / "one", network=one), SshHost(home.path / "two", network=two)
+        for host in made:
+            await host.open()
+        yield made
+        for host in made:
+            await host.close()
 
 
 async def _answers(kit: Kit, handle: Handle) -> bool:
