@@ -6,7 +6,7 @@
 #     ssh_host.sh note FOLDER NAME FILE     a file on stdin, to its place; not if the folder of that is gone
 #     ssh_host.sh launch FOLDER NAME LAUNCH CWD PROGRAM     the same, then whether the program could be run; where the
 #                                           tar has a NAME/open, the pane is opened too: then it ends with its facts
-#     ssh_host.sh hunt GRACE LAUNCH …       end all that belongs to these launches
+#     ssh_host.sh hunt GRACE LAUNCH …       end all that belongs to these launches; then the first one's facts, and names
 #     ssh_host.sh begin FOLDER NAME TURN LAUNCH CWD SECONDS GRACE PROGRAM [ARGUMENT …]   a tar with what is to stand in
 #                                           the folder TURN on stdin; then a headless agent's turn, once for each folder:
 #                                           `begun AGE` (hundredths of a second; none: it is over), or `stopped`
@@ -451,6 +451,9 @@ hunt() { # GRACE (hundredths of a second) LAUNCH …
     done
     echo "killed $killed"
     echo "left $left"
+    facts "${launches%% *}"
+    echo "facts$said"
+    echo "names $(ls -A "${launches%% *}" 2>/dev/null | tr '\n' ' ')"
 }
 
 # -- turns ---------------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ import secrets
 import shlex
 import time
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fleet.clock import Clock
@@ -101,6 +101,10 @@ class SshRuntime:
         self._servers: dict[str, SshTmux] = {}
         """By socket."""
         self._assigned: dict[str, str] = {}
+        self._only: dict[str, str] = {}
+        """By agent, the only launch of which something may live there; empty: of none. Not here: that is not known."""
+        self._ending: set[str] = set()
+        """Launches that are being ended, by generation: who does that keeps their last screens."""
         self._watches: watching.Watches[_Watched] = watching.Watches(places, settings, secrets_)
         self._on_host: list[OnHost] = []
         self._unreadable: dict[str, str] = {}
@@ -203,6 +207,8 @@ class SshRuntime:
     async def launch(self, plan: LaunchPlan, handle: Handle) -> None:
         """In one round trip, where a pane can be opened in a tmux server that we speak to already."""
         server = self._of(handle)
+        if self._only.get(handle.agent) != handle.generation:
+            self._only.pop(handle.agent, None)
         said = await self._put_launch(plan, handle)
         if said is None:
             await self._noted(handle)
@@ -409,6 +415,9 @@ class SshRuntime:
         if watched.over():
             return
         watched.dead = True
+        if handle.generation in self._ending:
+            watched.tell(self._look(facts, watched.screen, None, facts.server_lost))
+            return
         try:
             await self._keep_screen(handle, watched.screen)
             facts = await self._settled(handle, lambda facts: facts.screen_kept or not facts.server_alive)
@@ -430,6 +439,7 @@ class SshRuntime:
 
     def _link_told(self, reason: str | None) -> None:
         if reason is None:
+            self._only.clear()
             for socket in self._servers:
                 self._unreadable.pop(socket, None)  # each says so again where it still does not answer
             for watched in self._watches:
@@ -488,41 +498,72 @@ class SshRuntime:
     # -- ending --------------------------------------------------------------------------------------------------
 
     async def end(self, handle: Handle, *, grace: float) -> Ended:
-        facts = await self._facts(handle)
+        self._ending.add(handle.generation)
+        try:
+            return await self._end(handle, grace)
+        finally:
+            self._ending.discard(handle.generation)
+
+    async def _end(self, handle: Handle, grace: float) -> Ended:
+        """One round trip for its end, one for its last screen, and one to put both away."""
+        watched = self._watches.get(handle)
+        known = watched.facts if watched is not None and not watched.dead else None
+        facts = known or await self._facts(handle)
         before = await self._watches.shown(handle, self._of(handle)) if facts.alive else None
         killed: tuple[int, ...] = ()
+        names: Collection[str] = ()
         if not facts.purged:
-            _, killed = await self.hunt([handle.folder], grace)
-        await self._keep_screen(handle, before)
-        await self._of(handle).close_pane(handle.generation)
-        await self.mark_purged(handle.folder)
+            hunted = await self.hunt([handle.folder], grace)
+            killed, facts, names = hunted.killed, hunted.facts, hunted.names
+        is_away = False
+
+        async def put_away(*screen: File) -> None:
+            nonlocal is_away
+            is_away = True
+            putting = [self._put_if_there_is_room(handle, file) for file in screen]
+            closing, noting = self._of(handle).close_pane(handle.generation), self.mark_purged(handle.folder)
+            done = await asyncio.gather(*putting, closing, noting, return_exceptions=True)
+            if failed := next((each for each in done if isinstance(each, BaseException)), None):
+                raise failed
+
+        await self._keep_screen(handle, before, names, put_away)
+        if not is_away:
+            await put_away()
         await self._watches.log(handle.agent).flush()
         if self._watches.get(handle) is None and self._assigned.get(handle.agent) == handle.socket:
             del self._assigned[handle.agent]
-        return Ended((await self._facts(handle)).exit_status, killed)
+        if self._only.get(handle.agent) == handle.generation:
+            self._only[handle.agent] = ""
+        return Ended(facts.exit_status, killed)
+
+    async def _put_if_there_is_room(self, handle: Handle, screen: File) -> None:
+        """An end does not hang on a picture."""
+        try:
+            await self._put_in(handle.folder, screen)
+        except HostUnreachable:
+            raise
+        except FleetError as error:
+            log.warning("%s: its last screen is not kept: %s", handle.generation, error)
 
     async def mark_purged(self, folder: str) -> None:
         """Nothing of that launch lives any more, and nothing of it can come back."""
         await self._shell.ask(f"purged {folder}")
 
-    async def hunt(
-        self, folders: Sequence[str], grace: float, *, verb: str = "hunt"
-    ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """End all that belongs to these launches (with `halt`: turns); who was there, and who needed SIGKILL. It is
-        done there, in one round trip, and goes on where the link is cut meanwhile."""
+    async def hunt(self, folders: Sequence[str], grace: float, *, verb: str = "hunt") -> Hunted:
+        """End all that belongs to these launches (with `halt`: turns). It is done there, in one round trip, and goes on
+        where the link is cut meanwhile."""
         ran = await self.do_there(verb, str(round(grace * 100)), *folders, more=grace)
         must(ran, "the end of a launch")
-        said: dict[str, list[int]] = {}
-        for line in ran.stdout.decode().splitlines():
-            word, *entries = line.split()
-            said[word] = sorted({int(entry.partition(":")[0]) for entry in entries})
-        if "left" not in said:
+        said = {word: rest for word, *rest in map(str.split, os.fsdecode(ran.stdout).splitlines())}
+        if "names" not in said or said["facts"] == ["!"]:
             raise HostUnreachable(f"{self.link.alias}: nobody knows how the end of a launch went")
         if said["left"]:
-            raise Unconfirmed(f"still alive after SIGKILL on {self.link.alias}: {said['left']}")
-        return tuple(said.get("there", ())), tuple(said.get("killed", ()))
+            raise Unconfirmed(f"still alive after SIGKILL on {self.link.alias}: {_pids(said['left'])}")
+        return Hunted(_pids(said["there"]), _pids(said["killed"]), read_facts(said["facts"]), frozenset(said["names"]))
 
     async def purge(self, agent: str, *, keep: str | None = None, grace: float = 0.5) -> tuple[int, ...]:
+        if keep is None and self._only.get(agent) == "":
+            return ()
         root = f"{self._folder}/agents/{agent}/launch"
         names = await self._shell.ask(f"launches {root}")
         if names == ["!"]:
@@ -531,13 +572,14 @@ class SshRuntime:
         folders = [self._launch(agent, name[1:]) for name in older if name.startswith("+")]
         there: tuple[int, ...] = ()
         if folders:
-            there, _ = await self.hunt(folders, grace)
+            there = (await self.hunt(folders, grace)).there
         for folder in folders:
             await self._close_old_pane(agent, folder)
             await self.mark_purged(folder)
         if len(older) > KEPT_LAUNCHES:
             found = sorted((self._launch(agent, name.removeprefix("+")) for name in older), key=_counted)
             must(await self.do_there("remove", *found[: len(found) - KEPT_LAUNCHES]), "the folders of old launches")
+        self._only[agent] = keep or ""
         return there
 
     async def _close_old_pane(self, agent: str, folder: str) -> None:
@@ -582,14 +624,34 @@ class SshRuntime:
 
     # -- what is kept ----------------------------------------------------------------------------------------------
 
-    async def _keep_screen(self, handle: Handle, before: Screen | None) -> None:
+    async def _keep_screen(
+        self,
+        handle: Handle,
+        before: Screen | None,
+        there: Collection[str] = (),
+        put: Callable[[File], Awaitable[None]] | None = None,
+    ) -> None:
+        """`there`: the names in the launch's folder, if they are known; `put` the screen elsewhere than there."""
+
+        async def names() -> Collection[str]:
+            return there or await self.list(handle.folder)
+
+        last = functools.partial(self._last, handle)
         await self._watches.keep(
-            handle,
-            before,
-            names=functools.partial(self.list, handle.folder),
-            last=lambda: watching.final(self._of(handle), handle.generation, within=SETTLE),
-            put=functools.partial(self._put_in, handle.folder),
+            handle, before, names=names, last=last, put=put or functools.partial(self._put_in, handle.folder)
         )
+
+    async def _last(self, handle: Handle) -> Seen | None:
+        """`watching.final`, in one round trip where tmux knows already that the pane is dead."""
+        server, generation = self._of(handle), handle.generation
+        try:
+            seen = await server.last(generation)
+        except ServerGone:
+            return None
+        if seen is None or seen.screen.dead:
+            return seen
+        later = await watching.final(server, generation, within=SETTLE)
+        return seen if later is None else replace(later, scrolled=(*seen.scrolled, *later.scrolled), first=seen.first)
 
     async def last_screen(self, handle: Handle) -> str | None:
         return await watching.last_screen(self.read, handle)
@@ -703,6 +765,17 @@ class SshRuntime:
         await self._watches.close()
 
 
+@dataclass(frozen=True, slots=True)
+class Hunted:
+    """How the end of launches went: who was there, who needed SIGKILL, and how it stands with the first of them."""
+
+    there: tuple[int, ...]
+    killed: tuple[int, ...]
+    facts: Facts
+    names: Collection[str]
+    """What is in its folder."""
+
+
 class _Watched(watching.Watched):
     """One launch that somebody watches."""
 
@@ -720,6 +793,11 @@ def _must_be_sayable(plan: LaunchPlan) -> None:
     given = {"an argument": "".join(plan.argv), **{f"the variable {name}": text for name, text in plan.env.items()}}
     if zero := next((what for what, text in given.items() if "\0" in text), None):
         raise LaunchError(f"{zero} holds a zero byte, which no program can be given")
+
+
+def _pids(entries: Sequence[str]) -> tuple[int, ...]:
+    """Of processes that are told as `PID:START`."""
+    return tuple(sorted({int(entry.partition(":")[0]) for entry in entries}))
 
 
 def _name() -> str:

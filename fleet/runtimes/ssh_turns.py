@@ -56,7 +56,7 @@ class SshGround:
 
     async def end_launch(self, folder: str, grace: float) -> tuple[int, ...]:
         must(await self._ask("remove", f"{folder}/{STANDS}"), "a launch")
-        _, killed = await self._host.hunt([folder], grace)
+        killed = (await self._host.hunt([folder], grace)).killed
         await self._host.mark_purged(folder)
         return killed
 

@@ -582,15 +582,26 @@ class Tmux:
         return Seen(read_screen(blocks[0].body, blocks[1].body)[0], pane.id)
 
     async def last(self, generation: str) -> Seen | None:
-        """The pane now, with all lines that have left the screen and were not told of yet."""
+        """The pane now, with all lines that have left the screen and were not told of yet: in one round trip, where it
+        is known and has not moved a lot since the last sweep."""
+        await self._open()
+        known, asked = self._panes.get(generation), 0
+        lines = [(_LIST, 1)]
+        if known is not None:
+            known.doubt = True  # there may be no next time, and at its limit it may be as long as it was, and all new
+            asked = self._lines_wanted(known)
+            lines.append((self._capture(known, asked), 3 if asked else 2))
+        table, *captured = await self.ask_lines(lines)
         self._listed = b""
-        await self._list()
+        self._read_table(table[0])
         pane = self._panes.get(generation)
         if pane is None:
             return None
-        pane.doubt = True  # there may be no next time, and at its limit it may be as long as it was, and all new
-        scrolled = self._lines_wanted(pane)
-        blocks = (await self.ask_lines([(self._capture(pane, scrolled), 3 if scrolled else 2)]))[0]
+        if pane is not known or self._grown(pane, pane.history) > asked or (pane.history and not asked):
+            pane.doubt = True
+            asked = self._lines_wanted(pane)
+            captured = await self.ask_lines([(self._capture(pane, asked), 3 if asked else 2)])
+        blocks = captured[0]
         if not blocks[-1].ok:
             self._forget(generation)
             return None
@@ -710,7 +721,9 @@ class Tmux:
 
     async def _list(self) -> None:
         """Read the table of panes; one that is to the byte what it was needs no parsing."""
-        block = (await self.ask_line(_LIST, 1))[0]
+        self._read_table((await self.ask_line(_LIST, 1))[0])
+
+    def _read_table(self, block: Block) -> None:
         if not block.ok:
             raise HostUnreachable(block.body.decode(errors="replace").strip())
         if block.body == self._listed:

@@ -174,6 +174,8 @@ class Watches(Generic[W]):
         """
         log = self.log(handle.agent)
         async with log.keeping:
+            if (watched := self.get(handle)) is not None and watched.logged:
+                return
             there = await names()
             if there and SCREEN not in there:
                 seen = await last()

@@ -215,6 +215,23 @@ async def test_the_way_to_a_launch_is_three_requests_one_after_the_other(
     await kit.watch(handle).show("hello")
 
 
+async def test_a_stop_is_one_request_to_end_it_and_one_to_put_away_what_is_left(kit: Kit, requests: list[str]) -> None:
+    handle = kit.mint("web")
+    await kit.runtime.purge("web", keep=handle.generation)
+    await kit.runtime.launch(kit.plan("web", "greeter"), handle)
+    await kit.watch(handle).show("hello")
+    requests.clear()
+    assert (await kit.runtime.end(handle, grace=10)).exit_status == 143
+    assert await kit.runtime.purge("web") == ()
+    # Its screen is read between the two, in tmux's own words; facts are what the watch asks for.
+    assert sorted(word for word in requests if word != "facts" and not word.startswith("tmux")) == [
+        "hunt",
+        "note",
+        "purged",
+    ]
+    assert "hello" in (await kit.runtime.last_screen(handle) or "")
+
+
 async def test_what_a_tree_costs_is_told_for_each_that_lives(kit: Kit, host: SshHost) -> None:
     busy = Path(host.folder) / "bin" / "busy"
     busy.write_text("#!/bin/sh\nsleep 600 &\necho hello\nwhile :; do :; done\n")
