@@ -27,8 +27,8 @@ LOGIN_SHELL = " login_shell=yes"
 """Ends the name of a login node whose programs stand on the PATH of a login shell only."""
 FASTEST = 10.0
 """Seconds between two questions that no setting goes below."""
-TENANTS_READ_EVERY = 5.0
-"""Seconds between two looks at a tenant's folder on a login node: each is a command there."""
+TENANTS_READ_EVERY = 15.0
+"""Seconds between two looks at a folder of a tenant on a login node, if nothing is told of it: each is a command."""
 
 
 OnWalltime = Callable[[Handle, str, float], Awaitable[None]]

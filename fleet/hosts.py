@@ -191,14 +191,14 @@ class SshHosts:
         return runtime
 
     @contextlib.asynccontextmanager
-    async def visited(self, alias: str) -> AsyncIterator[tuple[Runtime, str]]:
+    async def visited(self, way: Way) -> AsyncIterator[tuple[Runtime, str]]:
         """A login node for one command, and fleet's folder there. A daemon that is connected to it is not disturbed:
         what a visit needs there has a folder of its own, as long as it lasts."""
-        link = self._link(Way(alias), None)
+        link = self._link(way, None)
         try:
-            folder = await self._module("ssh_runtime").folder_for(link, self._own_mark(), alias)
+            folder = await self._module("ssh_runtime").folder_for(link, self._own_mark(), way.alias)
             own = f"{folder}/visits/{secrets.token_hex(4)}"
-            node = self.login_known(alias, own, link, ready=0)
+            node = self.login_known(str(way), own, link, ready=0)
             await node.prepare()
             try:
                 yield node, folder

@@ -132,7 +132,7 @@ def examine(spec: AgentSpec, here: Here, names: set[str]) -> Iterator[Finding]:
         yield from _job_there(spec, here)
         return
     if spec.runtime == "slurm-tenant" and spec.remote is not None:
-        yield Finding(spec.name, "host", WARN, f"what stands on {spec.remote.choices[0]} was not looked at")
+        yield from _booking_there(spec, here)
         return
     for part in {"slurm": (_job, _folder, _files), "slurm-tenant": (_booking, _folder, _files)}.get(
         spec.runtime, PARTS
@@ -350,6 +350,14 @@ def _booking(spec: AgentSpec, here: Here) -> Iterator[Finding]:
         yield Finding(spec.name, "booking", OK, f"{name} is booked")
     else:
         yield Finding(spec.name, "booking", FAIL, f"{name} is not booked", f"`fleet slurm book {name} …` books it.")
+
+
+def _booking_there(spec: AgentSpec, here: Here) -> Iterator[Finding]:
+    from fleet.cli import check_cluster
+    from fleet.config import load_settings
+
+    for told in check_cluster.booked(spec, load_settings(here.places), here.places):
+        yield Finding(spec.name, told.name, told.status, told.message, told.remedy)
 
 
 PARTS: tuple[Callable[[AgentSpec, Here], Iterator[Finding]], ...] = (

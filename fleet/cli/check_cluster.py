@@ -1,5 +1,5 @@
-"""What `fleet check` asks a cluster behind a login node: whether its controller would take the agent's job. Nothing is
-submitted."""
+"""What `fleet check` asks a cluster behind a login node: whether its controller would take the agent's job, or whether
+the booking is there that it is to live in. Nothing is submitted."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from collections.abc import Iterator
 
 from fleet.cli.check_there import FAIL, OK, WARN, Told
 from fleet.cli.render import rendered
+from fleet.clock import SystemClock
 from fleet.errors import FleetError, HostUnreachable
-from fleet.hosts import ways
+from fleet.hosts import SshHosts, ways
 from fleet.manifests.model import AgentSpec, Remote
+from fleet.runtimes.slurm_booking import Place
 from fleet.runtimes.ssh import Link
 from fleet.runtimes.ssh_tmux import login, sh
-from fleet.settings import Settings
+from fleet.settings import Places, Settings
 from fleet.terms import Ran
 
 WITHIN = 40.0
@@ -60,4 +62,38 @@ async def _asked(remote: Remote, script: bytes, settings: Settings) -> tuple[str
             away = error
         finally:
             await link.close()
+    raise away or HostUnreachable("it names no host")
+
+
+def booked(spec: AgentSpec, settings: Settings, places: Places) -> Iterator[Told]:
+    """The tenant's booking."""
+    assert spec.remote is not None and spec.slurm is not None and spec.slurm.reservation
+    name = spec.slurm.reservation
+    try:
+        login, wanted, place = asyncio.run(_booking(spec.remote, name, settings, places))
+    except FleetError as error:
+        yield Told("host", FAIL, str(error), error.hint)
+        return
+    yield Told("host", OK, f"{login} answers")
+    if not wanted:
+        remedy = f"`fleet slurm book {name} --host {login} …` books it."
+        yield Told("booking", FAIL, f"{name} is not booked from {login}", remedy)
+    elif place is None:
+        yield Told("booking", OK, f"{name} is booked, and has no node yet")
+    else:
+        yield Told("booking", OK, f"{name} is booked: job {place.job} on {place.node}")
+
+
+async def _booking(remote: Remote, name: str, settings: Settings, places: Places) -> tuple[str, bool, Place | None]:
+    """On the first login node that answers: whether it is wanted, and where it is."""
+    hosts = SshHosts(settings, places, SystemClock(), lambda _: ())
+    away: HostUnreachable | None = None
+    for way in ways(remote):
+        try:
+            async with hosts.visited(way) as (node, folder):
+                wanted = await node.read(f"{folder}/bookings/{name}/wanted")
+                place = await node.read(f"{folder}/bookings/{name}/place")
+                return way.name, wanted is not None, Place.parse(place)
+        except HostUnreachable as error:
+            away = error
     raise away or HostUnreachable("it names no host")

@@ -106,13 +106,14 @@ def _with_bookings(doing: Callable[[Any], Awaitable[T]], login: str | None) -> T
     from fleet.runtimes.local import LocalRuntime
     from fleet.runtimes.slurm_bookings import Bookings
     from fleet.runtimes.slurm_cluster import Cluster
+    from fleet.runtimes.ssh_hosts import Way
     from fleet.settings import Places
 
     async def do() -> T:
         places = Places.of()
         settings = load_settings(places)
         if login is not None:
-            async with SshHosts(settings, places, SystemClock(), lambda _: ()).visited(login) as (node, folder):
+            async with SshHosts(settings, places, SystemClock(), lambda _: ()).visited(Way(login)) as (node, folder):
                 there = Cluster(node, {}, folder=folder)
                 try:
                     await must_have_slurm_there(there, login)

@@ -10,6 +10,7 @@ holds the lease of its conversation, as a job does (slurm_tenant.sh): until then
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import json
 import logging
@@ -45,6 +46,8 @@ PURGED = "purged"
 LAPSED = "lapsed"
 BEGUN = frozenset({"program", "exit"})
 """What the launcher notes of its program."""
+NOTED = BEGUN | {"lease", LAPSED}
+"""The notes that say how it stands."""
 TENANT = "tenant"
 """The file in a launch's folder that says where it is and what it takes of the booking."""
 
@@ -288,7 +291,14 @@ class TenantRuntime(OnSubmitHost):
         return watched.server.seen_at(handle.generation) if watched is not None and watched.server is not None else None
 
     async def _watch_on(self, watched: _Watched) -> None:
-        """Look for its end again and again; its pane is watched beside."""
+        """Look for its end again and again, and at once where something is noted; its pane is watched beside."""
+        unwatch = self._host.watch_folder(watched.handle.folder, watched.hear)
+        try:
+            await self._look_again(watched)
+        finally:
+            unwatch()
+
+    async def _look_again(self, watched: _Watched) -> None:
         handle = watched.handle
         while not watched.closed():
             try:
@@ -306,7 +316,9 @@ class TenantRuntime(OnSubmitHost):
                 log.debug("agent %s: %s", handle.agent, error)
             except Exception:
                 log.exception("agent %s: a look failed", handle.agent)
-            await self._clock.sleep(self._read_every)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(watched.news.wait(), self._read_every)
+            watched.news.clear()
 
     async def _tell_gone(self, watched: _Watched, tenant: Tenant | None, look: Look) -> None:
         watched.dead = True
@@ -532,8 +544,18 @@ class _Watched(watching.Watched):
     missing = False
     """Its pane was not found, or is dead: the next round looks closer."""
 
+    def __init__(self, handle: Handle, on_look: OnLook) -> None:
+        super().__init__(handle, on_look)
+        self.news = asyncio.Event()
+
     def miss(self) -> None:
         self.missing = True
+        self.news.set()
+
+    def hear(self, name: str) -> None:
+        """Something was written into its folder."""
+        if name in NOTED:
+            self.news.set()
 
 
 def _waits(names: Collection[str]) -> bool:

@@ -272,7 +272,12 @@ def test_agents_and_bookings_are_submitted_over_ssh_and_a_cut_link_says_nothing_
     job = away.json(*booked)["job"]
     until((login.folder / "bookings" / "pool" / "place").exists, "the booking has its node")
     there = {"remote": {"host": "there"}, "slurm": {"reservation": "pool", "mem": "100M"}}
-    told = away.json("start", away.shell("one", TALKS, env={"COUNT": "one"}, **there))
+    path, other = away.shell("one", TALKS, env={"COUNT": "one"}, **there), there["slurm"] | {"reservation": "other"}
+    (answers, booking) = away.json("check", path)["checks"]
+    assert answers["status"] == "ok" and booking["message"].startswith(f"pool is booked: job {job} on n")
+    (_, booking) = away.json("check", away.shell("two", ASKS, **there | {"slurm": other}), code=1)["checks"]
+    assert booking["remedy"].startswith("`fleet slurm book other --host there")
+    told = away.json("start", path)
     assert [agent["outcome"] for agent in told["agents"]] == ["started"]
     until(lambda: "hello home one" in "\n".join(away.json("logs", "one")["lines"]), "its first line is in the log")
     (shown,) = away.json("slurm", "show", "pool", "--host", "there")["tenants"]
