@@ -16,7 +16,7 @@ import pytest
 
 from fleet.runtimes import lease
 from fleet.terms import Handle, Process
-from tests.cluster import Cluster, SlurmHost, SlurmKit, TenantHost, happens, needs_slurm, slurm_kit  # noqa: F401
+from tests.cluster import Cluster, SlurmHost, SlurmKit, TenantHost, happens, needs_slurm, slurm_kit, until  # noqa: F401
 from tests.contract.hosts import Looks, until_async
 from tests.contract.test_runtime import (  # noqa: F401
     test_a_host_that_cannot_be_read_is_no_death,
@@ -49,6 +49,7 @@ def lodgings(slurm: Cluster) -> Iterator[Home]:
     home = Home.new()
     yield home
     asyncio.run(_release(slurm, home))
+    until(lambda: not slurm.run("squeue", "--noheader"), "the booking's job has ended")  # which may take its grace
     said = end_all(wait_gone(home.path))
     shutil.rmtree(home.path, ignore_errors=True)
     assert not said, "the tests left this behind:\n  " + "\n  ".join(said)
