@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import signal
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
@@ -86,9 +87,9 @@ WAITS = "echo $FLEET_MESSAGE_ID >> begun; while [ ! -e go ]; do sleep 0.05; done
 
 
 async def test_a_turn_runs_there_and_nothing_of_it_is_left_there(desk: FarDesk) -> None:
-    desk.runner("cat; printf ' %s' \"$KEY\" $FLEET_SENDER $FLEET_GENERATION; umask", env={"KEY": "it's $HOME"})
+    up = desk.runner("cat; printf ' %s' \"$KEY\" $FLEET_SENDER $FLEET_GENERATION; umask", env={"KEY": "it's $HOME"})
     end = await desk.ask(message(text="größe 'x' $HOME\n`id`"))
-    assert (end.ok, end.text) == (True, f"größe 'x' $HOME\n`id` it's $HOME alice web.1.aaaa{UMASK:04o}")
+    assert (end.ok, end.text) == (True, f"größe 'x' $HOME\n`id` it's $HOME alice {up.generation}{UMASK:04o}")
     assert desk.word("turn") == ["begun", "answered"]
     await until(lambda: not desk.folders(), "its folder there goes")
     assert any("größe" in line for line in log_of(desk.places, "web", 100)), "its log is here"
@@ -119,7 +120,7 @@ async def test_how_it_ends_is_told_as_of_one_here(desk: FarDesk) -> None:
 
 async def test_a_program_that_is_not_there_is_refused_at_the_launch_by_name(desk: FarDesk) -> None:
     runtime = WithHeadless(desk.host, desk.ground, desk.there.ssh._clock)
-    handle = runtime.mint("web", "web.1.aaaa", NONE)
+    handle = runtime.mint("web", f"web.1.{secrets.token_hex(4)}", NONE)
     assert not (await runtime.look(handle)).alive
     plan = LaunchPlan(agent="web", argv=("no-such-program",), cwd=desk.there.folder, env={"PATH": "/usr/bin:/bin"})
     with pytest.raises(LaunchError, match="no-such-program"):
