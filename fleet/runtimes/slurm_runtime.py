@@ -130,11 +130,14 @@ class SlurmRuntime(OnSubmitHost):
         await self._pre_submit(section, plan)
         again = None if plan.again is None else replace(plan, argv=plan.again)
         ours = [File(f"{scripts_of(self._places)}/{name}", path.read_bytes(), 0o700) for name, path in SCRIPTS.items()]
-        attempt = File(f"{handle.folder}/submitting", f"{time.time():.0f}\n".encode())
+        resubmits = section.auto_resubmit and again is not None
+        attempt = File(f"{handle.folder}/submitting", f"{time.time():.0f} {resubmits:d}\n".encode())
         await self._host.put([*ours, *slurm_script.files(job, section, plan, again), attempt])
         self._watches.log(handle.agent).begin(handle.generation, self._clock.now())
         id_ = await self._cluster.submit(slurm_script.submit_argv(job))
-        await self._note(handle, Handoff(job=id_, resubmits=section.auto_resubmit and again is not None))
+        known = Handoff(job=id_, resubmits=resubmits)
+        self._chains[handle.generation] = _Chain(handle, known)  # what the queue is asked from now on tells of the job
+        await self._note(handle, known)
         log.info("agent %s: job %s is submitted", handle.agent, id_)
 
     async def _note(self, handle: Handle, known: Handoff) -> None:
@@ -171,12 +174,13 @@ class SlurmRuntime(OnSubmitHost):
         noted = await self._host.read(f"{handle.folder}/submitting")
         if noted is None or PURGED in await self._host.list(handle.folder):
             return None
+        at, resubmits = noted.split()
         answer = await self._answer(time.monotonic())
         named = answer.named(_name(handle))
         if named:
-            await self._note(handle, Handoff(job=named[0].id))
+            await self._note(handle, Handoff(job=named[0].id, resubmits=resubmits == b"1"))
             return await self._host.read(f"{handle.folder}/handoff")
-        if time.time() - float(noted) < SUBMIT_WITHIN + 10:
+        if time.time() - float(at) < SUBMIT_WITHIN + 10:
             raise HostUnreachable(f"it is not known yet whether the job of {handle.generation} was submitted")
         return None
 
