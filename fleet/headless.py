@@ -278,9 +278,9 @@ class Turns:
 
     def _strays(self, kept: set[str]) -> set[Process]:
         """Processes of turns of this fleet that are not among these."""
-        rows = processes.table()
+        rows, marks = processes.census(MARK)
         root = str(self._root) + "/"
-        roots = [p for p, mark in processes.marks(rows, MARK).items() if mark.startswith(root) and mark not in kept]
+        roots = [p for p, mark in marks.items() if mark.startswith(root) and mark not in kept]
         return {process for process in processes.descendants(rows, roots) if process.pid != os.getpid()}
 
     @property

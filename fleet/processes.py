@@ -28,6 +28,8 @@ POLL = 0.02
 """Seconds between two questions whether a process still lives."""
 STRANGERS_FOR = 30.0
 """Seconds for which a process that is in no agent's tree is taken to stay outside."""
+PASSES = 50
+"""How often those that came meanwhile are read at most, for one census."""
 AFTER_KILL = 10.0
 """Seconds a process may take to vanish after SIGKILL (one in an uninterruptible call takes its time)."""
 
@@ -118,6 +120,34 @@ class Table:
                 self._read[pid] = line, row
                 rows[pid] = row
         return rows
+
+
+def census(name: str = MARK) -> tuple[dict[int, Row], dict[Process, str]]:
+    """Every living process by its pid, and what a variable says in each one's environment.
+
+    A table takes its time to read: a process that hands over to its child meanwhile, and ends, would be in none. So
+    those that came since the reading began are read as well, until nobody has come.
+    """
+    rows: dict[int, Row] = {}
+    found: dict[Process, str] = {}
+    newest, fresh = _newest_pid(), table()
+    for _ in range(PASSES):
+        rows |= fresh
+        found |= marks(fresh, name)
+        before, newest = newest, _newest_pid()
+        if newest == before:
+            break
+        came = range(before + 1, newest + 1)
+        fresh = {pid: row for pid in came if (row := _row(pid))} if came else table()  # where pids begin anew: all
+    return rows, found
+
+
+def _newest_pid() -> int:
+    """The pid that was given out last; always the same where the kernel does not tell."""
+    try:
+        return int(Path("/proc/loadavg").read_text().split()[-1])
+    except (OSError, ValueError, IndexError):
+        return 0
 
 
 def descendants(rows: Mapping[int, Row], roots: Iterable[Process]) -> set[Process]:

@@ -155,8 +155,7 @@ class Desk:
 
     def living(self) -> set[Process]:
         """Every process of a turn of this home."""
-        rows = processes.table()
-        return {p for p, mark in processes.marks(rows, MARK).items() if mark.startswith(str(self.home))}
+        return {p for p, mark in processes.census(MARK)[1].items() if mark.startswith(str(self.home))}
 
     async def gone(self) -> None:
         await until(lambda: not self.living(), "nothing of a turn lives")

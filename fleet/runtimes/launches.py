@@ -86,7 +86,7 @@ def pane(folder: Path) -> tuple[str, str] | None:
 
 def search(folders: Iterable[Path]) -> set[Process]:
     """All processes of these launches that live: by their trees, by the mark they bear, by having been seen."""
-    rows = processes.table()
+    rows, marks = processes.census()
     roots: list[Process] = []
     generations = set()
     for folder in folders:
@@ -94,16 +94,16 @@ def search(folders: Iterable[Path]) -> set[Process]:
         noted = (_process(folder / "launcher"), _process(folder / "program"))
         roots += [process for process in noted if process is not None]
         roots += _seen(folder)
-    roots += [process for process, mark in processes.marks(rows).items() if mark in generations]
+    roots += [process for process, mark in marks.items() if mark in generations]
     return {process for process in processes.descendants(rows, roots) if process.pid != os.getpid()}
 
 
 def strays(agents: Path, keep: Iterable[str]) -> dict[Process, str]:
     """Processes that bear the mark of a launch below this folder which is not among `keep`, with its generation."""
-    rows = processes.table()
+    _, marks = processes.census("FLEET_LAUNCH")
     kept = set(keep)
     found = {}
-    for process, folder in processes.marks(rows, "FLEET_LAUNCH").items():
+    for process, folder in marks.items():
         generation = Path(folder).name
         if Path(folder).is_relative_to(agents) and generation not in kept and process.pid != os.getpid():
             found[process] = generation

@@ -268,7 +268,7 @@ class LocalHost:
 
 def bears(generation: str) -> list[int]:
     """The processes that bear a generation's mark."""
-    return [p.pid for p, mark in processes.marks(processes.table()).items() if mark == generation]
+    return [p.pid for p, mark in processes.census()[1].items() if mark == generation]
 
 
 def plan_for(host: LocalHost, agent: str, argv: Sequence[str], **env: str) -> LaunchPlan:

@@ -93,13 +93,35 @@ def test_a_mark_is_read_from_the_environment_and_only_under_its_own_name() -> No
     child = subprocess.Popen(["sleep", "600"], env=env)
     bare = subprocess.Popen(["sleep", "600"], env={"XFLEET_GENERATION": "no"})
     try:
-        marks = {process.pid: mark for process, mark in processes.marks(processes.table()).items()}
+        marks = {process.pid: mark for process, mark in processes.census()[1].items()}
         assert marks.get(child.pid) == "web.1.ab"
         assert bare.pid not in marks
     finally:
         for each in (child, bare):
             each.kill()
             each.wait()
+
+
+def test_who_comes_while_the_table_is_read_is_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process may hand over to its child, and end, after the table's list of pids was made."""
+    came: list[subprocess.Popen[bytes]] = []
+    read = processes.table
+
+    def slow() -> dict[int, Row]:
+        rows = read()
+        came.append(subprocess.Popen(["sleep", "600"], env={"FLEET_GENERATION": "web.1.ab"}))
+        return rows
+
+    monkeypatch.setattr(processes, "table", slow)
+    try:
+        rows, marks = processes.census()
+        late = {child.pid for child in came}
+        assert late <= rows.keys()
+        assert late <= {process.pid for process, mark in marks.items() if mark == "web.1.ab"}
+    finally:
+        for child in came:
+            child.kill()
+            child.wait()
 
 
 async def spawn(line: str, stdin: int | None = None) -> asyncio.subprocess.Process:
