@@ -61,8 +61,8 @@ class Parts:
     """What the program on that host says of its version, in this environment and folder."""
     may_restart: Callable[[str, str | None], Awaitable[None]]
     """Waits until the fleet's brake lets one more automatic restart go; the second word is the restart's reason."""
-    believe_death: Callable[[str, Look], Awaitable[bool]]
-    """Whether an unexplained death may be believed; it may look a second time first."""
+    look_again: Callable[[Handle], Awaitable[Look]]
+    """What a later look says of a launch whose death nothing explains."""
     record_event: Callable[[str, str, str, Mapping[str, Any]], None]
     """Agent, type, name, payload: into the event store."""
     storage: Callable[[StorageError | None], None]

@@ -93,16 +93,18 @@ class Ramp:
 class Toll:
     """Deaths that nobody can explain, of the whole fleet."""
 
-    many: int
+    limit: int
     """So many …"""
     window: float
-    """… within so many seconds are looked at twice …"""
-    recheck: float
-    """… so many seconds apart."""
+    """… within so many seconds are many."""
     deaths: tuple[float, ...] = ()
 
-    def strike(self, now: float) -> tuple[Toll, float | None]:
-        """One more; and how long to wait before a second look, `None` where it may be believed as it is."""
+    def strike(self, now: float) -> Toll:
+        """One more."""
         recent = tuple(min(at, now) for at in self.deaths if now - at <= self.window)
-        toll = replace(self, deaths=(*recent, now))
-        return toll, self.recheck if len(toll.deaths) >= self.many else None
+        return replace(self, deaths=(*recent, now))
+
+    @property
+    def many(self) -> bool:
+        """Whether they were many at the last of them."""
+        return len(self.deaths) >= self.limit

@@ -37,6 +37,9 @@ WAITS_FOR_OTHERS = "WaitsForOthers"
 FAULT_RETRY = 5.0
 """Seconds until a stop, or a wait, that failed by a fault of ours is tried again."""
 
+Replay = Callable[[str], Awaitable[list[HookEvent]]]
+"""The stored hook events of a generation."""
+
 
 class Runner(Agent):
     """One agent of this fleet, alive."""
@@ -332,9 +335,19 @@ class Runner(Agent):
     # -- its death -------------------------------------------------------------------------------------------------
 
     async def _died(self, handle: Handle, look: Look) -> None:
-        unexplained = look.exit_status is None and not look.multiplexer_lost and look.gone is None
-        if unexplained and not await self.parts.believe_death(self.name, look):
-            return
+        if look.unexplained:
+            try:
+                look = await self.parts.look_again(handle)
+            except HostUnreachable as error:
+                if handle == self.handle:
+                    self.post(lifecycle.Lost(message=str(error)))
+                return
+            if look.alive:
+                log.warning("agent %s was taken for dead, and lives", self.name)
+                if self.is_up(handle):
+                    self.senses.watch(handle)
+                    self.senses.on_look(handle, look)
+                return
         cause, words = restart.Cause.CRASH, None
         with self.guarded("cause"):  # whatever its last words are, it is dead
             cause, words = await self._cause(handle, look)
@@ -380,7 +393,7 @@ class Runner(Agent):
 
     # -- after the daemon's own restart ----------------------------------------------------------------------------
 
-    async def adopt(self, replay: Callable[[str], Awaitable[list[HookEvent]]]) -> None:
+    async def adopt(self, replay: Replay) -> None:
         """The daemon is new, the agent may not be: see how it stands, and go on from there."""
         handle = self.handle
         if handle is None or self.life.phase in (Phase.STOPPED, Phase.FINISHED, Phase.FAILED):
@@ -393,6 +406,25 @@ class Runner(Agent):
         except HostUnreachable as error:
             self.post(lifecycle.Lost(message=str(error)))
             return
+        if self._doubts(look):
+            self.beside(self._take_over_after_all(handle, replay))  # the others' adoption need not wait for it
+        else:
+            await self._take_over(handle, look, replay)
+
+    def _doubts(self, look: Look) -> bool:
+        """Whether a look must not be taken for a death without another one."""
+        return look.unexplained and self.life.launched_at is not None and self.life.phase in (*UP, Phase.UNVERIFIABLE)
+
+    async def _take_over_after_all(self, handle: Handle, replay: Replay) -> None:
+        try:
+            look = await self.parts.look_again(handle)
+        except HostUnreachable as error:
+            self.post(lifecycle.Lost(message=str(error)))
+            return
+        if handle == self.handle:
+            await self._take_over(handle, look, replay)
+
+    async def _take_over(self, handle: Handle, look: Look, replay: Replay) -> None:
         if look.alive and not look.multiplexer_lost:
             self.facts.program, self.facts.pane = look.program, look.pane
             self.facts.owner = look.program.pid if look.program else None
@@ -416,7 +448,7 @@ class Runner(Agent):
         env.update(plan.derived(self.spec, handle, cwd))
         self.facts.cwd, self.facts.env = cwd, env
 
-    async def host_back(self, replay: Callable[[str], Awaitable[list[HookEvent]]]) -> None:
+    async def host_back(self, replay: Replay) -> None:
         """The host can be read again, or may be: see the agent."""
         if self.life.phase is not Phase.UNVERIFIABLE or self._returning:
             return
@@ -436,6 +468,8 @@ class Runner(Agent):
             return
         try:
             look = await self.runtime.look(handle)
+            if self._doubts(look):
+                look = await self.parts.look_again(handle)
         except HostUnreachable as error:
             log.info("agent %s: %s", self.name, error)
             return

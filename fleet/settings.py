@@ -38,8 +38,8 @@ class Settings:
     start_parallel: int = 4  # starts at once when many come back
     ramp_halt: int = 3  # failed starts in a row that halt the ramp
     mass_deaths: int = 3  # unexplained deaths …
-    mass_window: float = 30.0  # … within this, that are looked at twice
-    mass_recheck: float = 0.75  # after this
+    mass_window: float = 30.0  # … within this are many: each is looked at once more …
+    mass_recheck: float = 0.75  # … after this
     kill_grace: float = 0.5  # from SIGTERM to SIGKILL for leftovers of an older generation
     exit_command_grace: float = 3.0  # for the program's own exit command, before SIGTERM
     limit_jitter_min: float = 60.0  # after a usage limit's end …

@@ -40,7 +40,7 @@ from fleet.runtimes.base import Far, Runtime
 from fleet.settings import Places, Settings
 from fleet.spool import Drain, fetched
 from fleet.tasks import Tasks
-from fleet.terms import Activity, Evidence, HookEvent, Look, Phase, Process, Screen, Verdict
+from fleet.terms import Activity, Evidence, Handle, HookEvent, Look, Phase, Process, Screen, Verdict
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +67,8 @@ ATTEND_EVERY = 0.5
 """Seconds between two looks for agents that are to be judged again …"""
 ATTEND_SETTLED = 0.8
 """… and where all are settled: as between two sweeps where nothing moves, and far less than `ATTEND`."""
+SECOND_LOOK = 0.25
+"""Seconds after which a death that nothing explains is looked at again."""
 REACH_AGAIN = 5.0
 """Seconds until a host that has never answered is tried again for an agent that is to start on it."""
 RULES_FOR = 1.0
@@ -115,7 +117,7 @@ class Supervisor:
         self._brake = brake.Bucket.full(settings.brake_burst, clock.now())
         self._brake_lock = asyncio.Lock()
         self._ramp = brake.Ramp(settings.start_parallel, settings.ramp_halt)
-        self._toll = brake.Toll(settings.mass_deaths, settings.mass_window, settings.mass_recheck)
+        self._toll = brake.Toll(settings.mass_deaths, settings.mass_window)
         self._versions: dict[tuple[str, float, int], str | None] = {}
         self._asked: dict[tuple[str, float, int], asyncio.Task[str | None]] = {}
         """The programs that are being asked for their version."""
@@ -148,7 +150,7 @@ class Supervisor:
             startup_step=self._startup_step,
             version=self._version,
             may_restart=self._may_restart,
-            believe_death=self._believe_death,
+            look_again=self._look_again,
             record_event=self.record_event,
             storage=self._on_storage,
             changed=self._changed,
@@ -564,18 +566,16 @@ class Supervisor:
             case Phase.STARTING if runner.state.activity is Activity.NEEDS_INPUT and runner.facts.settling is None:
                 self._ramp = self._ramp.left(name)  # it waits for a person, and the others need not
 
-    async def _believe_death(self, name: str, look: Look) -> bool:
-        """An unexplained death among many is looked at twice before it is believed."""
-        self._toll, wait = self._toll.strike(self.clock.now())
-        runner = self.runners[name]
-        if wait is None or runner.handle is None:
-            return True
-        await self.clock.sleep(wait)
-        try:
-            return not (await runner.runtime.look(runner.handle)).alive
-        except HostUnreachable as error:
-            runner.post(lifecycle.Lost(message=str(error)))
-            return False
+    async def _look_again(self, handle: Handle) -> Look:
+        """A death that nothing explains is looked at again before it is believed, and where there are many at a time,
+        the first ones of them too, once more and later: then the observer is to be doubted before the agents."""
+        self._toll = self._toll.strike(self.clock.now())
+        await self.clock.sleep(SECOND_LOOK)
+        look = await self.hosts.of(handle).look(handle)
+        if look.unexplained and self._toll.many:
+            await self.clock.sleep(self.settings.mass_recheck - SECOND_LOOK)
+            look = await self.hosts.of(handle).look(handle)
+        return look
 
     def record_event(self, agent: str, kind: str, name: str, payload: Mapping[str, Any]) -> None:
         """Into the event store, soon; followers hear it at once."""

@@ -217,6 +217,11 @@ class Look:
     words: str | None = None
     """The same as a clause for a person."""
 
+    @property
+    def unexplained(self) -> bool:
+        """It is not alive, and nothing says why: lost contact looks the same."""
+        return not self.alive and self.exit_status is None and self.gone is None and not self.multiplexer_lost
+
 
 @dataclass(frozen=True, slots=True)
 class Ran:

@@ -118,17 +118,17 @@ def test_a_ramp_without_a_limit_is_never_halted() -> None:
     assert ramp.open
 
 
-def test_deaths_in_a_crowd_are_looked_at_twice() -> None:
-    toll, answers = Toll(3, 30.0, 0.75), []
+def test_deaths_in_a_crowd_are_many_from_the_third_on() -> None:
+    toll, answers = Toll(3, 30.0), []
     for at in (0.0, 10.0, 20.0, 20.0):
-        toll, second_look = toll.strike(NOW + at)
-        answers.append(second_look)
-    assert answers == [None, None, 0.75, 0.75]
+        toll = toll.strike(NOW + at)
+        answers.append(toll.many)
+    assert answers == [False, False, True, True]
 
 
-def test_deaths_far_apart_are_believed_as_they_are() -> None:
-    toll = Toll(3, 30.0, 0.75)
+def test_deaths_far_apart_are_never_many() -> None:
+    toll = Toll(3, 30.0)
     for at in range(0, 1000, 16):
-        toll, second_look = toll.strike(NOW + at)
-        assert second_look is None
+        toll = toll.strike(NOW + at)
+        assert not toll.many
     assert len(toll.deaths) <= 3

@@ -340,7 +340,7 @@ async def test_one_that_waits_at_a_dialog_does_not_hold_up_the_others(world: Wor
 # -- deaths that nobody can explain ---------------------------------------------------------------------------------
 
 
-async def test_many_unexplained_deaths_are_looked_at_twice_before_they_are_believed(
+async def test_many_unexplained_deaths_are_believed_only_after_a_while_the_first_of_them_too(
     world: World, daemon: Daemon
 ) -> None:
     names = [f"a{n}" for n in range(6)]
@@ -348,11 +348,55 @@ async def test_many_unexplained_deaths_are_looked_at_twice_before_they_are_belie
     await world.clock.turn(2)
     for name in names:
         world.host.pane(name).kill_launcher()
-    await settle()
-    believed = len(world.host.launches) - len(names)
-    assert believed == 2
-    await world.clock.turn(0.8)
+    await world.clock.turn(0.7)
+    assert all_in(daemon, Phase.RUNNING)
+    await world.clock.turn(0.1)
     assert not [name for name, phase in phases(daemon).items() if phase is Phase.RUNNING]
+
+
+async def test_one_unexplained_death_is_looked_at_again_and_soon_followed_by_a_restart(
+    world: World, daemon: Daemon
+) -> None:
+    await daemon.start(world.shell())
+    await world.clock.turn(2)
+    world.host.pane("web").kill_launcher()
+    await settle()
+    assert (all_in(daemon, Phase.RUNNING), len(world.host.launches)) == (True, 1)
+    await world.clock.turn(0.3)
+    assert len(world.host.launches) == 2
+
+
+async def test_an_explained_death_is_believed_at_once(world: World, daemon: Daemon) -> None:
+    await daemon.start(world.shell())
+    await world.clock.turn(2)
+    world.host.pane("web").kill()
+    await settle()
+    assert len(world.host.launches) == 2
+
+
+async def test_one_who_was_only_taken_for_dead_is_watched_on(world: World, daemon: Daemon) -> None:
+    await daemon.start(world.shell())
+    await world.clock.turn(2)
+    handle = daemon["web"].handle
+    assert handle is not None
+    world.host.unwatch(handle)  # a watch that has told of an end tells nothing more
+    daemon["web"].senses.on_look(handle, Look(at=world.clock.now(), alive=False))
+    await world.clock.turn(5)
+    assert (all_in(daemon, Phase.RUNNING), len(world.host.launches)) == (True, 1)
+    world.host.pane("web").kill()
+    await settle()
+    assert len(world.host.launches) == 2
+
+
+async def test_a_new_daemon_looks_twice_before_it_believes_an_unexplained_death(world: World, daemon: Daemon) -> None:
+    await daemon.start(world.shell())
+    await world.clock.turn(2)
+    daemon.kill()
+    world.host.pane("web").kill_launcher()
+    after = await world.daemon()
+    assert (all_in(after, Phase.RUNNING), len(world.host.launches)) == (True, 1)
+    await world.clock.turn(0.3)
+    assert len(world.host.launches) == 2
 
 
 async def test_deaths_that_a_second_look_does_not_confirm_are_none(world: World, daemon: Daemon) -> None:
