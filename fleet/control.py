@@ -34,6 +34,7 @@ from fleet.errors import (
     NotAllowed,
     StartFailed,
     TimedOut,
+    Unconfirmed,
     UnknownAgent,
     Usage,
 )
@@ -403,9 +404,17 @@ class Operator:
         )
 
     async def verb_shutdown(self, args: Args, progress: Progress) -> Answer:
-        up = await self.fleet.shutdown()
+        up, unwritten = await self.fleet.shutdown()
         self.leave()
-        return Answer({"stopped": up, "daemon": "ending"})
+        data = {"stopped": up, "daemon": "ending"}
+        if unwritten is None:
+            return Answer(data)
+        again = f" and would bring {', '.join(up)} up again" if up else ""
+        why = (
+            f"It is not written down that the fleet is down: {unwritten} The next daemon does not know it{again}: "
+            "make space, then say `fleet shutdown` once more."
+        )
+        return Answer(data, exit_code=Unconfirmed.exit_code, warnings=[why])
 
     async def verb_daemon_stop(self, args: Args, progress: Progress) -> Answer:
         self.leave()

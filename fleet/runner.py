@@ -55,6 +55,8 @@ class Runner(Agent):
         self.waits_because = WAITS_FOR_OTHERS
         self.held = False
         """What stands in between will not go away by itself."""
+        self.ends_unwritten = False
+        """Its end is asked for, and must not wait until it can be written down."""
         self._must_resume = False
         self._main = asyncio.create_task(self._run(), name=f"agent {record.name}")
 
@@ -103,7 +105,7 @@ class Runner(Agent):
             if launch:
                 record = self._mint(record, fresh=launch.fresh or life.fresh)
             if record != self.record:
-                await self.parts.ledger.save(record)
+                await self._write_down(record)
                 self.record = record
         if life.phase is not before.phase or life.reason != before.reason:
             self._tell_phase(before, event)
@@ -125,6 +127,15 @@ class Runner(Agent):
             if before.phase in (*UP, Phase.UNVERIFIABLE) and self.handle:
                 self.beside(self._bury(self.handle))
         self.parts.changed(self.name)
+
+    async def _write_down(self, record: Record) -> None:
+        """First the ledger, then the deed; but a fleet that goes down on a full disk goes down."""
+        try:
+            await self.parts.ledger.save(record)
+        except StorageError as error:
+            if not self.ends_unwritten:
+                raise
+            self.parts.storage(error)
 
     def policy(self) -> restart.Policy:
         """The manifest's policy with this moment's chance in it."""

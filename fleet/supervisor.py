@@ -387,19 +387,35 @@ class Supervisor:
         if not self._stops.isdisjoint(left := frozenset(names)):
             await self._note_stops(self._stops - left)
 
-    async def shutdown(self) -> list[str]:
-        """Stop everything and mark the fleet as down: nothing comes back by itself. Who was up."""
+    async def shutdown(self) -> tuple[list[str], StorageError | None]:
+        """Stop everything and mark the fleet as down: nothing comes back by itself. Who was up, and why that, and
+        their end, is not written down, where the disk is full: they are ended all the same."""
         up = [r for r in self.runners.values() if r.life.wanted]
-        for runner in self.runners.values():
-            await runner.amend(was_up=runner in up)
-        await self.ledger.set_note(DOWN, "yes")
+        unwritten = await self._mark_down(up)
+        if unwritten is not None:
+            self._noted = {}  # nobody goes on with a start, whatever is written of it
+            for runner in self.runners.values():
+                runner.ends_unwritten = True
         await self.stop(list(self.runners.values()), event=lifecycle.Shutdown())
+        if unwritten is not None:  # what has ended may have left space
+            unwritten = await self._mark_down(up)
         for host in self.hosts.all:
             try:
                 await host.dismiss()
             except (HostUnreachable, LaunchError, TimedOut) as error:
                 log.warning("an empty multiplexer may be left: %s", error)
-        return [r.name for r in up]
+        return [r.name for r in up], unwritten
+
+    async def _mark_down(self, up: Collection[Runner]) -> StorageError | None:
+        """Write down that the fleet is down, and who was up; why not, where that cannot be written."""
+        try:
+            for runner in self.runners.values():
+                await runner.amend(was_up=runner in up)
+            await self.ledger.set_note(DOWN, "yes")
+        except StorageError as error:
+            self._on_storage(error)
+            return error
+        return None
 
     def was_up(self) -> list[Runner]:
         """Who was up when the fleet was shut down."""

@@ -12,6 +12,7 @@ Everything here blocks; call it in a thread.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import time
@@ -141,8 +142,10 @@ def _note_seen(folder: Path, new: Iterable[Process]) -> None:
 
 
 def mark_purged(folder: Path) -> None:
+    """Nothing of the launch lives. On a full disk it stays unsaid, and the next to ask looks for itself."""
     if folder.is_dir():
-        (folder / "purged").touch()
+        with contextlib.suppress(OSError):
+            (folder / "purged").touch()
 
 
 def is_purged(folder: Path) -> bool:

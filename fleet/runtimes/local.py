@@ -315,7 +315,10 @@ class LocalRuntime:
         if not launches.is_purged(folder):
             spare = [facts.launcher] if facts.launcher is not None else []
             killed = await self._kill([folder], grace, spare)
-        await self._keep_screen(handle, before)
+        try:
+            await self._keep_screen(handle, before)
+        except StorageFull as error:  # what is to end ends all the same
+            log.warning("%s: its last screen is not kept: %s", handle.generation, error)
         await self._of(handle).close_pane(handle.generation)
         await asyncio.to_thread(launches.mark_purged, folder)
         await self._watches.log(handle.agent).flush()

@@ -414,6 +414,12 @@ def test_on_a_full_disk_nothing_is_lost_and_it_goes_on_once_there_is_space(fleet
             ballast.unlink()
             fleet.run("start", "late")
             assert fleet.status("late")["pid"] == pid
+            fill(ballast)
+            down = fleet.home.fleet("shutdown")
+            assert (down.returncode, alive(pid)) == (5, False), down.stderr
+            assert "It is not written down that the fleet is down" in down.stderr
+            ballast.unlink()
+            fleet.run("start", "late")
         finally:
             ballast.unlink(missing_ok=True)
             fleet.run("shutdown")

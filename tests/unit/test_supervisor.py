@@ -964,6 +964,36 @@ async def test_a_shutdown_that_was_cut_short_is_finished_by_the_next_daemon(worl
     going.cancel()
 
 
+async def test_on_a_full_disk_a_shutdown_ends_the_agents_and_says_what_is_not_written_down(world: World) -> None:
+    daemon = await world.daemon()
+    await daemon.start(world.shell("web"), world.shell("db"))
+    await world.clock.turn(3)
+    world.disk.full = True
+    answer = await daemon.verb("shutdown")
+    assert answer.data["stopped"] == ["db", "web"] or answer.data["stopped"] == ["web", "db"]
+    assert (world.host.living("web"), world.host.living("db")) == ([], [])
+    assert answer.exit_code == 5
+    assert "It is not written down that the fleet is down" in answer.warnings[0]
+
+
+async def test_a_shutdown_is_written_down_where_its_ends_have_left_space(world: World) -> None:
+    daemon = await world.daemon()
+    await daemon.start(world.shell("web"))
+    await world.clock.turn(3)
+    world.disk.full = True
+    world.host.pane("web").ignores_term = True
+    going = asyncio.ensure_future(daemon.verb("shutdown"))
+    await world.clock.turn(1)
+    world.disk.full = False
+    await world.clock.turn(30)
+    answer = await going
+    assert (answer.exit_code, list(answer.warnings)) == (0, [])
+    daemon.kill()
+    daemon = await world.daemon()
+    assert phases(daemon) == {"web": Phase.STOPPED}
+    assert [runner.name for runner in daemon.supervisor.was_up()] == ["web"]
+
+
 @pytest.mark.parametrize("act", [crash, restart, stop])
 async def test_a_daemon_that_is_killed_while_it_puts_things_right_does_no_harm_either(tmp_path: Path, act: Act) -> None:
     for first in range(1, 10):
