@@ -93,6 +93,10 @@ class Facts:
     argv: tuple[str, ...] = ()
     advice: str | None = None
     """What a person can do about a start that stands still."""
+    start_used: float = 0.0
+    """Seconds of the time that its start may take which have passed."""
+    background_at: float | None = None
+    """When it was last seen to begin, or to end, work in the background."""
     settling: str | None = None
     """The startup dialog that fleet itself is settling."""
     shown_since: float = 0.0
@@ -253,9 +257,14 @@ class Agent:
     async def amend(self, **fields: Any) -> None:
         """Change the record's own notes, and write them down."""
         async with self._writing:
-            record = replace(self.record, **fields)
+            record = self._noting_use(replace(self.record, **fields))
             await self.parts.ledger.save(record)
             self.record = record
+
+    def _noting_use(self, record: Record) -> Record:
+        """The record that is to follow, with the time from which its conversation is what it is."""
+        same = record.session_used == self.record.session_used
+        return record if same else replace(record, session_used_at=self.parts.clock.now())
 
     async def learn(self, **fields: Any) -> None:
         """The same for what was heard: it counts also where it cannot be written down, and is written once it can."""
@@ -263,7 +272,7 @@ class Agent:
             await self.amend(**fields)
         except StorageError as error:
             self.parts.storage(error)
-            self.record = replace(self.record, **fields)
+            self.record = self._noting_use(replace(self.record, **fields))
             self.beside(self._write_later())
 
     async def _write_later(self) -> None:

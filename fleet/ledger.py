@@ -40,6 +40,10 @@ LEDGER_MIGRATIONS = Migrations(
         ) STRICT, WITHOUT ROWID;
         CREATE TABLE fleet (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
         """,
+        """
+        ALTER TABLE agents ADD COLUMN session_used_at REAL;
+        ALTER TABLE agents ADD COLUMN start_used REAL NOT NULL DEFAULT 0;
+        """,
     ),
 )
 
@@ -55,12 +59,16 @@ class Record:
     session_id: str | None = None
     session_used: bool = False
     """Whether the conversation ever got a prompt: a resumed one gets none again."""
+    session_used_at: float | None = None
+    """Since when that is so."""
     transcript: str | None = None
     """Where the program itself said that it keeps the conversation: it may have moved since the launch."""
     cwd: str | None = None
     """The newest launch's working folder: the real path, as the program itself resolves it."""
     launches: int = 0
     """How many launches there ever were: it numbers the generations."""
+    start_used: float = 0.0
+    """Seconds of the newest launch's start that had passed when it was last written down."""
     was_up: bool = False
     """It was wanted when the fleet was shut down."""
     version: str | None = None
@@ -115,7 +123,7 @@ class Ledger:
         await self.set_note(LEFT_THERE, json.dumps([asdict(handle) for handle in handles]))
 
 
-def _row(record: Record) -> dict[str, str | int | None]:
+def _row(record: Record) -> dict[str, str | int | float | None]:
     return {
         "name": record.name,
         "spec": record.spec.model_dump_json(),
@@ -123,6 +131,8 @@ def _row(record: Record) -> dict[str, str | int | None]:
         "handle": json.dumps(asdict(record.handle)) if record.handle else None,
         "session_id": record.session_id,
         "session_used": int(record.session_used),
+        "session_used_at": record.session_used_at,
+        "start_used": record.start_used,
         "transcript": record.transcript,
         "cwd": record.cwd,
         "launches": record.launches,
@@ -139,6 +149,8 @@ def _record(row: sqlite3.Row) -> Record:
         handle=Handle(**json.loads(row["handle"])) if row["handle"] else None,
         session_id=row["session_id"],
         session_used=bool(row["session_used"]),
+        session_used_at=row["session_used_at"],
+        start_used=row["start_used"],
         transcript=row["transcript"],
         cwd=row["cwd"],
         launches=row["launches"],

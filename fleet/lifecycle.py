@@ -77,11 +77,15 @@ class Life:
     """What follows the stop under way."""
     before: Phase | None = None
     """While unverifiable: the phase it was in, or, where a person has acted since, is to be in."""
+    seen_since: float | None = None
+    """Since when its host can be read; while it cannot, of the time before."""
+    free_since: float | None = None
+    """Since when its budget lets it come back; while it is parked, of the time before."""
 
     @classmethod
     def new(cls, now: float) -> Life:
         """Of an agent that was never started."""
-        return cls(wanted=False, phase=Phase.STOPPED, since=now)
+        return cls(wanted=False, phase=Phase.STOPPED, since=now, seen_since=now, free_since=now)
 
     @property
     def may_live(self) -> bool:
@@ -545,7 +549,12 @@ TRANSITIONS: Mapping[Phase, Mapping[type[Event], Transition]] = {
 
 def _enter(life: Life, phase: Phase, at: _Moment, reason: str | None, message: str | None) -> Life:
     """The phase, with nothing left that belongs to another one."""
-    since = life.since if life.phase is phase else at.now
+    changes = life.phase is not phase
+    if changes and life.phase is Phase.UNVERIFIABLE:
+        life = replace(life, seen_since=at.now)
+    if changes and life.phase is Phase.FAILED:
+        life = replace(life, free_since=at.now)
+    since = at.now if changes else life.since
     return replace(life, phase=phase, since=since, reason=reason, message=message, due=None, pending=None, before=None)
 
 

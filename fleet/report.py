@@ -15,6 +15,7 @@ from fleet.agent import UP
 from fleet.events import Event
 from fleet.health import judge
 from fleet.health.judge import State
+from fleet.lifecycle import Life
 from fleet.manifests.model import AgentSpec
 from fleet.processes import Figures
 from fleet.redact import redact
@@ -324,10 +325,14 @@ def explanation(runner: Runner, now: float) -> dict[str, Any]:
     }
 
 
+Condition = tuple[str, bool | None, str, str | None, float | None]
+"""Type, status, reason, message, since."""
+
+
 def conditions(runner: Runner, now: float) -> list[dict[str, Any]]:
     """The same as Kubernetes has them: type, status, reason, message, since."""
-    life, state, used = runner.life, runner.state, runner.record.session_used
-    up, seen = life.phase in UP, life.phase is not Phase.UNVERIFIABLE
+    life, state, record = runner.life, runner.state, runner.record
+    up, running, seen = life.phase in UP, life.phase is Phase.RUNNING, life.phase is not Phase.UNVERIFIABLE
     word = _camel(state.activity if up else life.phase)
     since = state.since if up else life.since
 
@@ -337,22 +342,18 @@ def conditions(runner: Runner, now: float) -> list[dict[str, Any]]:
         return None if state.activity in (Activity.UNKNOWN, Activity.BOOTING) else state.activity in wanted
 
     asks = doing(Activity.NEEDS_INPUT)
-    parked, running, began = life.phase is Phase.FAILED, life.phase is Phase.RUNNING, life.started_at
-    rows: list[tuple[str, bool | None, str, str | None, float | None]] = [
-        ("HostReachable", False, runner.waits_because, runner.waits_for, None)
-        if runner.unreached
-        else ("HostReachable", True, "Seen", None, None)
-        if seen
-        else ("HostReachable", False, life.reason or "HostUnreachable", life.message, life.since),
-        ("Started", running if seen else None, _camel(life.phase), life.message, began if running else life.since),
+    began = life.started_at if running else life.since
+    background = state.background if up else False
+    recorded = "ConversationRecorded" if record.session_used else "NoConversation"
+    rows: list[Condition] = [
+        _host_reachable(runner),
+        ("Started", running if seen else None, _camel(life.phase), life.message, began),
         ("Ready", doing(Activity.READY), word, None, since),
         ("InputRequired", asks, _camel(state.kind) if asks and state.kind else word, state.question, since),
         ("Progressing", doing(Activity.WORKING), word, None, since),
-        ("BackgroundWork", state.background if up else False, "Announced" if state.background else "None", None, None),
-        ("Resumable", used, "ConversationRecorded" if used else "NoConversation", None, None),
-        ("BudgetOK", False, life.reason or "Failed", life.message, life.since)
-        if parked
-        else ("BudgetOK", True, "WithinBudget", None, None),
+        ("BackgroundWork", background, "Announced" if background else "None", None, _background_since(runner)),
+        ("Resumable", record.session_used, recorded, None, record.session_used_at or life.since),
+        _budget_ok(life),
     ]
     return [
         {
@@ -364,6 +365,26 @@ def conditions(runner: Runner, now: float) -> list[dict[str, Any]]:
         }
         for kind, status, reason, message, at in rows
     ]
+
+
+def _host_reachable(runner: Runner) -> Condition:
+    life = runner.life
+    if runner.unreached:
+        return "HostReachable", False, runner.waits_because, runner.waits_for, runner.waits_since
+    if life.phase is Phase.UNVERIFIABLE:
+        return "HostReachable", False, life.reason or "HostUnreachable", life.message, life.since
+    return "HostReachable", True, "Seen", None, life.seen_since or life.since
+
+
+def _budget_ok(life: Life) -> Condition:
+    if life.phase is Phase.FAILED:
+        return "BudgetOK", False, life.reason or "Failed", life.message, life.since
+    return "BudgetOK", True, "WithinBudget", None, life.free_since or life.since
+
+
+def _background_since(runner: Runner) -> float:
+    life = runner.life
+    return (runner.facts.background_at or life.launched_at or life.since) if life.phase in UP else life.since
 
 
 def _camel(word: str | None) -> str:

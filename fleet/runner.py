@@ -53,6 +53,8 @@ class Runner(Agent):
         self.waits_for: str | None = None
         """What stands between its start and it, where it depends on others or its host does not answer."""
         self.waits_because = WAITS_FOR_OTHERS
+        self.waits_since: float | None = None
+        """When its host was first found not to answer."""
         self.held = False
         """What stands in between will not go away by itself."""
         self.ends_unwritten = False
@@ -178,11 +180,12 @@ class Runner(Agent):
         headless = record.spec.mode == "headless"
         host = self.parts.hosts.next(record.spec, record.handle)
         handle = host.mint(record.name, mark, NONE if headless else record.spec.multiplexer)
-        record = replace(record, handle=handle, launches=count)
+        record = replace(record, handle=handle, launches=count, start_used=0.0)
         if not self.harness.has_sessions or headless:  # a headless agent has one for each conversation
-            return replace(record, session_id=None, session_used=record.session_used and not fresh)
+            return self._noting_use(replace(record, session_id=None, session_used=record.session_used and not fresh))
         if fresh or record.session_id is None or record.spec.session == "new":
-            return replace(record, session_id=str(uuid.uuid4()), session_used=False, transcript=None)
+            anew = replace(record, session_id=str(uuid.uuid4()), session_used=False, transcript=None)
+            return self._noting_use(anew)
         return record
 
     # -- acting ----------------------------------------------------------------------------------------------------
@@ -432,7 +435,7 @@ class Runner(Agent):
         except HostUnreachable as error:
             self.post(lifecycle.Lost(message=str(error)))
             return
-        if handle == self.handle:
+        if handle == self.handle and self.life.phase in (*UP, Phase.UNVERIFIABLE):
             await self._take_over(handle, look, replay)
 
     async def _take_over(self, handle: Handle, look: Look, replay: Replay) -> None:
@@ -452,7 +455,8 @@ class Runner(Agent):
         self.post(lifecycle.Seen(alive, self.life.started_at is not None, look.exit_status, cause))
 
     async def _recall(self, handle: Handle) -> None:
-        """What a launch knew that the ledger does not hold: its environment and folder."""
+        """What a launch knew: from the ledger, and what that does not hold: its environment and folder."""
+        self.facts.start_used = self.record.start_used
         kept = StartEnvironment.load(self.parts.places.agent(self.name))
         env = environment(self.spec, self.harness, kept, await session_there(self.spec, self.runtime))
         cwd = self.record.cwd or self.spec.folder
@@ -484,6 +488,8 @@ class Runner(Agent):
         except HostUnreachable as error:
             log.info("agent %s: %s", self.name, error)
             return
+        if handle != self.handle or self.life.phase is not Phase.UNVERIFIABLE:
+            return  # somebody else has seen it meanwhile
         if look.multiplexer_lost:
             self.post(lifecycle.Died(look.exit_status, restart.Cause.MULTIPLEXER))
             return

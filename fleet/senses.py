@@ -189,6 +189,8 @@ class Senses:
         before, state = agent.known.judge(now, started=agent.started, moved_at=agent.facts.moved_at)
         if state.pending and self._relook is None:
             self._relook = agent.beside(self._look_again())
+        if state.background != before.background:
+            agent.facts.background_at = now
         if (state.activity, state.kind, state.question) != (before.activity, before.kind, before.question):
             proof = state.proof
             payload = {

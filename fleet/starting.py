@@ -18,6 +18,8 @@ log = logging.getLogger(__name__)
 
 TICK = 0.25
 """Seconds between two looks at how a start stands."""
+WRITTEN_EVERY = 10.0
+"""Seconds of a start between two notes of how many have passed: so many are given again after a daemon's end."""
 SUBMIT_AGAIN = (2.0, 8.0, 20.0)
 """Seconds to wait after each Enter for a typed message to be taken, before the next one."""
 DRAWN_WITHIN = 5.0
@@ -57,18 +59,22 @@ class Starting:
 
     async def _has_started(self, handle: Handle) -> bool:
         """Wait until its start is over; False where it took too long. The clock stands still while a dialog waits for
-        a person."""
-        agent, passed = self._agent, 0.0
+        a person, while the host is away, and while no daemon looks."""
+        agent, facts = self._agent, self._agent.facts
+        written = facts.start_used
         while agent.handle == handle and agent.life.phase is Phase.STARTING:
             await agent.parts.clock.sleep(TICK)
-            if agent.state.activity is Activity.NEEDS_INPUT or agent.facts.waiting is not None:
+            if agent.state.activity is Activity.NEEDS_INPUT or facts.waiting is not None:
                 continue
-            passed += TICK
-            lives = not agent.harness.has_sessions and passed >= agent.parts.settings.shell_started
+            facts.start_used += TICK
+            if facts.start_used >= written + WRITTEN_EVERY:
+                written = facts.start_used
+                agent.beside(agent.learn(start_used=written))
+            lives = not agent.harness.has_sessions and facts.start_used >= agent.parts.settings.shell_started
             if (lives or agent.headless) and await self._probe_passes():
                 agent.session_is_seen()
                 return True
-            if passed >= agent.spec.startup.timeout:
+            if facts.start_used >= agent.spec.startup.timeout:
                 agent.post(lifecycle.StartTimedOut())
                 return False
         return True

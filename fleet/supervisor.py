@@ -227,7 +227,8 @@ class Supervisor:
             environment.save(self.places.agent(spec.name))
         runner = self.runners.get(spec.name)
         if runner is None:
-            record = Record(spec, Life.new(self.clock.now()))
+            now = self.clock.now()
+            record = Record(spec, Life.new(now), session_used_at=now)
             await self.ledger.save(record)
             runner = self.runners.get(spec.name) or self._add(record)  # another start may have been here meanwhile
         elif runner.spec != spec:
@@ -296,6 +297,7 @@ class Supervisor:
             except HostUnreachable as error:
                 if runner.waits_for is None:
                     self.record_event(runner.name, "phase", "held", {"message": error.with_hint()})
+                    runner.waits_since = self.clock.now()
                 runner.waits_for, runner.waits_because, runner.held = error.with_hint(), type(error).__name__, True
                 self._wake()
                 await self.clock.sleep(REACH_AGAIN)

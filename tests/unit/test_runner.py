@@ -679,8 +679,8 @@ async def test_a_host_that_is_cut_off_during_a_start_costs_nothing_and_the_start
     world.host.heal()
     await world.clock.turn(1)
     assert (phase(daemon), len(world.host.launches)) == (Phase.STARTING, 1)
-    await world.clock.turn(31)
-    assert phase(daemon) in (Phase.STOPPING, Phase.BACKOFF), "its clock goes on"
+    await world.clock.turn(21)
+    assert phase(daemon) in (Phase.STOPPING, Phase.BACKOFF), "its clock goes on from where it stood"
 
 
 async def test_a_death_while_the_host_was_cut_off_counts_where_it_left_a_status(world: World, daemon: Daemon) -> None:
@@ -695,6 +695,38 @@ async def test_a_death_while_the_host_was_cut_off_counts_where_it_left_a_status(
     await world.clock.turn(2)
     assert (phase(daemon), len(world.host.launches)) == (Phase.RUNNING, 2)
     assert len(daemon["web"].life.budget.deaths) == 1
+
+
+async def test_a_cut_gives_a_silent_start_no_more_time(world: World, daemon: Daemon) -> None:
+    await daemon.start(world.claude_code())
+    await world.clock.turn(100)
+    world.host.cut()
+    await world.clock.turn(300)
+    assert phase(daemon) is Phase.UNVERIFIABLE, "the clock stands still while the host is away"
+    world.host.heal()
+    await world.clock.turn(15)
+    assert phase(daemon) is Phase.STARTING
+    await world.clock.turn(7)
+    assert (phase(daemon), daemon["web"].life.reason) == (Phase.BACKOFF, "StartTimedOut")
+
+
+async def test_a_new_daemon_gives_a_silent_start_hardly_more_time(world: World, daemon: Daemon) -> None:
+    await daemon.start(world.claude_code())
+    await world.clock.turn(100)
+    daemon.kill()
+    await world.clock.turn(300)
+    after = await world.daemon()
+    assert phase(after) is Phase.STARTING, "nobody looked meanwhile, and a dialog may have stood there"
+    await world.clock.turn(22)  # of the 120 seconds, 100 were written down
+    assert (phase(after), after["web"].life.reason) == (Phase.BACKOFF, "StartTimedOut")
+
+
+async def test_the_next_launch_has_the_whole_time_for_its_start(world: World, daemon: Daemon) -> None:
+    await daemon.start(world.claude_code())
+    await world.clock.turn(130)
+    assert (len(world.host.launches), phase(daemon)) == (2, Phase.STARTING)
+    await world.clock.turn(100)
+    assert phase(daemon) is Phase.STARTING
 
 
 async def test_a_death_that_nobody_can_explain_after_a_cut_is_laid_to_the_host(world: World, daemon: Daemon) -> None:

@@ -1135,3 +1135,31 @@ async def test_of_many_that_start_at_once_one_asks_the_program_for_its_version(w
     await settle()
     assert [runner.record.version for runner in daemon.supervisor.runners.values()] == [VERSION] * 5
     assert [argv[0] for argv in world.host.ran if argv[-1] == "--version"] == [str(world.claude)]
+
+
+async def test_every_condition_tells_since_when_it_is_so(world: World) -> None:
+    daemon = await world.daemon()
+    await daemon.start(world.claude_code())
+    began = world.clock.now()
+    draw(world.host.pane("web"), "idle-manual")
+    await world.clock.turn(5)
+
+    async def since() -> tuple[float, ...]:
+        """Of the three that hardly ever change."""
+        told = (await daemon.verb("explain", target="web")).data["conditions"]
+        assert all(row["since"] is not None for row in told), told
+        times = {row["type"]: row["since"] for row in told}
+        return times["HostReachable"], times["Resumable"], times["BudgetOK"]
+
+    assert await since() == (began, began, began)
+    await daemon.hook("UserPromptSubmit", payload={"prompt": "hello"})
+    used = world.clock.now()
+    world.host.cut()
+    await world.clock.turn(10)
+    world.host.heal()
+    await world.clock.turn(10)
+    seen, recorded, free = await since()
+    assert (used < seen <= world.clock.now(), recorded, free) == (True, used, began)
+    daemon.kill()
+    daemon = await world.daemon()
+    assert await since() == (seen, used, began)
