@@ -497,7 +497,7 @@ class Operator:
             raise Usage("The name is empty.", hint="A variable that is not set? `fleet status` lists the agents.")
         if target in self.fleet.runners:
             return self.fleet.runners[target]
-        if _is_path(target) and _exists(cwd, target):
+        if _is_path(target):
             found = self._at(target, cwd)
             if len(found) == 1:
                 return found[0]
@@ -507,7 +507,7 @@ class Operator:
     def _unknown(self, name: str, cwd: str) -> UnknownAgent:
         """With the manifest that bears the name and was never started, or the nearest of the names that there are."""
         beside = next((f for f in (f"{name}.yaml", f"{name}.yml") if _exists(cwd, f)), None)
-        if beside and not _is_path(name):
+        if beside:
             hint = f"`fleet start {beside}` starts the manifest of that name in this folder."
         elif near := nearest(name, self.fleet.runners):
             hint = f"Did you mean {near}?"

@@ -70,6 +70,13 @@ MAIL_TIMEOUT = 30
 """The same for the hook that hands over mail: a few files are copied."""
 MCP_SHIM = "mcp_shim.py"
 """A copy of it lies in the launch's folder: there it serves on any host that has a Python."""
+SHIM = resources.files("fleet").joinpath(MCP_SHIM).read_bytes()
+SCRIPTS = {
+    name: resources.files("fleet.harnesses").joinpath(name).read_bytes()
+    for name in ("hook.sh", "statusline.sh", "mail.sh")
+}
+"""What lies beside a launch's program, read at the start: code that is replaced under a running daemon is for the
+next one, all of it together."""
 DOORBELL_SINCE: Version = (2, 1, 210)
 """From here on a watched file wakes it with words of fleet's own; before, mail goes in at a tool's end or is typed."""
 TOLD_AT = ("PostToolUse", "PostToolUseFailure")
@@ -507,12 +514,8 @@ def _status_line(ask: LaunchAsk, found: Sequence[Json]) -> dict[str, Any]:
 
 
 def _scripts(ask: LaunchAsk) -> list[File]:
-    scripts = [File(f"{ask.folder}/{name}", _shipped(name), 0o700) for name in ("hook.sh", "statusline.sh", "mail.sh")]
+    scripts = [File(f"{ask.folder}/{name}", content, 0o700) for name, content in SCRIPTS.items()]
     return [*scripts, File(f"{box(ask.folder)}/bell", b"")]
-
-
-def _shipped(name: str) -> bytes:
-    return resources.files("fleet.harnesses").joinpath(name).read_bytes()
 
 
 def _merged(ours: dict[str, Any], theirs: Sequence[Json]) -> dict[str, Any]:
@@ -554,12 +557,8 @@ def has_fleet_tools(spec: AgentSpec) -> bool:
 
 def _mcp_file(ask: LaunchAsk) -> list[File]:
     servers = _mcp_servers(ask.folder, ask.spec)
-    shim = [File(f"{ask.folder}/{MCP_SHIM}", _shim(), 0o600)] if has_fleet_tools(ask.spec) else []
+    shim = [File(f"{ask.folder}/{MCP_SHIM}", SHIM, 0o600)] if has_fleet_tools(ask.spec) else []
     return [*shim, _json_file(f"{ask.folder}/mcp.json", {"mcpServers": servers})] if servers else []
-
-
-def _shim() -> bytes:
-    return resources.files("fleet").joinpath(MCP_SHIM).read_bytes()
 
 
 def _mcp_option(folder: str, spec: AgentSpec) -> list[str]:

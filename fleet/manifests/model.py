@@ -300,7 +300,7 @@ EnvValue: TypeAlias = Annotated[
 
 
 class Skills(Section):
-    """Folders of skills linked for the harness."""
+    """Folders of skills, copied into the workspace for the harness."""
 
     required: tuple[Line, ...] = Field(default=(), description="Skills it must have; one that is nowhere is a warning.")
     available: tuple[Line, ...] = Field(default=(), description="Skills it gets where they are found.")
@@ -701,7 +701,9 @@ class AgentSpec(Metadata):
         default_factory=dict,
         description="Files put into the workspace at start: its path there, and the source beside the manifest.",
     )
-    skills: Skills = Field(default=Skills(), description="Folders of skills linked for the harness.")
+    skills: Skills = Field(
+        default=Skills(), description="Folders of skills, copied into the workspace for the harness."
+    )
     mcp_servers: dict[LabelText, McpServer] = Field(
         default_factory=dict, description="MCP servers given to the launch; nothing is written into the project."
     )

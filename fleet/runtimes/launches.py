@@ -1,6 +1,7 @@
 """One launch's folder on this machine: what stands in it, and which processes belong to the launch.
 
   env claim launcher program exit   the launcher's (launcher.sh)
+  launcher.sh                       the launcher itself
   pane                              the multiplexer and its socket
   server                            the multiplexer's server that holds the pane: pid and start time
   seen                              processes that were once seen in the launch's tree
@@ -24,6 +25,9 @@ from fleet import processes
 from fleet.runtimes import files
 from fleet.terms import File, Process
 
+LAUNCHER = "launcher.sh"
+_LAUNCHER = Path(__file__).with_name(LAUNCHER).read_bytes()
+"""Read at the start, as all that stands beside the code: what replaces it under a running daemon is for the next."""
 SHELL_OWN = frozenset(("_", "PPID", "OPTIND", "UID", "EUID", "BASHOPTS", "SHELLOPTS", "BASH_VERSINFO", "LINENO"))
 """Variables a shell keeps for itself: assigning them fails or means something else."""
 REMOVED_IN = 40
@@ -60,6 +64,11 @@ def facts(folder: Path) -> Facts:
         screen_kept=(folder / "screen").exists(),
         alive=alive,
     )
+
+
+def launcher(folder: Path) -> File:
+    """The launcher, in the launch's own folder."""
+    return File(str(folder / LAUNCHER), _LAUNCHER, 0o700)
 
 
 def quote_env(env: Mapping[str, str]) -> bytes:

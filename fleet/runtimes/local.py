@@ -34,7 +34,6 @@ from fleet.terms import File, Handle, LaunchPlan, Look, Process, Ran, Screen
 
 log = logging.getLogger(__name__)
 
-LAUNCHER = Path(__file__).with_name("launcher.sh")
 NOTED_WITHIN = 10.0
 """Seconds the launcher may take to note itself and its program: a few milliseconds, on a loaded machine more …"""
 NOTED_AT_LAST = 120.0
@@ -130,8 +129,9 @@ class LocalRuntime:
                 env["TMUX"] = f"{self._places.run}/own-{handle.agent}.sock,0,0"
             whose = f"{handle.multiplexer}\n{handle.socket}\n".encode()
             own = [File(str(folder / "env"), launches.quote_env(env)), File(str(folder / "pane"), whose)]
-            await self.put([*plan.files, *own])
-            argv = ["env", "-i", "/bin/sh", str(LAUNCHER), handle.folder, plan.cwd, program, *plan.argv[1:]]
+            launcher = launches.launcher(folder)
+            await self.put([*plan.files, *own, launcher])
+            argv = ["env", "-i", "/bin/sh", launcher.path, handle.folder, plan.cwd, program, *plan.argv[1:]]
             self._watches.log(handle.agent).begin(handle.generation, self._clock.now())
             async with self._launching:
                 server = await multiplexer.open(handle.session, handle.generation, argv, plan.width, plan.height)

@@ -16,7 +16,6 @@ from fleet import processes
 from fleet.errors import LaunchError, Unconfirmed
 from fleet.runtimes import files, launches
 from fleet.runtimes.base import Runtime
-from fleet.runtimes.local import LAUNCHER
 from fleet.runtimes.turns import ERRORS_KEPT, MARK, NONE, STANDS, TAIL, Printed, Wanted
 from fleet.settings import Places
 from fleet.terms import File, Handle, LaunchPlan, Process
@@ -74,7 +73,9 @@ class LocalGround:
         return str(here)
 
     def kept_here(self, wanted: Wanted) -> list[File]:
-        return [File(f"{wanted.folder}/prompt", wanted.prompt), File(f"{wanted.folder}/env", wanted.env)]
+        folder = wanted.folder
+        own = [File(f"{folder}/prompt", wanted.prompt), File(f"{folder}/env", wanted.env)]
+        return [*own, launches.launcher(Path(folder))]
 
     async def begin(self, wanted: Wanted) -> float | None:
         """Nothing is waited for on the way: whoever has just seen that it may begin still does."""
@@ -133,10 +134,10 @@ async def _end(search: Callable[[], set[Process]], grace: float) -> tuple[int, .
 
 def search(folder: Path) -> set[Process]:
     """All processes of a turn that live: by their tree, and by the mark they bear."""
-    rows = processes.table()
+    rows, marks = processes.census(MARK)
     facts = launches.facts(folder)
     roots = [process for process in (facts.launcher, facts.program) if process is not None]
-    roots += [process for process, mark in processes.marks(rows, MARK).items() if mark == str(folder)]
+    roots += [process for process, mark in marks.items() if mark == str(folder)]
     return {process for process in processes.descendants(rows, roots) if process.pid != os.getpid()}
 
 
@@ -153,7 +154,13 @@ def _spawn(wanted: Wanted) -> Process:
     written = os.O_WRONLY | os.O_CREAT | os.O_APPEND
     pid = os.posix_spawn(
         "/bin/sh",
-        ["/bin/sh", str(LAUNCHER), folder, wanted.cwd, *timed(wanted.argv, wanted.limit, wanted.grace)],
+        [
+            "/bin/sh",
+            f"{folder}/{launches.LAUNCHER}",
+            folder,
+            wanted.cwd,
+            *timed(wanted.argv, wanted.limit, wanted.grace),
+        ],
         dict(wanted.marks),
         file_actions=[
             (os.POSIX_SPAWN_OPEN, 0, f"{folder}/prompt", os.O_RDONLY, 0),

@@ -17,6 +17,7 @@ from fleet.harnesses.claude_code import ENV_DROPPED, ENV_NAMES, ClaudeCode
 from fleet.harnesses.claude_events import ALL, known
 from fleet.manifests.model import AgentSpec
 from fleet.redact import MARK
+from fleet.runtimes import launches
 from fleet.terms import Activity, Evidence, HookEvent, Kind, Source
 
 SESSION = "5e989710-a61f-408b-93d3-158b7f28f544"
@@ -157,6 +158,16 @@ def test_every_file_of_a_launch_lies_in_its_own_folder_and_is_private() -> None:
     assert {f.path.rpartition("/")[2] for f in launch.files} == {
         "settings.json", "mcp.json", "mcp_shim.py", "hook.sh", "statusline.sh", "mail.sh", "bell"
     }  # fmt: skip
+
+
+def test_what_replaces_fleets_files_under_a_running_daemon_is_for_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def replaced(path: Path) -> bytes:
+        raise AssertionError(f"{path} is read at a launch")
+
+    before = ClaudeCode().launch(ask(hub={"enabled": True})).files
+    monkeypatch.setattr(Path, "read_bytes", replaced)
+    assert ClaudeCode().launch(ask(hub={"enabled": True})).files == before
+    assert launches.launcher(Path("/f")).content.startswith(b"#!/bin/sh")
 
 
 def test_mcp_servers_go_with_the_launch_and_swallow_no_argument() -> None:

@@ -372,7 +372,8 @@ def test_a_field_that_a_newer_version_has_written_is_passed_over() -> None:
 
 
 def test_a_field_that_an_older_version_has_not_written_has_its_default() -> None:
-    assert Life.from_json({"wanted": False, "phase": "stopped", "since": NOW}) == Life.new(NOW)
+    bare = Life(wanted=False, phase=Phase.STOPPED, since=NOW)
+    assert Life.from_json({"wanted": False, "phase": "stopped", "since": NOW}) == bare
 
 
 # -- long runs -------------------------------------------------------------------------------------------------
