@@ -150,17 +150,11 @@ def timed(argv: tuple[str, ...], limit: float, grace: float) -> tuple[str, ...]:
 
 def _spawn(wanted: Wanted) -> Process:
     """Start the launcher in a session of its own, its three streams on files. It is marked from its first moment."""
-    folder = wanted.folder
+    folder, argv = wanted.folder, timed(wanted.argv, wanted.limit, wanted.grace)
     written = os.O_WRONLY | os.O_CREAT | os.O_APPEND
     pid = os.posix_spawn(
         "/bin/sh",
-        [
-            "/bin/sh",
-            f"{folder}/{launches.LAUNCHER}",
-            folder,
-            wanted.cwd,
-            *timed(wanted.argv, wanted.limit, wanted.grace),
-        ],
+        ["/bin/sh", f"{folder}/{launches.LAUNCHER}", folder, wanted.cwd, *argv],
         dict(wanted.marks),
         file_actions=[
             (os.POSIX_SPAWN_OPEN, 0, f"{folder}/prompt", os.O_RDONLY, 0),
