@@ -14,9 +14,9 @@ shift 3
 status=$?
 case $status in
 124 | 137)
-    for environ in /proc/[0-9]*/environ; do
+    for environ in $(grep -lzxF "FLEET_TURN=$FLEET_TURN" /proc/[0-9]*/environ 2>/dev/null); do
         pid=${environ#/proc/} pid=${pid%/environ}
-        if [ "$pid" != $$ ] && [ "$pid" != "$PPID" ] && grep -qzxF "FLEET_TURN=$FLEET_TURN" "$environ" 2>/dev/null; then
+        if [ "$pid" != $$ ] && [ "$pid" != "$PPID" ]; then
             kill -KILL "$pid" 2>/dev/null
         fi
     done

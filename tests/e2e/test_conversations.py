@@ -254,6 +254,25 @@ def test_whatever_the_program_does_its_asker_gets_one_typed_outcome(
     assert not alive_in_turn(talk, name)
 
 
+@pytest.mark.parametrize(("name", "times", "outcome", "runs"), [("c12s", 1, "answered", 2), ("c12g", 9, "failed", 6)])
+def test_a_session_that_the_program_does_not_know_gets_one_fresh_start(
+    talk: Talk, name: str, times: int, outcome: str, runs: int
+) -> None:
+    talk.home.write(
+        f"{name}.sh",
+        '[ "$1" = --version ] && exec sh model.sh --version\n'
+        f"echo gone >> {name}.gone\n"
+        f"[ $(wc -l < {name}.gone) -gt {times} ] && exec sh model.sh\n"
+        f'echo "begin $FLEET_MESSAGE_ID" >> {name}.turns\n'
+        'echo "No conversation found with session ID: x" >&2; exit 1\n',
+    )
+    talk.models(name, command=["sh", f"{name}.sh"])
+    ended = talk.caller("c12a").ask(name, "Well?")
+    assert (ended["outcome"], len(talk.turns(name))) == (outcome, runs)
+    if outcome == "failed":
+        assert ended["reason"].startswith("set_aside: stale_session")
+
+
 def alive_in_turn(talk: Talk, name: str) -> list[int]:
     """The processes of its turns that live."""
     mark = f"FLEET_TURN={talk.home.path}/fleet/state/agents/{name}/turns/"

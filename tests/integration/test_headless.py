@@ -311,10 +311,11 @@ async def test_a_time_limit_that_passed_without_a_daemon_ends_the_turn_at_the_ne
 
 async def test_a_time_limit_is_kept_without_a_daemon(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(headless, "LATE", 0.0)
-    desk.runner("setsid sleep 300 & sleep 300 & touch runs; sleep 300", headless={"timeout": 2})
+    desk.runner("setsid sleep 300 & sleep 300 & sleep 300", headless={"timeout": 4})
     turn = desk.begin()
-    await until(lambda: (desk.home / "work" / "runs").exists(), "the turn runs")
-    await desk.turns.close()
+    turns = desk.places.agent("web") / "turns"
+    await until(lambda: list(turns.glob("*/launcher")), "its launcher runs")
+    await desk.turns.close()  # long before the limit: what a daemon was ending when it left is begun again
     await asyncio.gather(turn, return_exceptions=True)
     await desk.gone()
     await desk.next_daemon()
