@@ -107,6 +107,8 @@ class Facts:
     """Its own session was seen: it has started, once the launch is written down as made."""
     over: bool = False
     """Its end has been told."""
+    unseen: str | None = None
+    """Why it could not be seen the last time that it was looked for."""
     waiting: str | None = None
     """It is not there at the moment, and why: its job stands in a queue."""
     watched: bool = False

@@ -445,8 +445,8 @@ class Operator:
     def _warnings(self) -> list[str]:
         told = []
         for host, why in self.fleet.unreachable.items():
-            what = "The multiplexer could not be read" if host.far is None else f"{host.far.machine} cannot be read"
-            told.append(f"{what}: {why}. States are as last seen.")
+            here = "The cluster" if host.name.startswith("slurm") else "The multiplexer"
+            told.append(f"{host.far.machine if host.far else here} cannot be read: {why}. States are as last seen.")
         if self.fleet.storage_problem:
             told.append(f"Nothing can be written down, so nothing is started or stopped: {self.fleet.storage_problem}")
         if self.fleet.faults:

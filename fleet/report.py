@@ -54,7 +54,9 @@ def pane_state(runner: Runner) -> str:
 
 
 def activity(runner: Runner) -> Activity | None:
-    """What it is doing; none where nothing of it runs."""
+    """What it is doing; none where nothing of it runs. A program whose job waits for a node again is not there."""
+    if runner.life.phase in UP and runner.facts.waiting is not None:
+        return Activity.BOOTING
     return runner.state.activity if runner.life.phase in (*UP, Phase.UNVERIFIABLE) else None
 
 
@@ -79,7 +81,8 @@ def summary(runner: Runner, now: float, settings: Settings) -> dict[str, Any]:
         "background": state.background if up else None,
         **why(runner),
         "waits_for": runner.waits_for,
-        "pid": facts.owner if up else None,
+        "waiting": runner.facts.waiting if up else None,
+        "pid": facts.owner if up and facts.waiting is None else None,
         "restarts": life.restarts,
         "since": life.since,
         "activity_since": state.since if up else None,
@@ -104,8 +107,8 @@ def why(runner: Runner) -> dict[str, str | None]:
     life, facts = runner.life, runner.facts
     if runner.waits_for:
         return {"reason": runner.waits_because, "message": runner.waits_for}
-    waiting = facts.waiting if life.phase in (*UP, Phase.UNVERIFIABLE) else None
-    return {"reason": life.reason, "message": facts.advice or waiting or life.message}
+    now = facts.waiting if life.phase in UP else facts.unseen if life.phase is Phase.UNVERIFIABLE else None
+    return {"reason": life.reason, "message": facts.advice or now or life.message}
 
 
 def full(

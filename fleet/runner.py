@@ -418,6 +418,7 @@ class Runner(Agent):
             await self._recall(handle)
             look = await self.runtime.look(handle)
         except HostUnreachable as error:
+            self.facts.unseen = str(error)
             self.post(lifecycle.Lost(message=str(error)))
             return
         if self._doubts(look):
@@ -439,6 +440,7 @@ class Runner(Agent):
             await self._take_over(handle, look, replay)
 
     async def _take_over(self, handle: Handle, look: Look, replay: Replay) -> None:
+        self.facts.unseen = None
         if look.alive and not look.multiplexer_lost:
             self.facts.program, self.facts.pane = look.program, look.pane
             self.facts.owner = look.program.pid if look.program else None
@@ -486,10 +488,12 @@ class Runner(Agent):
             if self._doubts(look):
                 look = await self.parts.look_again(handle)
         except HostUnreachable as error:
+            self.facts.unseen = str(error)
             log.info("agent %s: %s", self.name, error)
             return
         if handle != self.handle or self.life.phase is not Phase.UNVERIFIABLE:
             return  # somebody else has seen it meanwhile
+        self.facts.unseen = None
         if look.multiplexer_lost:
             self.post(lifecycle.Died(look.exit_status, restart.Cause.MULTIPLEXER))
             return

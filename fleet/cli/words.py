@@ -75,7 +75,8 @@ def detail(agent: Agent, now: float) -> str:
         said.append(str(agent["question"]))
     if agent.get("resets_at"):
         said.append(f"until {clock_time(agent['resets_at'])}")
-    if (agent.get("phase") not in ("running", "stopped") or agent.get("waits_for")) and not said:
+    told = agent.get("phase") not in ("running", "stopped") or agent.get("waits_for") or agent.get("waiting")
+    if told and not said:
         said.append(": ".join(str(agent[key]) for key in ("reason", "message") if agent.get(key)))
     if agent.get("next_restart_at"):
         said.append(f"restarts in {duration(agent['next_restart_at'] - now)}")

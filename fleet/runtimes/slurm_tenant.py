@@ -40,6 +40,8 @@ NOTED_WITHIN = 20.0
 """Seconds the launcher may take to note its program …"""
 LEASED_WITHIN = 3.0
 """… and a launch waits for its lease, before it is told as one that waits."""
+TOLD_WITHIN = 60.0
+"""Seconds that the queue's word on a booking without a node counts."""
 SETTLE = 0.5
 """Seconds to wait, after a death, for the pane's last output."""
 PURGED = "purged"
@@ -97,12 +99,14 @@ class TenantRuntime(OnSubmitHost):
         if await self._host.read(f"{self._folder}/wanted") is None:
             hint = f"`fleet slurm book {self._booking} …` books it."
             raise HostUnreachable(f"there is no booking {self._booking}.", hint=hint)
-        answer = self._cluster.answer or await self._cluster.newer(-1.0)
+        answer = await self._cluster.newer(time.monotonic() - TOLD_WITHIN)
         waiting = answer.named(slurm_booking.job_name(self._folder))
         if not waiting and fresh:
             answer = await self._cluster.newer(time.monotonic())
             waiting = answer.named(slurm_booking.job_name(self._folder))
-        why = slurm_queue.summary(waiting[-1], time.time()) if waiting else "it has no job"
+        why = slurm_queue.summary(waiting[-1], time.time()) if waiting else "it has no job any more"
+        if not waiting or waiting[-1].standing is Standing.RUNNING:
+            why += f"; where that has ended, `fleet slurm book {self._booking} …` books it again"
         raise HostUnreachable(f"the booking {self._booking} has no node: {why}")
 
     def _server(self, place: Place) -> slurm_tmux.JobTmux:

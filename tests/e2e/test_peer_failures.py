@@ -56,7 +56,27 @@
 15. What ignores a hangup survives a stop:
    `tests/e2e/test_supervision.py::test_a_child_in_its_own_session_and_one_that_ignores_signals_are_gone_after_a_stop`
 
-Those of hosts (11) and clusters (12) belong to what this version cannot start yet.
+Those of hosts and clusters:
+
+11. Each look at another machine is a new ssh; status and health disagree; time limits and environment do not arrive:
+   `tests/integration/test_ssh_link.py::test_all_agents_of_a_host_share_one_connection`
+   `tests/integration/test_ssh_link.py::test_twenty_agents_that_idle_cost_one_round_trip_a_tick`
+   `tests/integration/test_ssh_link.py::test_a_secret_stands_in_no_command_line_and_in_no_file_that_others_read`
+   `tests/integration/test_ssh_link.py::test_a_command_that_is_not_done_in_time_is_ended_there_too`
+   `tests/e2e/test_ssh.py::test_an_agent_on_another_machine_is_started_seen_restarted_adopted_and_stopped_as_one_here`
+12. On a cluster. The warning before the limit waits behind a foreground command until the limit:
+   `tests/integration/test_slurm_job.py::test_a_job_hands_its_conversation_on_once_and_stays_down_when_cancelled`
+   A stop resurrects:
+   `tests/integration/test_slurm_handoff.py::test_a_stop_after_the_signal_leaves_nothing_that_comes_back`
+   `tests/integration/test_slurm_job.py::test_a_job_that_is_wanted_no_more_starts_nothing`
+   Nobody knows the successor's id:
+   `tests/integration/test_slurm_handoff.py::test_a_job_near_its_limit_hands_on_to_one_successor_and_the_launch_lives_on`
+   `tests/integration/test_slurm_handoff.py::test_a_hand_off_while_the_daemon_is_away_is_found_by_the_next`
+   Attach goes to the wrong socket:
+   `tests/e2e/test_slurm.py::test_an_agent_lives_in_a_job_as_it_would_here`
+   `~` in the paths of hooks is skipped, the environment does not reach the job, and a first launch continues nothing:
+   `tests/integration/test_slurm_job.py::test_a_job_hands_its_conversation_on_once_and_stays_down_when_cancelled`
+   `tests/e2e/test_slurm.py::test_claude_code_writes_down_where_it_is_before_its_jobs_end_and_goes_on_in_the_next`
 """
 
 from __future__ import annotations

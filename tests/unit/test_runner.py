@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from fleet import lifecycle
+from fleet import lifecycle, report
+from fleet.cli import words
 from fleet.errors import StorageFull
 from fleet.lifecycle import Then
 from fleet.terms import Activity, File, Kind, Look, Phase, Ran
@@ -200,6 +201,23 @@ async def test_ten_good_minutes_forgive_all_deaths(world: World, daemon: Daemon)
     world.host.pane("web").kill()
     await settle()
     assert len(world.host.launches) == launches + 1
+
+
+async def test_an_agent_whose_job_waits_in_the_queue_again_is_neither_ready_nor_a_process(
+    world: World, daemon: Daemon
+) -> None:
+    await daemon.start(world.claude_code())
+    draw(world.host.pane("web"), "idle-manual")
+    await world.clock.turn(1)
+    runner = daemon["web"]
+    before = report.summary(runner, world.clock.now(), world.settings)
+    assert (before["activity"], before["waiting"]) == (Activity.READY, None) and before["pid"] is not None
+    assert runner.handle is not None
+    waiting = "job 7 waits (BeginTime); it was requeued"
+    runner.senses.on_look(runner.handle, Look(at=world.clock.now(), alive=True, waiting=waiting))
+    told = report.summary(runner, world.clock.now(), world.settings)
+    assert (told["phase"], told["activity"], told["pid"]) == (Phase.RUNNING, Activity.BOOTING, None)
+    assert told["waiting"] == told["message"] == waiting and waiting in words.detail(told, world.clock.now())
 
 
 async def test_an_exit_is_told_once_however_often_it_is_seen(world: World, daemon: Daemon) -> None:
