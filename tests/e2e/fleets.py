@@ -175,6 +175,18 @@ class Claude(Fleet):
         time.sleep(0.5)
         self.tmux(name, "send-keys", key)
 
+    def at_rest(self, name: str) -> dict[str, Any]:
+        """Wait until every source says that it is ready, the slowest too: what is told of it then (`explain`)."""
+
+        def agreed() -> dict[str, Any] | None:
+            told: dict[str, Any] = self.asks("explain", target=name)
+            said = {e["source"]: e["activity"] for e in told["evidence"]}
+            agree = {said.get(source) for source in ("hook", "state_file", "screen")} == {"ready"}
+            return told if agree and not told["state"]["dissent"] else None
+
+        found: dict[str, Any] = until(agreed, f"every source says that {name} is ready")
+        return found
+
     def open_gate(self) -> None:
         """Let a command that waits for `go` in the working folder end."""
         self.home.write("go", "")

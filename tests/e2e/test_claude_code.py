@@ -344,6 +344,7 @@ def test_two_agents_in_one_folder_are_two(fleet: Claude) -> None:
     first = fleet.wait("web", activity="ready", last_assistant_msg="ONE")
     second = fleet.wait("web-2", activity="ready", last_assistant_msg="TWO")
     assert first["session_id"] != second["session_id"]
+    fleet.at_rest("web-2")
     told = fleet.activities("web-2")
     fleet.type("web", bash(GATED))
     fleet.wait("web", activity="working")
@@ -512,14 +513,7 @@ def test_explain_says_what_each_source_says(fleet: Claude) -> None:
     fleet.ready("web", prompt="Repeat HELLO")
     fleet.answer("web")
     fleet.wait("web", activity="ready", last_assistant_msg="HELLO")
-
-    def agreed() -> dict[str, Any] | None:
-        told: dict[str, Any] = fleet.json("explain", "web")
-        said = {e["source"]: e["activity"] for e in told["evidence"]}
-        agree = {said[source] for source in ("hook", "state_file", "screen")} == {"ready"}
-        return told if agree and not told["state"]["dissent"] else None
-
-    told = until(agreed, "every source says that it is ready")
+    told = fleet.at_rest("web")
     said = {e["source"]: e for e in told["evidence"]}
     assert (said["hook"]["rule"], said["hook"]["evidence"]) == ("Stop", "HELLO")
     assert told["state"]["proof"]["source"] in said
