@@ -83,7 +83,7 @@ WAITS = (
 
 @pytest.mark.parametrize("desk", ["slurm"], indirect=True)
 async def test_a_turn_is_a_step_of_its_launchs_job_and_the_next_daemon_waits_for_it(desk: StepDesk) -> None:
-    handle = await desk.launch(f"cat; setsid sleep 300 & {WAITS}")
+    handle = await desk.launch(f"cat; setsid sleep 300 >/dev/null 2>&1 & {WAITS}")
     look = await desk.host.look(handle)
     assert (look.screen, look.program, look.pane) == (None, None, None)
     turn = desk.begin(message(text="größe 'x' $HOME\n"))
