@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ from fleet.runtimes import files
 from fleet.settings import Places, Settings
 from fleet.supervisor import Supervisor
 from fleet.tasks import Tasks
-from fleet.terms import File, Handle, HookEvent, Phase
+from fleet.terms import Activity, File, Handle, HookEvent, Phase
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +74,9 @@ WRITE_DOWN = (
 )
 """What an agent is told before its job's time is up."""
 
+GO_ON = "Your usage limit has ended. Go on with what it has interrupted."
+"""What an agent with `auto_resume` is told then."""
+
 
 class HubSide:
     """The hub of one daemon. `begin` it, say when its agents are `adopted`, `close` it."""
@@ -102,6 +106,8 @@ class HubSide:
         """By agent, the id of its launch's token."""
         self._writing: dict[str, _Writing] = {}
         """By agent, who has been asked to write down where it is."""
+        self._limited: set[str] = set()
+        """Agents that are told to go on once their usage limit has ended."""
         self._tasks = Tasks(self._failed)
         self.problem: str | None = None
         """Why there is no hub at the moment."""
@@ -211,6 +217,7 @@ class HubSide:
                 self._admitted.setdefault(row.name, row.id)
         for runner in self._supervisor.runners.values():
             self._take_back(runner)
+            self._await_limit(runner)
         secret = await asyncio.to_thread(_kept_secret, self._places.state / "hub" / "marks.key")
         while True:
             courier = Courier(hub, reach, self._clock, secret=secret)
@@ -238,6 +245,7 @@ class HubSide:
         if self._declared.get(runner.name) is not runner.spec:
             self._tasks.begin(self._declare(runner.spec), f"declare {runner.name}")
         self._take_back(runner)
+        self._await_limit(runner)
         self._hub.announce(runner.name)
 
     async def write_down(self, handle: Handle, job: str, within: float) -> None:
@@ -270,6 +278,26 @@ class HubSide:
             await writing.done.wait()
         finally:
             self._writing.pop(name, None)
+
+    def _await_limit(self, runner: Runner) -> None:
+        """An agent that lives on at its usage limit goes on after it, where its manifest says so."""
+        if runner.name not in self._limited and _goes_on_after_limit(runner) is not None:
+            self._limited.add(runner.name)
+            self._tasks.begin(self._go_on_after_limit(runner), f"the usage limit of {runner.name}")
+
+    async def _go_on_after_limit(self, runner: Runner) -> None:
+        least, most = self._settings.limit_jitter_min, self._settings.limit_jitter_max
+        try:
+            while (ends := _goes_on_after_limit(runner)) is not None:
+                handle = runner.handle
+                await self._clock.sleep(ends + random.uniform(least, most) - self._clock.now())
+                if handle is None or (handle, ends) != (runner.handle, _goes_on_after_limit(runner)):
+                    continue  # it was another limit's
+                body = {"to": runner.name, "text": GO_ON, "idempotency_key": f"{handle.generation}.limit.{ends:.0f}"}
+                await self._hub.send(_OPERATOR, body, nature=Nature.PROMPT)
+                return
+        finally:
+            self._limited.discard(runner.name)
 
     def _take_back(self, runner: Runner) -> None:
         """What was given to a launch ends with it."""
@@ -337,6 +365,15 @@ def _remedy(error: Exception) -> str:
 def _is_asked(runner: Runner) -> bool:
     """Whether an agent can be asked something, and its turns are told of."""
     return not runner.headless and runner.spec.harness in SPEAKS_OF_TURNS and runner.spec.hub.enabled
+
+
+def _goes_on_after_limit(runner: Runner) -> float | None:
+    """When the usage limit ends after which an agent is to be told to go on. A program that says that it goes on by
+    itself is only watched, and a headless agent takes up what waits for it."""
+    state, spec = runner.state, runner.spec
+    asked = spec.restart.auto_resume and spec.hub.enabled and not runner.headless
+    held = runner.life.phase is Phase.RUNNING and state.activity is Activity.LIMITED and not state.continues
+    return state.resets_at if asked and held else None
 
 
 def _kept_secret(path: Path) -> bytes:

@@ -26,6 +26,7 @@ from fleet.clock import Clock
 from fleet.harnesses.base import BOX, Said
 from fleet.harnesses.screens import RuleSet, version_of
 from fleet.health.classify import View, classify
+from fleet.health.judge import State
 from fleet.hub.delivery import Agent, HandedOver, Seen, Sign, Ways, appears
 from fleet.hub.message import Message, Way
 from fleet.hub.reach import TurnEnd, Typing
@@ -37,6 +38,8 @@ log = logging.getLogger(__name__)
 
 LIVES = (Phase.STARTING, Phase.RUNNING, Phase.STOPPING, Phase.UNVERIFIABLE)
 """Phases in which the program may still be there."""
+IDLE = frozenset({Activity.READY, Activity.LIMITED})
+"""What a program is while its composer waits for a prompt; at a limit that has ended, its next turn tells it."""
 DRAWN_WITHIN = 15.0
 """Seconds until what was typed must stand in the composer: a busy program draws late."""
 LOOK_EVERY = 0.1
@@ -150,7 +153,7 @@ class Agents:
         return Agent(
             name=name,
             phase=runner.life.phase,
-            activity=state.activity,
+            activity=_as_of(self._clock.now(), state),
             dialog=shown or facts.settling is not None,
             draft=state.draft,
             unsent=notes.ours if notes.ours and self._holds(runner, facts.screen, notes.ours) else None,
@@ -187,7 +190,7 @@ class Agents:
         """When a person last pressed a key, as far as the pane tells: it moves, though the program does not, while
         there is a text in its composer that is not ours."""
         moved_at, state = runner.facts.moved_at, runner.state
-        if not state.draft or moved_at is None or state.activity is not Activity.READY:
+        if not state.draft or moved_at is None or state.activity not in IDLE:
             return notes.key_at
         ours = (self._holds, self._begins)
         if notes.ours is not None and any(stands(runner, runner.facts.screen, notes.ours) for stands in ours):
@@ -336,7 +339,7 @@ class Agents:
         if not runner.harness.has_sessions:
             return True
         verdict = self._verdict(runner, screen)
-        if verdict.activity is not Activity.READY or verdict.composer is not True or verdict.draft is None:
+        if verdict.activity not in IDLE or verdict.composer is not True or verdict.draft is None:
             return None
         if verdict.draft:
             return False if ours is not None and self._holds(runner, screen, ours) else None
@@ -544,6 +547,12 @@ def _note_transcript(notes: Notes, event: HookEvent) -> None:
     path = event.payload.get("transcript_path")
     if isinstance(path, str):
         notes.transcripts.setdefault(path, 0.0)
+
+
+def _as_of(now: float, state: State) -> Activity:
+    """What it is doing, for its mail: a limit that has ended holds nothing any more."""
+    over = state.activity is Activity.LIMITED and state.resets_at is not None and now >= state.resets_at
+    return Activity.READY if over else state.activity
 
 
 def _asks(runner: Runner) -> bool:

@@ -17,6 +17,7 @@ from typing import Any
 from fleet.agent import UP, Agent
 from fleet.errors import HostUnreachable
 from fleet.headless import evidence as told_by_turns
+from fleet.health.judge import State
 from fleet.preparing import TRANSCRIPT_TAIL, transcript_path
 from fleet.processes import Figures
 from fleet.redact import redact
@@ -204,7 +205,7 @@ class Senses:
             }
             agent.parts.record_event(agent.name, "activity", state.activity, payload)
             agent.parts.changed(agent.name)
-        elif (state.draft, state.background) != (before.draft, before.background):
+        elif _more_of(state) != _more_of(before):
             agent.parts.changed(agent.name)
 
     async def _look_again(self) -> None:
@@ -322,3 +323,8 @@ class Senses:
             if facts.transcript.lines or len(tail) < length or length >= TRANSCRIPT_MOST:
                 return
             length *= 8  # the program's own snapshots fill tens of kilobytes
+
+
+def _more_of(state: State) -> tuple[object, ...]:
+    """What can change while the activity stays as it is."""
+    return state.draft, state.background, state.resets_at, state.continues

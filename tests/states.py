@@ -106,8 +106,9 @@ def _numbers(policy: Policy) -> str:
 - Once it has run for {policy.reset_after:g} s since it started, all that was before is forgiven.
 - `on-failure`: a clean exit (`success_exit_codes`) is `finished`. A death without an exit status is a failure.
 - An authentication error gets one more try. A start that could only fail again gets none.
-- A usage limit is waited for, and {least:g} to {most:g} s more, where the manifest says `auto_resume: true`;
-  elsewhere a person starts the agent.
+- A usage limit is waited for, and {least:g} to {most:g} s more, where the manifest says `auto_resume: true`:
+  the agent is started, or told to go on where it lives. One that says it goes on by itself is only watched.
+  Elsewhere a person does it. What was said to the agent meanwhile is delivered when the limit ends.
 - The loss of a host or multiplexer is nobody's fault: it charges no budget, and its agents come back in turn.
 - A resume that the program gives up within seconds gets one new conversation, never a second.
 - A person's `start` or `restart` clears what was used up. So does `reset`, which also lets a parked agent come back

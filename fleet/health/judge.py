@@ -143,7 +143,7 @@ def _settled(book: Book, before: State, chosen: Claim) -> State:
         kind=e.kind,
         question=e.question,
         options=e.options,
-        resets_at=e.resets_at,
+        resets_at=_limit_ends(book, before.resets_at if goes_on else None) if activity is Activity.LIMITED else None,
         continues=e.continues,
         dissent=tuple(c.evidence for c in book if _differs(c.evidence.activity, activity)),
     )
@@ -265,8 +265,16 @@ def _detail(book: Book, chosen: Evidence) -> Evidence:
                 full = replace(full, options=e.options)
             full = replace(full, kind=kind)
         if chosen.activity is Activity.LIMITED:
-            full = replace(full, resets_at=full.resets_at or e.resets_at, continues=full.continues or e.continues)
+            full = replace(full, continues=full.continues or e.continues)
     return full
+
+
+def _limit_ends(book: Book, said: float | None) -> float | None:
+    """When the limit ends, as it was told first: a screen names a time of day, and once that is over it reads as
+    tomorrow's. `said`: what was told before."""
+    words = [*(claim.evidence for claim in book), *([book.failure] if book.failure else [])]
+    ends = [e.resets_at for e in words if e.activity is Activity.LIMITED]
+    return min((at for at in (*ends, said) if at is not None), default=None)
 
 
 def _differs(one: Activity | None, other: Activity | None) -> bool:

@@ -380,6 +380,11 @@ look() { # what is left, in $left: what is found now, and what was once found an
     ever=$left
 }
 
+left_over() { # the same, and nobody is left only if twice nobody is: who is born meanwhile is in no one reading
+    look
+    [ "$left" != ' ' ] || look
+}
+
 signal() { # NAME WORD …
     name=$1
     shift
@@ -404,7 +409,7 @@ hunt() { # GRACE (hundredths of a second) LAUNCH …
     done
     hundredths
     deadline=$((now + grace))
-    look
+    left_over
     echo "there $left"
     while [ "$left" != ' ' ]; do
         hundredths
@@ -419,7 +424,7 @@ hunt() { # GRACE (hundredths of a second) LAUNCH …
             esac
         done
         sleep 0.05
-        look
+        left_over
     done
     hundredths
     deadline=$((now + 1000))
@@ -429,14 +434,14 @@ hunt() { # GRACE (hundredths of a second) LAUNCH …
         while [ "$victims" != "$stopped" ]; do # so that a tree cannot grow while it is being killed
             stopped=$victims
             signal STOP $victims
-            look
+            left_over
             unspared
         done
         if [ -z "$victims" ]; then
             for n in 1 2 3 4 5 6 7 8 9 10; do
                 [ "$left" != ' ' ] || break
                 sleep 0.05
-                look
+                left_over
             done
             unspared
             [ -n "$victims" ] || victims=$left
@@ -446,7 +451,7 @@ hunt() { # GRACE (hundredths of a second) LAUNCH …
         done
         signal KILL $victims
         sleep 0.02
-        look
+        left_over
         hundredths
     done
     echo "killed $killed"

@@ -446,7 +446,7 @@ def test_a_ready_program_is_stopped_by_its_own_command(fleet: Claude) -> None:
 
 ONE_TURN_TELLS_NOT = {
     # what does not apply to an agent that is ready
-    *("kind", "question", "reason", "message", "waits_for", "exit_status", "next_restart_at", "resets_at"),
+    *("kind", "question", "reason", "message", "waits_for", "waiting", "exit_status", "next_restart_at", "resets_at"),
     *("current_tool", "current_tool_input", "stuck_prompt_text"),
     # what only a headless agent has
     "usage",
@@ -480,7 +480,7 @@ def _percent(status: dict[str, Any]) -> float:
 
 
 def test_after_one_turn_every_field_is_told_or_says_why_not(fleet: Claude) -> None:
-    fleet.ready("web", workdir=".", **ASKS_NOTHING)
+    fleet.ready("web", workdir=".", hooks={"pre_start": [["true"]]}, **ASKS_NOTHING)
     fleet.type("web", bash("echo hi"))
     assert fleet.answer("web") == "TOOL-DONE hi"
     fleet.wait("web", activity="ready", last_assistant_msg="TOOL-DONE hi")

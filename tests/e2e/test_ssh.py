@@ -260,7 +260,8 @@ def test_a_headless_agent_there_answers_and_a_turn_outlives_a_cut_and_the_daemon
     fleet.json("send", "clerk", "once more")
     until(lambda: (work / "count").read_text() == "begun\nbegun\n", "its next turn runs")
     fleet.run("stop", "clerk")
-    assert not [p for p in left_behind(there.user_home) if "sleep" in p.name()]
+    turns = [p for p in left_behind(there.user_home) if p.cmdline() == ["sleep", "0.1"]]
+    assert turns == []
 
 
 # -- the real program, over there --------------------------------------------------------------------------------------

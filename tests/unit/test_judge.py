@@ -156,6 +156,18 @@ def test_the_screen_knows_a_limit_that_the_state_file_calls_idle() -> None:
     assert (state.activity, state.resets_at, state.continues) == (A.LIMITED, 5000.0, True)
 
 
+def test_a_limit_ends_when_it_was_first_said_to_end() -> None:
+    case = Case()
+    case.hear(Source.HOOK, A.LIMITED, resets_at=5000.0)
+    case.hear(Source.STATE_FILE, A.READY)
+    case.now = 5001.0  # the same words on the screen mean tomorrow now
+    assert case.hear(Source.SCREEN, A.LIMITED, resets_at=5000.0 + 86400).resets_at == 5000.0
+    case.hear(Source.HOOK, A.WORKING)
+    assert case.hear(Source.SCREEN, A.WORKING).resets_at is None
+    case.hear(Source.HOOK, A.LIMITED, resets_at=9000.0)
+    assert case.hear(Source.SCREEN, A.LIMITED, resets_at=9000.0).resets_at == 9000.0
+
+
 def test_an_error_on_the_screen_does_not_hide_that_the_next_turn_works() -> None:
     case = Case()
     case.hear(Source.SCREEN, A.ERROR)
