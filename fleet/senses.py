@@ -225,7 +225,7 @@ class Senses:
         agent = self._agent
         if not self._is_owners(event):
             return
-        if event.session_id and event.session_id != agent.record.session_id and event.pid is not None:
+        if event.session_id and event.session_id != agent.record.session_id and _binds(event):
             await agent.learn(session_id=event.session_id, session_used=event.name == "UserPromptSubmit")
             agent.parts.record_event(agent.name, "session", event.session_id, {"because": event.name})
         if event.name == "UserPromptSubmit" and not agent.record.session_used:
@@ -323,6 +323,12 @@ class Senses:
             if facts.transcript.lines or len(tail) < length or length >= TRANSCRIPT_MOST:
                 return
             length *= 8  # the program's own snapshots fill tens of kilobytes
+
+
+def _binds(event: HookEvent) -> bool:
+    """Whether the agent is in the session that its program's hook tells. A Claude Code that is ended before it has
+    taken up its conversation tells the end of another session, which never was."""
+    return event.pid is not None and event.name != "SessionEnd"
 
 
 def _more_of(state: State) -> tuple[object, ...]:

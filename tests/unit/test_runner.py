@@ -623,6 +623,16 @@ async def test_a_hook_of_something_else_moves_nothing(world: World, daemon: Daem
     assert (daemon["web"].record, daemon["web"].state.activity) == (record, state)
 
 
+async def test_a_program_that_is_ended_while_it_resumes_does_not_take_the_agent_from_its_conversation(
+    world: World, daemon: Daemon
+) -> None:
+    """It tells the end of a session that never was."""
+    await _ready(world, daemon)
+    record = daemon["web"].record
+    await daemon.hook("SessionEnd", session_id="never-was", payload={"reason": "other"})
+    assert daemon["web"].record.session_id == record.session_id
+
+
 async def test_clear_binds_the_agent_to_its_new_session_in_the_ledger_too(world: World, daemon: Daemon) -> None:
     await _ready(world, daemon)
     first = daemon["web"].record.session_id
