@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -80,7 +81,8 @@ class Holder:
 
     def end(self) -> None:
         for process in self.started:
-            process.kill()
+            with suppress(ProcessLookupError):  # with what it has put beside itself, which holds its output
+                os.killpg(process.pid, signal.SIGKILL)
         for pid in self.members():
             psutil.Process(pid).kill()
         for process in self.started:
@@ -124,7 +126,7 @@ def test_a_lease_that_is_being_renewed_is_handed_on_all_the_same(holder: Callabl
             with suppress(FileExistsError):  # a renewal is being written just now
                 os.mkfifo(renewal)
         children = psutil.Process(keeper.pid).children()  # one of them sleeps, which is no shell
-        return any(child.name() == "sh" and time.time() - child.create_time() > 1 for child in children)
+        return any(map(_is_old_shell, children))
 
     until(stuck, "a renewal is under way")
     one.let_go(keeper)
@@ -198,3 +200,10 @@ def _renewals(folder: Path, number: int) -> int:
     except FileNotFoundError:
         return 0
     return lease.renewals if lease is not None else 0
+
+
+def _is_old_shell(process: psutil.Process) -> bool:
+    try:
+        return process.name() == "sh" and time.time() - process.create_time() > 1
+    except psutil.NoSuchProcess:
+        return False
