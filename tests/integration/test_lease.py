@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -203,7 +202,12 @@ def _renewals(folder: Path, number: int) -> int:
 
 
 def _is_old_shell(process: psutil.Process) -> bool:
+    """By the machine's uptime: psutil's word of when it began is off by what the clock was set since."""
+    found = processes.find(process.pid)
+    if found is None:
+        return False
+    up = float(Path("/proc/uptime").read_text().split()[0])
     try:
-        return process.name() == "sh" and time.time() - process.create_time() > 1
+        return process.name() == "sh" and up - found.start / os.sysconf("SC_CLK_TCK") > 1
     except psutil.NoSuchProcess:
         return False
