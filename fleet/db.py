@@ -47,7 +47,7 @@ WORTH_IT = 256
 FRAME = 4096 + 24
 """Bytes that a page takes in the write-ahead log."""
 
-ROOM_AT_ONCE = 1024 * 1024
+ROOM_AT_ONCE = 128 * 1024
 """Bytes of room that are made in it at once: whoever comes meanwhile waits for no more."""
 
 PLENTY = 8
