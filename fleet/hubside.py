@@ -281,17 +281,17 @@ class HubSide:
 
     def _await_limit(self, runner: Runner) -> None:
         """An agent that lives on at its usage limit goes on after it, where its manifest says so."""
-        if runner.name not in self._limited and _goes_on_after_limit(runner) is not None:
+        if runner.name not in self._limited and _limit_to_outlast(runner) is not None:
             self._limited.add(runner.name)
             self._tasks.begin(self._go_on_after_limit(runner), f"the usage limit of {runner.name}")
 
     async def _go_on_after_limit(self, runner: Runner) -> None:
         least, most = self._settings.limit_jitter_min, self._settings.limit_jitter_max
         try:
-            while (ends := _goes_on_after_limit(runner)) is not None:
+            while (ends := _limit_to_outlast(runner)) is not None:
                 handle = runner.handle
                 await self._clock.sleep(ends + random.uniform(least, most) - self._clock.now())
-                if handle is None or (handle, ends) != (runner.handle, _goes_on_after_limit(runner)):
+                if handle is None or (handle, ends) != (runner.handle, _limit_to_outlast(runner)):
                     continue  # it was another limit's
                 body = {"to": runner.name, "text": GO_ON, "idempotency_key": f"{handle.generation}.limit.{ends:.0f}"}
                 await self._hub.send(_OPERATOR, body, nature=Nature.PROMPT)
@@ -367,7 +367,7 @@ def _is_asked(runner: Runner) -> bool:
     return not runner.headless and runner.spec.harness in SPEAKS_OF_TURNS and runner.spec.hub.enabled
 
 
-def _goes_on_after_limit(runner: Runner) -> float | None:
+def _limit_to_outlast(runner: Runner) -> float | None:
     """When the usage limit ends after which an agent is to be told to go on. A program that says that it goes on by
     itself is only watched, and a headless agent takes up what waits for it."""
     state, spec = runner.state, runner.spec

@@ -97,7 +97,7 @@ def missing() -> str | None:
     if absent:
         packages = "slurmctld slurmd slurm-client tmux"
         return f"no {', '.join(absent)}; `make test` installs it where it may (apt-get install {packages})"
-    return None if os.geteuid() == 0 else "slurmd starts jobs only as root"
+    return None if os.geteuid() == 0 else "slurmd starts jobs only as root; run the tests as root"
 
 
 def tracking() -> str:

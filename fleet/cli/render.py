@@ -15,7 +15,6 @@ from fleet import client
 from fleet.cli import call, output, reads
 from fleet.errors import FleetError, Usage
 
-SUBMIT = ("sbatch", "--parsable", "--dependency=singleton")
 TEST_WITHIN = 20.0
 """Seconds for the controller's word."""
 
@@ -53,7 +52,9 @@ def _submitted(word: str) -> dict[str, Any] | None:
         return None  # no daemon knows it: it may be the name of a manifest
     if told["script"] is None:
         return None
-    command = shlex.join([*SUBMIT, f"{told['folder']}/job"])
+    from fleet.runtimes import slurm_script
+
+    command = shlex.join([*slurm_script.SUBMIT, f"{told['folder']}/job"])
     return {"name": told["name"], "commands": [command], "script": told["script"], "warnings": []}
 
 

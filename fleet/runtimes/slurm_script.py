@@ -25,6 +25,8 @@ BODY = Path(__file__).with_name("slurm_job.sh")
 SIGNAL_NEEDS = 120
 """Seconds of limit beyond the lead that the warning signal needs: the controller looks only every 30 s, and a signal
 that comes before the script is up is lost."""
+SUBMIT = ("sbatch", "--parsable", "--dependency=singleton")
+"""Submits a script; no two jobs of one name run at a time."""
 BARE = (
     "sh",
     "-c",
@@ -122,7 +124,7 @@ def submit_argv(job: Job) -> list[str]:
 
     The job gets all of a bare environment: any other word than ALL to `--export` has its node run a login shell.
     """
-    return [*BARE, "sbatch", "--parsable", "--dependency=singleton", job.script]
+    return [*BARE, *SUBMIT, job.script]
 
 
 def test_argv(job: Job) -> list[str]:

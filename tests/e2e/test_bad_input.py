@@ -268,7 +268,9 @@ def test_what_stands_in_the_daemons_way_is_told_at_once_and_agents_are_untouched
     assert (fleet.status("web")["pid"], fleet.status("web")["restarts"]) == (pid, 0)
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a socket to another user")
+@pytest.mark.skipif(
+    os.getuid() != 0, reason="only root can give a socket to another user; run the tests as root to see it"
+)
 def test_another_users_socket_is_not_spoken_to(fleet: Fleet) -> None:
     fleet.run("start", fleet.shell("web", FOREVER))
     fleet.run("daemon", "stop")
