@@ -17,9 +17,10 @@ import functools
 import hashlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from fleet.clock import Clock
 from fleet.errors import CannotYet, FleetError, HostUnreachable, LaunchError, TimedOut, Unconfirmed
@@ -36,6 +37,7 @@ from fleet.runtimes.slurm_hub import Door
 from fleet.runtimes.slurm_queue import Cause, Standing
 from fleet.runtimes.slurm_runs import Run
 from fleet.settings import Places, Settings
+from fleet.tasks import Tasks
 from fleet.terms import File, Handle, LaunchPlan, Look, Screen
 
 log = logging.getLogger(__name__)
@@ -98,7 +100,7 @@ class SlurmRuntime(OnSubmitHost):
         """By generation."""
         self._watches: watching.Watches[_Watched] = watching.Watches(places, settings, secrets)
         self.on_walltime: OnWalltime = nothing_to_write
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks(_failed)
         self._closed = False
         cluster.on_answer(self._queue_answered)
 
@@ -254,9 +256,9 @@ class SlurmRuntime(OnSubmitHost):
     async def _perform(self, chain: _Chain, action: handing.Action) -> None:
         match action:
             case handing.AskToWriteDown():
-                chain.writing = self._do(self._write_down(chain))
+                chain.writing = self._tasks.begin(self._write_down(chain))
             case handing.Submit(attempt=attempt):
-                self._do(self._submit(chain, attempt))
+                self._tasks.begin(self._submit(chain, attempt))
             case handing.Find():
                 self._cluster.sooner()
             case handing.Leave():
@@ -332,7 +334,7 @@ class SlurmRuntime(OnSubmitHost):
         under_way = chain.writing is not None and not chain.writing.done()
         lives = chain.present is not None and chain.handoff.ended is None
         if chain.handoff.writing is handing.Writing.ASKED and lives and not under_way:
-            chain.writing = self._do(self._write_down(chain))
+            chain.writing = self._tasks.begin(self._write_down(chain))
 
     # -- the queue's word ----------------------------------------------------------------------------------------
 
@@ -340,7 +342,7 @@ class SlurmRuntime(OnSubmitHost):
         for watched in self._watches:
             chain = self._chains.get(watched.handle.generation)
             if chain is not None:
-                self._do(self._queue_told(chain, answer))
+                self._tasks.begin(self._queue_told(chain, answer))
 
     async def _queue_told(self, chain: _Chain, answer: Answer) -> None:
         """What the queue says of the launch's job and of its successor."""
@@ -429,7 +431,11 @@ class SlurmRuntime(OnSubmitHost):
             where, cluster = (run.job, run.node, run.socket), self._cluster
             chain.server = slurm_tmux.JobTmux(*where, cluster.steps, cluster.environment, self._settings, self._clock)
             chain.server_run = number
-            chain.server.on_gone(lambda: self._do_quietly(self._take_in_notes(chain)))
+
+            def lost_its_server() -> None:
+                self._tasks.begin(self._take_in_notes(chain))
+
+            chain.server.on_gone(lost_its_server)
         return chain.server
 
     async def place_of(self, handle: Handle) -> tuple[str, str, str]:
@@ -482,7 +488,7 @@ class SlurmRuntime(OnSubmitHost):
         self.unwatch(handle)
         watched = self._watches.add(_Watched(handle, on_look))
         self._cluster.want(handle.generation)
-        watched.task = self._do(self._watch_on(watched))
+        watched.task = self._tasks.begin(self._watch_on(watched))
 
     def unwatch(self, handle: Handle) -> None:
         watched = self._watches.remove(handle)
@@ -563,28 +569,6 @@ class SlurmRuntime(OnSubmitHost):
         watched.dead = chain.over
         if self._watches.saw(watched, seen):
             watched.tell(self._look(chain, seen.screen, seen.pane))
-
-    def _do(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
-        """Do something beside; a fault in it is logged, and stops nothing else."""
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._done)
-        return task
-
-    def _do_quietly(self, work: Coroutine[None, None, None]) -> None:
-        if self._closed:
-            work.close()
-        else:
-            self._do(work)
-
-    def _done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if task.cancelled() or (error := task.exception()) is None:
-            return
-        if isinstance(error, HostUnreachable):  # the next round goes on
-            log.info("%s", error)
-        else:
-            log.error("a job's watch failed", exc_info=error)
 
     # -- typing --------------------------------------------------------------------------------------------------
 
@@ -740,10 +724,7 @@ class SlurmRuntime(OnSubmitHost):
     async def close(self) -> None:
         """Let go; jobs go on. This machine's own runtime is its owner's to close."""
         self._closed = True
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._tasks.close()
         for chain in self._chains.values():
             if chain.server is not None:
                 await chain.server.close()
@@ -860,3 +841,10 @@ def _counted(generation: str) -> int:
     """Which launch of its agent it was: generations are `AGENT.COUNT.LOT`."""
     words = generation.rsplit(".", 2)
     return int(words[1]) if len(words) == 3 and words[1].isdigit() else 0
+
+
+def _failed(task: asyncio.Task[Any], error: BaseException) -> None:
+    if isinstance(error, HostUnreachable):  # the next round goes on
+        log.info("%s", error)
+    else:
+        log.error("%s failed", task.get_name(), exc_info=error)

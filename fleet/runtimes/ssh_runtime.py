@@ -19,9 +19,10 @@ import re
 import secrets
 import shlex
 import time
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from fleet.clock import Clock
 from fleet.errors import CannotYet, FleetError, HostUnreachable, LaunchError, StorageFull, Unconfirmed
@@ -35,6 +36,7 @@ from fleet.runtimes.ssh_hosts import HostState
 from fleet.runtimes.ssh_shell import Facts, HostShell, read_facts
 from fleet.runtimes.ssh_tmux import SshTmux, login, sh
 from fleet.settings import Places, Settings
+from fleet.tasks import Tasks
 from fleet.terms import File, Handle, LaunchPlan, Look, Process, Ran, Screen, Spooled
 
 log = logging.getLogger(__name__)
@@ -111,7 +113,7 @@ class SshRuntime:
         """What does not answer (the link, a tmux server), and why."""
         self._told_host = False
         """Whether the host was last told of as one that cannot be read."""
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks(_failed)
         self._closed = False
 
     async def prepare(self) -> None:
@@ -324,7 +326,7 @@ class SshRuntime:
     def watch(self, handle: Handle, on_look: OnLook) -> None:
         self.unwatch(handle)
         self._assigned.setdefault(handle.agent, handle.socket)
-        self._do(self._begin(self._watches.add(_Watched(handle, on_look))))
+        self._tasks.begin(self._begin(self._watches.add(_Watched(handle, on_look))))
 
     def unwatch(self, handle: Handle) -> None:
         watched = self._watches.remove(handle)
@@ -387,19 +389,19 @@ class SshRuntime:
 
     def _pane_missing(self, watched: _Watched) -> None:
         """The pane is not there, though its server is: somebody closed it. The launcher tells what lives."""
-        self._do(self._gone(watched))
+        self._tasks.begin(self._gone(watched))
 
     def _process_ended(self, launcher: Process) -> None:
         for watched in self._watches:
             if watched.launcher == launcher:
-                self._do(self._gone(watched))
+                self._tasks.begin(self._gone(watched))
 
     def _server_gone(self, socket: str) -> None:
         """A tmux server and all its panes are gone. That it cannot be read any more is no news then."""
         self._readable(socket, None)
         for watched in self._watches:
             if watched.handle.socket == socket:
-                self._do(self._gone(watched))
+                self._tasks.begin(self._gone(watched))
 
     async def _gone(self, watched: _Watched) -> None:
         """The launcher has ended, or its pane is gone: wait for what belongs together, and tell it once."""
@@ -444,7 +446,7 @@ class SshRuntime:
                 self._unreadable.pop(socket, None)  # each says so again where it still does not answer
             for watched in self._watches:
                 if not watched.over():
-                    self._do(self._begin(watched))
+                    self._tasks.begin(self._begin(watched))
             self._readable("link", None)
         else:
             self._readable("link", f"{self.link.alias}: {reason}")
@@ -460,24 +462,6 @@ class SshRuntime:
             self._told_host = not before
             for callback in self._on_host:
                 callback(reason)
-
-    def _do(self, work: Coroutine[None, None, None]) -> None:
-        """Do something beside; a fault in it is logged, and stops nothing else."""
-        if self._closed:
-            work.close()
-            return
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._done)
-
-    def _done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if task.cancelled() or (error := task.exception()) is None:
-            return
-        if isinstance(error, HostUnreachable):  # the watch goes on from the first look once the host is back
-            log.info("%s", error)
-        else:
-            log.error("watching failed", exc_info=error)
 
     # -- typing --------------------------------------------------------------------------------------------------
 
@@ -754,10 +738,8 @@ class SshRuntime:
 
     async def close(self) -> None:
         self._closed = True
-        for task in self._tasks:
-            task.cancel()
         self._reads.close()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.close()
         for server in self._servers.values():
             await server.close()
         await self._shell.close()
@@ -850,3 +832,10 @@ def must(ran: Ran, what: str) -> None:
     if ran.status:
         full = re.search(rb"No space left|quota exceeded", ran.stderr, re.IGNORECASE)
         raise (StorageFull if full else LaunchError)(f"{what}: {_said(ran)}")
+
+
+def _failed(task: asyncio.Task[Any], error: BaseException) -> None:
+    if isinstance(error, HostUnreachable):  # the watch goes on from the first look once the host is back
+        log.info("%s", error)
+    else:
+        log.error("%s failed", task.get_name(), exc_info=error)
