@@ -6,6 +6,7 @@ A turn is a process tree of its own, started by the same launcher as an agent in
         turn                              what it is about, and until when it may run
         prompt out err                    its stdin, stdout and stderr: files, so that nothing has to be drained
         env claim launcher program exit   the launcher's (launcher.sh)
+        cut                               why it is ended before its end, where it is not to be run again
         end                               what came of it
 
 So a turn needs no daemon: one that is killed leaves it running, and the next one waits for it, or finds its answer
@@ -464,7 +465,7 @@ class Turns:
                     why = _not_started(str(error).removesuffix("."))
             if not turn.sure:
                 await self._end_tree(turn)
-            await asyncio.to_thread(files.put, [_noted_end(turn.folder, why, self._clock.now())])
+            await asyncio.to_thread(files.put, [_noted(turn.folder / "end", why, self._clock.now())])
             return why
 
     async def _count_from(self, turn: Turn, began_at: float) -> None:
@@ -547,8 +548,14 @@ class Turns:
             await self._clock.sleep(AGAIN)
 
     async def _cut(self, turn: Turn, result: TurnResult) -> None:
-        """End it now, all of it."""
+        """End it now, all of it. Why is on the disk first: a daemon that leaves meanwhile leaves no turn that seems to
+        have been ended from outside, and is run again."""
         turn.cut = turn.cut or result
+        if not _again(turn.cut):
+            try:
+                await asyncio.to_thread(files.put, [_noted(turn.folder / "cut", turn.cut, self._clock.now())])
+            except OSError as error:  # it runs for too long all the same
+                log.error("agent %s: why the turn of %s ends: %s", turn.note.agent, turn.note.message, error)
         await self._end_tree(turn)
 
     async def _end_tree(self, turn: Turn) -> None:
@@ -613,11 +620,11 @@ class Turns:
         kept = files.read(folders[-1] / "end")
         if kept is not None:
             result, _ = _ending(kept)
-        elif (folders[-1] / "exit").exists():
+        elif any((folders[-1] / name).exists() for name in ("exit", "cut")):
             result = self._read(folders[-1], find_harness(note.harness), None, stopped=False)
         else:
             return None
-        return None if result.remedy in (Remedy.RETRY, Remedy.FRESH, Remedy.RESUME) else result
+        return None if _again(result) else result
 
     def _read(
         self, folder: Path, harness: Harness, cut: TurnResult | None, stopped: bool, secrets: tuple[str, ...] = ()
@@ -628,7 +635,9 @@ class Turns:
         output = files.read(folder / "out", OUTPUT_MOST) or b""
         errors = files.read(folder / "err", TAIL) or b""
         result = harness.read_turn(output, errors, status, self._clock.now())
-        note = _note(folder)
+        note, said = _note(folder), files.read(folder / "cut")
+        if cut is None and said is not None:
+            cut, _ = _ending(said)
         if cut is None and status in TIMED and note is not None and _ended_at(folder) >= note.deadline:
             cut = _timed_out(note)
         if cut is not None and (cut is INTERRUPTED or not result.ok):
@@ -642,7 +651,7 @@ class Turns:
         printed = {"out": (output, output[-OUTPUT_KEPT:]), "err": (errors, errors)}
         kept = {name: (whole, _redacted(end, secrets)) for name, (whole, end) in printed.items()}
         put = [File(str(folder / name), clean) for name, (whole, clean) in kept.items() if clean != whole]
-        files.put([*put, _noted_end(folder, result, self._clock.now())])
+        files.put([*put, _noted(folder / "end", result, self._clock.now())])
         (folder / "prompt").unlink(missing_ok=True)
         _forget_oldest(folder.parent)
         return result
@@ -745,10 +754,16 @@ def _said(activity: Activity, rule: str, now: float, excerpt: str) -> Evidence:
     return Evidence(source=Source.PROCESS, rule=rule, observed_at=now, activity=activity, excerpt=excerpt)
 
 
+def _again(result: TurnResult) -> bool:
+    """Whether the message may have another turn after this."""
+    return not result.ok and result.remedy in (Remedy.RETRY, Remedy.FRESH, Remedy.RESUME)
+
+
 def _end(result: TurnResult) -> TurnEnd:
     """The same for the hub."""
-    again = not result.ok and result.remedy in (Remedy.RETRY, Remedy.FRESH, Remedy.RESUME)
-    return TurnEnd(ok=result.ok, text=result.text, reason=result.reason, declined=result.declined, again=again)
+    return TurnEnd(
+        ok=result.ok, text=result.text, reason=result.reason, declined=result.declined, again=_again(result)
+    )
 
 
 def _ended_at(folder: Path) -> float:
@@ -819,9 +834,9 @@ def _turn_log(note: Note, folder: Path) -> list[str]:
     return lines
 
 
-def _noted_end(folder: Path, result: TurnResult, now: float) -> File:
-    """What came of a turn, to be written down."""
-    return File(str(folder / "end"), json.dumps(asdict(result) | {"at": now}).encode())
+def _noted(path: Path, result: TurnResult, now: float) -> File:
+    """What came of a turn, or is about to, to be written down."""
+    return File(str(path), json.dumps(asdict(result) | {"at": now}).encode())
 
 
 def _ending(kept: bytes) -> tuple[TurnResult, float]:

@@ -1,8 +1,8 @@
 """What goes over the hub's doors, typed: the one source of the checks, of OpenAPI and of AsyncAPI.
 
 - A request's body and a client's frame are read by `read_json` and checked against the models here; what is wrong is a
-  `Fault` with a code of its own, never a guess. A field of a body, or of a query, that nobody knows is refused by name:
-  it may be one that was meant. Those of frames are ignored, so that clients may be newer; `hello` has none to spare.
+  `Fault` with a code of its own, never a guess. A field of a body, of a query or of a frame that nobody knows is refused
+  by name: it may be one that was meant. What the hub says may have more fields than its reader knows.
 - Every error has the same form, `{"error": {code, message, ref?, retry_after?, …}}`, on HTTP as on the WebSocket;
   `STATUS` says which HTTP status a code has.
 - What a message may be is checked once, by `submission.read_submission`; `SendBody` describes the same for readers of
@@ -31,7 +31,7 @@ from fleet.hub.routing import Hears
 from fleet.hub.submission import no_such_field
 
 VERSION = 1
-"""Of the frames. A newer one is another number; fields and types are added without."""
+"""Of the frames. A newer one is another number; what the hub says gains fields and types without."""
 
 FRAME = 1024 * 1024
 """Bytes of a frame, and of a JSON body that carries no file."""
@@ -254,12 +254,6 @@ class Body(BaseModel):
     model_config = ConfigDict(
         extra="forbid", strict=True, allow_inf_nan=False, frozen=True, hide_input_in_errors=True, defer_build=True
     )
-
-
-class Frame(Body):
-    """The same over the WebSocket, after `hello`: fields may be added."""
-
-    model_config = ConfigDict(extra="ignore")
 
 
 class AttachmentBody(Body):
@@ -559,7 +553,7 @@ class Hello(Body):
     ref: Ref | None = None
 
 
-class Subscribe(Frame):
+class Subscribe(Body):
     """Hear these streams as well, from now on."""
 
     type: Literal["subscribe"]
@@ -567,7 +561,7 @@ class Subscribe(Frame):
     ref: Ref | None = None
 
 
-class Unsubscribe(Frame):
+class Unsubscribe(Body):
     """Do not hear these streams any more."""
 
     type: Literal["unsubscribe"]
@@ -575,7 +569,7 @@ class Unsubscribe(Frame):
     ref: Ref | None = None
 
 
-class Send(Frame):
+class Send(Body):
     """Send a message. Many may be on their way; they are stored in their order."""
 
     type: Literal["message"]
@@ -583,14 +577,18 @@ class Send(Frame):
     ref: Ref | None = None
 
 
-class Acknowledge(Frame):
+SEND = frozenset(Send.model_fields)
+"""What a `Send` may say."""
+
+
+class Acknowledge(Body):
     """The client has all up to this position: the reader's cursor. It never goes back, and nothing answers it."""
 
     type: Literal["ack"]
     pos: str
 
 
-class Ping(Frame):
+class Ping(Body):
     """Are you there?"""
 
     type: Literal["ping"]
@@ -621,6 +619,8 @@ def plain_message(raw: bytes) -> tuple[dict[str, Any], str | None] | None:
     except ValueError:
         return None
     if type(value) is not dict or value.get("type") != "message":
+        return None
+    if not value.keys() <= SEND:
         return None
     message, ref = value.get("message"), value.get("ref")
     if type(message) is not dict or not (ref is None or (type(ref) is str and len(ref) <= REF)):

@@ -316,11 +316,36 @@ async def test_a_time_limit_is_kept_without_a_daemon(desk: Desk, monkeypatch: py
     turn = desk.begin()
     turns = desk.places.agent("web") / "turns"
     await until(lambda: list(turns.glob("*/launcher")), "its launcher runs")
-    await desk.turns.close()  # long before the limit: what a daemon was ending when it left is begun again
+    await desk.turns.close()  # long before the limit
     await asyncio.gather(turn, return_exceptions=True)
     await desk.gone()
     await desk.next_daemon()
     assert (await desk.ask()).reason == "timed_out"
+    assert len(desk.turns_of()) == 1
+
+
+@pytest.mark.parametrize("back", ["at once", "after a restart of the agent"])
+async def test_a_turn_that_was_being_ended_at_its_limit_when_the_daemon_left_is_not_run_again(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, back: str
+) -> None:
+    up = desk.runner("sleep 300", headless={"timeout": 1})
+    ends, ended = desk.ground.end, asyncio.Event()
+
+    async def end(folder: str, grace: float) -> None:
+        await ends(folder, grace)
+        ended.set()
+        await asyncio.Event().wait()  # it leaves before it has heard of it
+
+    monkeypatch.setattr(desk.ground, "end", end)
+    turn = desk.begin()
+    await asyncio.wait_for(ended.wait(), 60)
+    await desk.turns.close()
+    await asyncio.gather(turn, return_exceptions=True)
+    if back != "at once":
+        desk.agents["web"] = replace(up, generation="web.2.bbbb")
+    await desk.next_daemon()
+    told = await desk.ask()
+    assert (told.reason, told.again) == ("timed_out", False)
     assert len(desk.turns_of()) == 1
 
 

@@ -243,6 +243,8 @@ FRAMES: dict[str, tuple[bytes, str]] = {
     "that subscribes to nothing": (b'{"type": "subscribe", "streams": []}', "bad_value"),
     "that subscribes to a number": (b'{"type": "subscribe", "streams": [7]}', "wrong_type"),
     "that says hello again": (b'{"type": "hello"}', "unknown_type"),
+    "with a field of nobody's": (b'{"type": "message", "message": {"to": "#general"}, "txt": "hi"}', "no_such_field"),
+    "that pings with one": (b'{"type": "ping", "reff": "x"}', "no_such_field"),
     "with a long ref": (b'{"type": "ping", "ref": "' + b"x" * 1000 + b'"}', "bad_value"),
 }
 

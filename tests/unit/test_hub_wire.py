@@ -154,7 +154,7 @@ def test_every_code_of_a_refusal_has_its_status() -> None:
 
 
 def test_a_frame_is_of_its_type_and_keeps_its_ref_when_it_is_refused() -> None:
-    frame = read_frame(b'{"type": "message", "ref": "r", "message": {"to": "bob"}, "later": 1}')
+    frame = read_frame(b'{"type": "message", "ref": "r", "message": {"to": "bob"}}')
     assert isinstance(frame, wire.Send) and frame.message == {"to": "bob"}
     for raw, code in (
         (b'{"type": "message", "ref": "r"}', "missing"),
@@ -165,6 +165,27 @@ def test_a_frame_is_of_its_type_and_keeps_its_ref_when_it_is_refused() -> None:
         with pytest.raises(Fault) as fault:
             read_frame(raw)
         assert (fault.value.code, fault.value.facts["ref"]) == (code, "r")
+
+
+FRAMES: tuple[dict[str, Any], ...] = (
+    {"type": "hello"},
+    {"type": "subscribe", "streams": ["#a"]},
+    {"type": "unsubscribe", "streams": ["#a"]},
+    {"type": "message", "message": {"to": "bob"}},
+    {"type": "ack", "pos": "e:1"},
+    {"type": "ping"},
+)
+
+
+@pytest.mark.parametrize("frame", FRAMES, ids=lambda frame: frame["type"])
+def test_a_field_of_a_frame_that_nobody_knows_is_refused_by_name(frame: dict[str, Any]) -> None:
+    assert read_frame(json.dumps(frame).encode())
+    raw = json.dumps({**frame, "steams": []}).encode()
+    assert wire.plain_message(raw) is None
+    with pytest.raises(Fault) as fault:
+        read_frame(raw)
+    assert (fault.value.code, fault.value.facts["field"]) == ("no_such_field", "steams")
+    assert set(wire.CLIENT_FRAMES) == {one["type"] for one in FRAMES}
 
 
 @given(
