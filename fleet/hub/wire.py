@@ -1,8 +1,8 @@
 """What goes over the hub's doors, typed: the one source of the checks, of OpenAPI and of AsyncAPI.
 
 - A request's body and a client's frame are read by `read_json` and checked against the models here; what is wrong is a
-  `Fault` with a code of its own, never a guess. A field of a body, of a query or of a frame that nobody knows is refused
-  by name: it may be one that was meant. What the hub says may have more fields than its reader knows.
+  `Fault` with a code of its own, never a guess. A field of a body, a query or a frame that nobody knows is refused by
+  name: it may be one that was meant. What the hub says may have more fields than its reader knows.
 - Every error has the same form, `{"error": {code, message, ref?, retry_after?, …}}`, on HTTP as on the WebSocket;
   `STATUS` says which HTTP status a code has.
 - What a message may be is checked once, by `submission.read_submission`; `SendBody` describes the same for readers of
