@@ -761,9 +761,7 @@ def _again(result: TurnResult) -> bool:
 
 def _end(result: TurnResult) -> TurnEnd:
     """The same for the hub."""
-    return TurnEnd(
-        ok=result.ok, text=result.text, reason=result.reason, declined=result.declined, again=_again(result)
-    )
+    return TurnEnd(ok=result.ok, text=result.text, reason=result.reason, declined=result.declined, again=_again(result))
 
 
 def _ended_at(folder: Path) -> float:

@@ -159,11 +159,6 @@ class Blobs:
                 return not_uploaded(attachment)
         return None
 
-    def intact(self, sha256: str) -> bool:
-        """Whether the bytes still have their sum."""
-        with self.open(sha256) as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() == sha256
-
     def sweep(self, spoken_of: Collection[str], before: float) -> int:
         """Take the files that were put before that time and that no message speaks of. How many."""
         gone = 0

@@ -519,10 +519,6 @@ class Mailboxes:
         """How many messages wait in a box; what is being handed over does not, nor what it only listens to."""
         return self._waiting.get(of, 0) + self._coming.get(of, 0)
 
-    def all_waiting(self) -> dict[str, int]:
-        """The same for every box in which some do."""
-        return {of: count for of, count in self._waiting.items() if count > 0}
-
     async def receipt(self, message: str) -> list[Recipient] | None:
         """How a message stands at each of its recipients; `None`: there is no such message (any more)."""
 

@@ -9,7 +9,6 @@ from typing import Any
 from fleet.hub import registry, threads
 from fleet.hub.auth import Caller, Role, no
 from fleet.hub.base import Base, channel_of, known_of
-from fleet.hub.log import Event
 from fleet.hub.mailbox import (
     Change,
     Mail,
@@ -252,18 +251,6 @@ class Reading(Base):
         return [{**act.data, "at": act.at, "seq": act.seq} for act in acts]
 
     # -- whose events ----------------------------------------------------------------------------------------------
-
-    def may_see(self, caller: Caller, event: Event) -> bool:
-        """Whether an event is for the caller."""
-        workspace, _, of = event.stream.partition("/")
-        if workspace != caller.workspace:
-            return False
-        if caller.observes:
-            return True
-        if of in ("!members", f"@{caller.name}", f"@{caller.name}/receipts"):
-            return True
-        member = self.registry.directory(workspace).members.get(caller.name)
-        return member is not None and member.channels.get(of) is Hears.ALL
 
     def streams_of(self, caller: Caller) -> frozenset[str] | None:
         """The streams that an agent follows now (`WORKSPACE/#c`, `WORKSPACE/@name`, …); `None`: all of the workspace,

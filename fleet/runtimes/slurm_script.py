@@ -132,11 +132,6 @@ def test_argv(job: Job) -> list[str]:
     return [*BARE, "sbatch", "--test-only", job.script]
 
 
-def cancel_argv(job: Job) -> list[str]:
-    """The command that cancels every job of this launch, successors nobody has heard of included."""
-    return ["scancel", f"--name={job.name}"]
-
-
 def attach_argv(job_id: str, socket: str, agent: str) -> list[str]:
     """The command that opens the agent's pane in a terminal, from where `srun` is."""
     return [

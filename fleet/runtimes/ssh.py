@@ -112,11 +112,6 @@ class Link:
         if self._connection is not None:
             self._make_ready(self._connection)
 
-    def probe_now(self) -> None:
-        """A person wants the host tried at once."""
-        self.known = ssh_hosts.asked_for(self.known, time.monotonic())
-        self._wake.set()
-
     async def use(self) -> asyncssh.SSHClientConnection:
         """The connection. At first it is waited for; where the last probe failed, its reason is raised at once."""
         if self._closed:

@@ -96,13 +96,6 @@ def failed(known: Known, state: HostState, began: float, now: float, reason: str
     return _away(known, state, began, now, reason, failed=known.failed + 1)
 
 
-def asked_for(known: Known, now: float) -> Known:
-    """A person wants it tried now. (Where a connection is held there is nothing to try.)"""
-    if known.state is HostState.REACHABLE:
-        return known
-    return Known(known.state, known.since, known.reason, known.failed, known.away_since, now)
-
-
 def wait(failed: int, away: float) -> float:
     """Seconds from one probe of an unreachable host to the next, after `failed` that failed in `away` seconds."""
     if failed < len(FIRST):

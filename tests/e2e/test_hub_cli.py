@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import threading
@@ -215,9 +216,15 @@ def test_tail_goes_on_across_another_daemon_with_nothing_lost_or_shown_twice(fle
 
 def test_a_copy_of_the_log_can_take_its_place(fleet: Fleet) -> None:
     clerk(fleet, script=FOREVER)
-    fleet.run("send", "#general", "kept")
+    fleet.home.write("plot.txt", "a plot")
+    fleet.run("send", "#general", "kept", "--attach", "plot.txt")
     copy = fleet.json("hub", "backup", "copy.db")["file"]
     assert fleet.json("hub", "verify", copy)["ok"]
+    [file] = [path for path in Path(copy).parent.rglob("*") if re.fullmatch("[0-9a-f]{64}", path.name)]
+    file.rename(file.with_name("as-it-was"))
+    file.write_text("a plan")
+    damaged = fleet.home.fleet("hub", "verify", copy)
+    assert (damaged.returncode, damaged.stdout) == (1, f"file {file.name}: it is not what was stored\n")
     fleet.run("send", "#general", "lost")
     epoch = fleet.json("hub", "info")["epoch"]
     fleet.run("daemon", "stop")

@@ -87,7 +87,7 @@ def agent(slurm: Cluster, tmp_path: Path) -> Iterator[Callable[[Slurm], Agent]]:
 
     yield make
     for one in made:
-        slurm.run(*slurm_script.cancel_argv(one.job), check=False)
+        slurm.run("scancel", f"--name={one.job.name}", check=False)
         until(lambda one=one: not one.processes(), f"nothing lives of it: {one.processes()}")
 
 

@@ -115,18 +115,6 @@ async def test_a_host_where_nobody_listens_is_unreachable_and_no_matter_of_keys(
     await link.close()
 
 
-async def test_what_a_person_has_settled_is_taken_up_when_they_ask(host: SshHost) -> None:
-    link = host.link()
-    host.sshd.known_hosts.write_text("")
-    with pytest.raises(Unauthenticated):
-        await link.command("true")
-    host.sshd.trust(host.wire.port)
-    link.probe_now()
-    await until(lambda: link.known.state is HostState.REACHABLE, "a connection")
-    assert (await link.command("echo here")).stdout == b"here\n"
-    await link.close()
-
-
 async def test_a_host_behind_a_jump_host_is_reached_as_ssh_config_says(host: SshHost) -> None:
     config = host.sshd.config.read_text()
     beyond = config.replace("Host there", "Host beyond").replace(f"Port {host.wire.port}", f"Port {host.sshd.port}")

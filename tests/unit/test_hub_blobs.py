@@ -45,7 +45,6 @@ async def test_a_file_comes_back_as_it_went_in(blobs, tmp_path):
     with blobs.open(kept.sha256) as file:
         assert file.read() == content
     assert blobs.size(kept.sha256) == 9_999
-    assert blobs.intact(kept.sha256)
     [path] = files(tmp_path)
     assert path == f"{kept.sha256[:2]}/{kept.sha256}"
     assert (tmp_path / "blobs" / path).stat().st_mode & 0o777 == 0o600
@@ -256,9 +255,3 @@ async def test_what_no_message_speaks_of_goes_after_a_while(blobs, tmp_path):
         os.utime(tmp_path / "blobs" / one.sha256[:2] / one.sha256, (1000, 1000))
     assert blobs.sweep({spoken.sha256}, before=2000) == 1
     assert [blobs.size(one.sha256) is not None for one in (spoken, old, young)] == [True, False, True]
-
-
-async def test_damage_is_found(blobs, tmp_path):
-    kept = await put(blobs, b"abc")
-    (tmp_path / "blobs" / kept.sha256[:2] / kept.sha256).write_bytes(b"abd")
-    assert not blobs.intact(kept.sha256)

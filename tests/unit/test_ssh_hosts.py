@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleet.runtimes.ssh_hosts import LOST, HostState, Known, answered, asked_for, failed, lost, wait
+from fleet.runtimes.ssh_hosts import LOST, HostState, Known, answered, failed, lost, wait
 
-STEPS = ("answers", "silent", "refuses", "is lost", "is asked for")
+STEPS = ("answers", "silent", "refuses", "is lost")
 
 
 def silent(known: Known, now: float, took: float = 0.0) -> Known:
@@ -29,10 +29,8 @@ def after(known: Known, step: str, now: float) -> Known:
             return silent(known, now)
         case "refuses":
             return refuses(known, now)
-        case "is lost":
-            return lost(known, now, "cut")
         case _:
-            return asked_for(known, now)
+            return lost(known, now, "cut")
 
 
 def probes(known: Known, until: float, took: float = 0.0) -> list[float]:
@@ -76,13 +74,8 @@ def test_a_host_that_wants_a_person_is_tried_once_a_minute_from_the_start() -> N
     assert refuses(Known(), 10.0).probe_at == 70.0
 
 
-def test_a_person_can_have_it_tried_now() -> None:
-    assert asked_for(refuses(Known(), 10.0), 12.0).probe_at == 12.0
-
-
 def test_nobody_tries_a_host_whose_connection_is_held() -> None:
-    held = answered(Known(), 5.0)
-    assert held.probe_at is None and asked_for(held, 6.0) == held
+    assert answered(Known(), 5.0).probe_at is None
 
 
 def test_a_probe_cannot_end_in_a_state_that_is_none_of_failure() -> None:
