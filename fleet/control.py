@@ -258,9 +258,12 @@ class Operator:
     async def verb_pane(self, args: Args, progress: Progress) -> Answer:
         runner = self._one(args)
         if runner.handle is None or runner.life.phase not in (*UP, Phase.STOPPING):
-            raise Held(f"{runner.name} has no pane: it is {runner.life.phase}.", hint=f"fleet logs {runner.name}")
+            why = f" ({runner.life.message})" if runner.life.phase is Phase.UNVERIFIABLE else ""
+            raise Held(f"{runner.name} has no pane: it is {runner.life.phase}{why}.", hint=f"fleet logs {runner.name}")
         pane = self._full(runner, {})["pane"]
-        return Answer({**(pane or {}), "name": runner.name, "argv": runner.runtime.attach_argv(runner.handle)})
+        read_only = bool(args.get("read_only"))
+        argv = runner.runtime.attach_argv(runner.handle, read_only=read_only)
+        return Answer({**(pane or {}), "name": runner.name, "argv": argv, "read_only": read_only})
 
     async def verb_job(self, args: Args, progress: Progress) -> Answer:
         """The batch script that was submitted for an agent, while its launch lasts; `null` where there is none."""

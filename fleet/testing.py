@@ -408,8 +408,8 @@ class MemoryRuntime:
         self._reach()
         return self.logs.get(handle.agent, [])[-count:]
 
-    def attach_argv(self, handle: Handle) -> list[str]:
-        return ["true", handle.session]
+    def attach_argv(self, handle: Handle, *, read_only: bool = False) -> list[str]:
+        return ["true", *(["read-only"] if read_only else []), handle.session]
 
     async def run(
         self, argv: Sequence[str], *, env: Mapping[str, str], cwd: str, timeout: float, stdin: bytes = b""

@@ -79,7 +79,7 @@ VERBS: Mapping[str, Mapping[str, Form]] = {
     "health": SOME,
     "events": {"agent": WORD, "cwd": TEXT, "type": WORD, "after": COUNT, "limit": COUNT, "follow": FLAG},
     "logs": {**ONE, "lines": COUNT, "follow": FLAG},
-    "pane": ONE,
+    "pane": {**ONE, "read_only": FLAG},
     "job": ONE,
     "wait": {**ONE, "for": TEXT, "timeout": SECONDS},
     "start": {**ACT, "env": ENVIRONMENT, "fresh": FLAG},

@@ -144,8 +144,9 @@ class Runtime(Protocol):
         """
         ...
 
-    def attach_argv(self, handle: Handle) -> list[str]:
-        """The command that opens the pane in a terminal."""
+    def attach_argv(self, handle: Handle, *, read_only: bool = False) -> list[str]:
+        """The command that opens the pane in a terminal; with `read_only` what is typed there does not reach it.
+        `Usage` where the multiplexer cannot do that."""
         ...
 
     # -- the host itself -------------------------------------------------------------------------------------

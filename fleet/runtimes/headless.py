@@ -84,10 +84,10 @@ class WithHeadless(ByItsHost):
             raise _no_pane(handle.agent)
         await self._host.type(handle, keys, literal=literal)
 
-    def attach_argv(self, handle: Handle) -> list[str]:
+    def attach_argv(self, handle: Handle, *, read_only: bool = False) -> list[str]:
         if handle.multiplexer == NONE:
             raise _no_pane(handle.agent)
-        return self._host.attach_argv(handle)
+        return self._host.attach_argv(handle, read_only=read_only)
 
     async def last_screen(self, handle: Handle) -> str | None:
         return None if handle.multiplexer == NONE else await self._host.last_screen(handle)

@@ -302,8 +302,8 @@ class LocalRuntime:
     async def type(self, handle: Handle, keys: Sequence[str], *, literal: bool) -> None:
         await self._of(handle).type(handle.generation, keys, literal=literal)
 
-    def attach_argv(self, handle: Handle) -> list[str]:
-        return self._of(handle).attach_argv(handle.session, handle.generation)
+    def attach_argv(self, handle: Handle, *, read_only: bool = False) -> list[str]:
+        return self._of(handle).attach_argv(handle.session, handle.generation, read_only=read_only)
 
     # -- ending --------------------------------------------------------------------------------------------------
 

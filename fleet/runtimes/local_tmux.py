@@ -54,8 +54,8 @@ class LocalTmux(tmux.Tmux):
         await self.new_session(name, generation, argv, width, height)
         return server
 
-    def attach_argv(self, name: str, generation: str) -> list[str]:
-        return tmux.attach_argv(str(self._socket), name)
+    def attach_argv(self, name: str, generation: str, *, read_only: bool) -> list[str]:
+        return tmux.attach_argv(str(self._socket), name, read_only=read_only)
 
     async def dismiss(self) -> None:
         """End the server if no pane is left in it, and take its socket away."""

@@ -26,7 +26,7 @@ from pathlib import Path
 
 from fleet import processes
 from fleet.clock import Clock
-from fleet.errors import HostUnreachable, LaunchError
+from fleet.errors import HostUnreachable, LaunchError, Usage
 from fleet.runtimes import files
 from fleet.runtimes.base import Capabilities
 from fleet.runtimes.local_tmux import BARE, UMASK, program
@@ -184,8 +184,10 @@ class Screens:
                 return name
         return None
 
-    def attach_argv(self, name: str, generation: str) -> list[str]:
+    def attach_argv(self, name: str, generation: str, *, read_only: bool) -> list[str]:
         """The command a person attaches with. Ctrl-A D leaves; the pane takes the terminal's size."""
+        if read_only:
+            raise Usage("screen cannot attach read-only.", hint="`fleet logs NAME --screen` shows the pane.")
         sessions = [name for name in files.names(self._folder) if name.partition(".")[2] == generation]
         target = sessions[0] if sessions else generation
         return ["env", f"SCREENDIR={self._folder}", "screen", "-U", "-x", target]

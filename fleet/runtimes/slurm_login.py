@@ -19,7 +19,7 @@ from fleet.errors import HostUnreachable
 from fleet.runtimes.slurm_steps import Notes
 from fleet.runtimes.ssh import Channel
 from fleet.runtimes.ssh_runtime import SshRuntime
-from fleet.runtimes.ssh_tmux import login
+from fleet.runtimes.ssh_tmux import login, sh
 from fleet.runtimes.tmux import Hearer
 
 log = logging.getLogger(__name__)
@@ -62,10 +62,8 @@ class LoginSteps:
             words.asked.pop(id_, None)
 
     def terminal(self, argv: Sequence[str]) -> list[str]:
-        words = shlex.join(argv)
-        if self._login_shell:
-            words = login(f"exec {words}")
-        return self._host.terminal_argv(words)
+        words = f"exec {shlex.join(argv)}"
+        return self._host.terminal_argv(login(words) if self._login_shell else sh(words))
 
     def _next(self) -> str:
         self._count += 1

@@ -579,14 +579,15 @@ class SlurmRuntime(OnSubmitHost):
             raise HostUnreachable(f"{handle.agent} has no pane at the moment")
         await server.type(handle.generation, keys, literal=literal)
 
-    def attach_argv(self, handle: Handle) -> list[str]:
+    def attach_argv(self, handle: Handle, *, read_only: bool = False) -> list[str]:
         chain = self._chains.get(handle.generation)
         run = chain.present if chain is not None else None
         if run is None or not run.open:
             why = self._waiting(chain) if chain is not None else None
             raise HostUnreachable(f"{handle.agent} has no pane at the moment{f': {why}' if why else ''}.")
         assert run.job is not None and run.node is not None and run.socket is not None
-        return self._cluster.steps.terminal(slurm_tmux.attach_argv(run.job, run.node, run.socket, handle.session))
+        words = slurm_tmux.attach_argv(run.job, run.node, run.socket, handle.session, read_only=read_only)
+        return self._cluster.steps.terminal(words)
 
     # -- ending --------------------------------------------------------------------------------------------------
 

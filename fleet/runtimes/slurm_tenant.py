@@ -380,11 +380,11 @@ class TenantRuntime(OnSubmitHost):
             raise HostUnreachable(f"{handle.agent} has no pane")
         await self._server(tenant.place).type(handle.generation, keys, literal=literal)
 
-    def attach_argv(self, handle: Handle) -> list[str]:
+    def attach_argv(self, handle: Handle, *, read_only: bool = False) -> list[str]:
         place = self._placed.get(handle.generation)
         if place is None:
             raise HostUnreachable(f"{handle.agent} has no pane at the moment.")
-        words = slurm_tmux.attach_argv(place.job, place.node, place.socket, handle.session)
+        words = slurm_tmux.attach_argv(place.job, place.node, place.socket, handle.session, read_only=read_only)
         return self._cluster.steps.terminal(words)
 
     # -- ending --------------------------------------------------------------------------------------------------

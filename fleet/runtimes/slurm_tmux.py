@@ -61,6 +61,6 @@ class JobTmux(tmux.Tmux):
         return control
 
 
-def attach_argv(job: str, node: str, socket: str, session: str) -> list[str]:
+def attach_argv(job: str, node: str, socket: str, session: str, *, read_only: bool) -> list[str]:
     """The command that opens the agent's pane in a terminal, from where `srun` is."""
-    return step_argv(job, node, "--pty", *tmux.attach_argv(socket, session))
+    return step_argv(job, node, "--pty", *tmux.attach_argv(socket, session, read_only=read_only))

@@ -30,7 +30,7 @@ from fleet.processes import Cost
 from fleet.runtimes import launches, tmux, watching
 from fleet.runtimes.base import Capabilities, Ended, OnHost, OnLook
 from fleet.runtimes.multiplexers import Seen, ServerGone
-from fleet.runtimes.ssh import READY, Link
+from fleet.runtimes.ssh import READY, Link, for_any_shell
 from fleet.runtimes.ssh_files import Reads, pack, tar, untar
 from fleet.runtimes.ssh_hosts import HostState
 from fleet.runtimes.ssh_shell import Facts, HostShell, read_facts
@@ -54,6 +54,17 @@ KEPT_LAUNCHES = 5
 """Folders of ended launches that are kept per agent."""
 _OF_THE_SESSION = re.compile(r"SSH_(CLIENT|CONNECTION|TTY|ORIGINAL_COMMAND)|_|SHLVL|PWD|OLDPWD")
 """What a session's environment has that is that session's alone."""
+TERMINAL = (
+    *("-o", "ServerAliveInterval=5"),
+    *("-o", "ServerAliveCountMax=3"),
+    *("-o", "ControlPath=none"),
+    *("-o", "ClearAllForwardings=yes"),
+    *("-o", "RemoteCommand=none"),
+)
+"""What ssh is told beside the person's configuration when it opens a pane: on a connection of the person's that others
+share, a cut would be noticed when those notice it, and their forwarded ports are taken already."""
+KNOWN_TERM = "tput clear >/dev/null 2>&1 || { command -v tput >/dev/null && TERM=xterm-256color; }"
+"""A terminal that the host has never heard of is taken for what most are."""
 _SHOW_ENVIRONMENT = "exec cat /proc/self/environ"
 Spools = list[Spooled]  # a method is called `list`
 _FOLDER = re.compile(r"/[A-Za-z0-9._/@+~-]+")
@@ -468,16 +479,18 @@ class SshRuntime:
     async def type(self, handle: Handle, keys: Sequence[str], *, literal: bool) -> None:
         await self._of(handle).type(handle.generation, keys, literal=literal)
 
-    def attach_argv(self, handle: Handle) -> list[str]:
-        return self.terminal_argv(shlex.join(tmux.attach_argv(handle.socket, handle.session)))
+    def attach_argv(self, handle: Handle, *, read_only: bool = False) -> list[str]:
+        words = tmux.attach_argv(handle.socket, handle.session, read_only=read_only)
+        return self.terminal_argv(sh(f"{KNOWN_TERM}; exec {shlex.join(words)}"))
 
     def terminal_argv(self, words: str) -> list[str]:
-        """The command that runs these words of a shell there, in the terminal in which it is run."""
+        """The command that runs these words of a shell there, in the terminal in which it is run. It has a connection
+        of its own, which ends by itself where the way to the host is cut, and opens nothing but that terminal."""
         config = [word for path in self.link.config for word in ("-F", path)]
         way = self.link.way
         said = {"-l": way.user, "-p": way.port, "-i": way.key}
         more = [word for flag, value in said.items() if value is not None for word in (flag, str(value))]
-        return ["ssh", *config, *more, "-t", way.alias, "--", words]
+        return ["ssh", *config, *more, *TERMINAL, "-t", way.alias, "--", for_any_shell(words)]
 
     # -- ending --------------------------------------------------------------------------------------------------
 

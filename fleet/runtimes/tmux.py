@@ -145,9 +145,10 @@ def new_session_line(name: str, generation: str, argv: Sequence[str], width: int
     return " ; ".join(command(*words) for words in commands)
 
 
-def attach_argv(socket: str, session: str) -> list[str]:
+def attach_argv(socket: str, session: str, *, read_only: bool) -> list[str]:
     """The command a person attaches with. The pane keeps its size: its window is sized by hand."""
-    return ["tmux", "-N", "-u", "-S", socket, "-f", "/dev/null", "attach-session", "-t", f"={session}"]
+    only = ["-r"] if read_only else []
+    return ["tmux", "-N", "-u", "-S", socket, "-f", "/dev/null", "attach-session", *only, "-t", f"={session}"]
 
 
 _DETAIL = quote(

@@ -6,10 +6,12 @@ import fcntl
 import io
 import json
 import os
+import pty
 import re
 import shlex
 import subprocess
 import sys
+import termios
 import threading
 import time
 from importlib import import_module
@@ -690,7 +692,44 @@ def test_attach_says_how_where_there_is_no_terminal(fleet: Shell, daemon: Script
     assert ran.code == 2
     assert "--print" in ran.err
     assert fleet("attach", "web", "--print").out == "tmux -S /run/t.sock attach-session -t =web\n"
-    assert fleet("attach", "web", "--print", "--read-only").out.endswith("-t =web -r\n")
+
+
+def test_a_read_only_attach_is_asked_of_the_daemon_and_refused_where_that_is_too_old_for_it(
+    fleet: Shell, daemon: ScriptedDaemon
+) -> None:
+    daemon.will("pane", PANE)
+    daemon.will("pane", PANE | {"read_only": True})
+    old = fleet("attach", "web", "--print", "--read-only")
+    assert old.code == 2 and "`fleet daemon restart`" in old.err, "an older daemon knows of no such thing"
+    assert fleet("attach", "web", "--print", "--read-only").out == "tmux -S /run/t.sock attach-session -t =web\n"
+    assert daemon.asked("pane")["read_only"] is True
+
+
+def test_an_attach_over_ssh_that_is_cut_says_so_and_puts_the_terminal_right(
+    fleet: Shell, daemon: ScriptedDaemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    daemon.will("pane", PANE | {"argv": ["ssh", "there"]})
+    ssh = tmp_path / "ssh"
+    ssh.write_text("#!/bin/sh\nstty raw -echo\nprintf '\\033[?1049h\\033[?25l'\nexit 255\n")
+    ssh.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr("fleet.cli.attach._terminal", lambda: True)
+    monkeypatch.setattr("fleet.cli.attach._can_draw", lambda: True)
+    ours, theirs = pty.openpty()
+    with os.fdopen(ours, "rb", 0), os.fdopen(theirs, "r+b", 0) as terminal:
+        before = termios.tcgetattr(terminal)
+        kept = os.dup(0)
+        os.dup2(terminal.fileno(), 0)
+        try:
+            with pytest.MonkeyPatch.context() as within:
+                within.setattr(sys, "stdin", terminal)
+                ran = fleet("attach", "web")
+        finally:
+            os.dup2(kept, 0)
+            os.close(kept)
+        assert termios.tcgetattr(terminal) == before
+    assert ran.code == 1 and "cut" in ran.err and "`fleet attach web`" in ran.err
+    assert "\x1b[?1049l" in ran.out and "\x1b[?25h" in ran.out
 
 
 def test_attach_becomes_the_command_that_opens_the_pane(

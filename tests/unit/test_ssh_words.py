@@ -11,11 +11,16 @@ from typing import Any
 
 import pytest
 
+from fleet.clock import SystemClock
 from fleet.errors import HostUnreachable
-from fleet.runtimes import ssh, ssh_runtime
+from fleet.runtimes import slurm_tmux, ssh, ssh_runtime
+from fleet.runtimes.slurm_login import LoginSteps
+from fleet.runtimes.ssh import Link
+from fleet.runtimes.ssh_runtime import SshRuntime
 from fleet.runtimes.ssh_shell import HostShell, read_facts
 from fleet.runtimes.ssh_tmux import means_no_server
-from fleet.terms import Process
+from fleet.settings import Places, Settings
+from fleet.terms import Handle, Process
 
 SCRIPT = Path(ssh_runtime.__file__).with_name("ssh_host.sh")
 
@@ -73,6 +78,39 @@ def test_every_login_shell_runs_a_line_as_it_was_meant() -> None:
             argv = [shell, "-c", ssh.for_any_shell(f"exec printf %s {shlex.quote(said)}")]
             ran = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, check=False)
             assert ran.stdout.decode() == said, (shell, ran)
+
+
+def test_a_pane_there_is_opened_through_every_shell_read_only_too_and_in_a_terminal_the_host_has_never_heard_of(
+    tmp_path: Path,
+) -> None:
+    tmux = tmp_path / "tmux"
+    tmux.write_text('#!/bin/sh\necho "$TERM" "$@"\n')
+    tmux.chmod(0o755)
+    places = Places.of({"FLEET_HOME": str(tmp_path), "HOME": str(tmp_path)})
+    there = SshRuntime(Link("there"), "/there", places, Settings(), SystemClock())
+    handle = Handle("web", "web.1.ab", "ssh", "tmux", "/there/run/tmux-0.sock", "web", "/there/web.1.ab", "there")
+    ways = [there.attach_argv(handle, read_only=True)]
+    for login_shell in (False, True):
+        steps = LoginSteps(there, login_shell=login_shell, within=1.0)
+        ways.append(steps.terminal(slurm_tmux.attach_argv("7", "n1", "/s", "web", read_only=True)))
+    (tmp_path / "srun").write_text(tmux.read_text())
+    (tmp_path / "srun").chmod(0o755)
+    for profile in (".profile", ".zprofile"):  # a login begins with a PATH of its own
+        (tmp_path / profile).write_text(f"PATH={tmp_path}:$PATH\n")
+    (tmp_path / ".login").write_text(f"setenv PATH {tmp_path}:$PATH\n")
+    (tmp_path / ".config" / "fish").mkdir(parents=True)
+    (tmp_path / ".config" / "fish" / "config.fish").write_text(f"set -x PATH {tmp_path} $PATH\n")
+    for shell in (shell for shell in ("sh", "dash", "bash", "zsh", "fish", "csh", "tcsh") if shutil.which(shell)):
+        for argv in ways:
+            assert argv[0] == "ssh" and "ServerAliveInterval=5" in argv, "a cut must not hang the terminal"
+            path = shutil.which(shell)
+            assert path is not None
+            env = {"PATH": f"{tmp_path}:/usr/bin:/bin", "TERM": "of-next-year", "HOME": str(tmp_path), "SHELL": path}
+            ran = subprocess.run([path, "-c", argv[-1]], env=env, capture_output=True, text=True, check=False)
+            said = ran.stdout.split()
+            assert said[-4:] == ["attach-session", "-r", "-t", "=web"], (shell, argv, ran)
+        ran = subprocess.run([path, "-c", ways[0][-1]], env=env, capture_output=True, text=True, check=False)
+        assert ran.stdout.split()[0] == ("xterm-256color" if shutil.which("tput") else "of-next-year")
 
 
 class _Channel:
