@@ -25,15 +25,28 @@ class Bucket(NamedTuple):
 
     def take(self, now: float, *, every: float) -> tuple[Bucket, float]:
         """Take one, if there is one; and how long to wait before asking again: 0.0 where one was taken."""
-        burst, level, at = self
-        if every <= 0:
-            level = float(burst)
-        elif now > at:
-            level = min(float(burst), level + (now - at) / every)
-        # A share of one that arithmetic has lost must not cost a wait of nanoseconds.
-        if level >= 1.0 - 1e-9:
+        burst, level = self.burst, self._level(now, every)
+        if level >= 1.0 - _LOST:
             return Bucket(burst, max(0.0, level - 1.0), now), 0.0
         return Bucket(burst, level, now), (1.0 - level) * every
+
+    def left(self, now: float, *, every: float) -> int:
+        """How many may be taken, one after the other."""
+        return int(self._level(now, every) + _LOST)
+
+    def less(self, count: int, now: float, *, every: float) -> Bucket:
+        """With so many taken, of those that were left."""
+        return Bucket(self.burst, max(0.0, self._level(now, every) - count), now)
+
+    def _level(self, now: float, every: float) -> float:
+        burst, level, at = self
+        if every <= 0:
+            return float(burst)
+        return min(float(burst), level + (now - at) / every) if now > at else level
+
+
+_LOST = 1e-9
+"""A share of one that arithmetic has lost must not cost a wait of nanoseconds."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -229,10 +229,14 @@ class Base:
         return self._remember(found.message, found.seq, found.hearers)
 
     def _remember(self, message: Message, seq: int, hearers: Iterable[str]) -> Known:
-        known = self._known[message.id] = Known(light(message), seq, frozenset(hearers))
+        known = Known(light(message), seq, frozenset(hearers))
+        self._keep_known(known)
+        return known
+
+    def _keep_known(self, known: Known) -> None:
+        self._known[known.message.id] = known
         if len(self._known) > KNOWN:
             self._known.popitem(last=False)
-        return known
 
     def _may_read(self, caller: Caller, known: Known) -> bool:
         """Whether somebody may read a message: it is theirs, or for them, or was said in a channel of the workspace."""

@@ -64,6 +64,22 @@ class Accounting:
             self._let_go(now)
         return refusal
 
+    def room(self, who: Who, now: float) -> int:
+        """How many messages that cause no turn the sender's rate lets go now."""
+        bucket = self._senders.get(who)
+        return self._rules.sender_burst if bucket is None else bucket.left(now, every=self._every)
+
+    def spoke(self, who: Who, count: int, now: float) -> None:
+        """The sender has sent so many of them, for which there was room."""
+        bucket = self._senders.get(who) or Bucket.full(self._rules.sender_burst, now)
+        self._senders[who] = bucket.less(count, now, every=self._every)
+        if len(self._senders) > MANY:
+            self._let_go(now)
+
+    @property
+    def _every(self) -> float:
+        return 1.0 / self._rules.sender_rate if self._rules.sender_rate > 0 else 0.0
+
     def of(self, who: Who, thread: str, recipients: Sequence[str], now: float) -> Accounts:
         """The accounts that a message concerns."""
         workspace, name = who

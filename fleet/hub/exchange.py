@@ -43,11 +43,11 @@ from fleet.hub.message import (
     ThreadState,
     Way,
 )
+from fleet.hub.plain import Plain
 from fleet.hub.projection import MESSAGE, retain
 from fleet.hub.reading import Reading
 from fleet.hub.registry import Card
 from fleet.hub.shown import message_json
-from fleet.hub.talk import Talk
 from fleet.settings import Settings
 
 __all__ = ["Caller", "Card", "Exchange", "Refused", "Role", "Speaker", "message_json"]
@@ -64,8 +64,9 @@ REBUILT = 1000
 """… and how many receipts at most."""
 
 
-class Exchange(Membership, Talk, Reading):
-    """The hub's engine. Made by `open`; `close` it. Its verbs stand in `membership`, `talk` and `reading`."""
+class Exchange(Membership, Plain, Reading):
+    """The hub's engine. Made by `open`; `close` it. Its verbs stand in `membership`, `talk` and `reading`, and
+    in `plain` for many messages at once."""
 
     def __init__(
         self, log: SqliteLog, blobs: Blobs, settings: Settings, clock: Clock, chance: Callable[[int], bytes]

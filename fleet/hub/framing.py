@@ -6,6 +6,11 @@ large, is `Broken`, as soon as its head says so.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
 TEXT, BINARY, CLOSE, PING, PONG = 0x1, 0x2, 0x8, 0x9, 0xA
 _CONTINUED = 0x0
 _CONTROL = 0x8
@@ -59,6 +64,38 @@ class Incoming:
             self._more = [b"".join((*self._more, data))]
         self._size += len(data)
 
+    def run(self, read: Callable[[bytes], T | None], most: int) -> list[T]:
+        """What `read` makes of the text messages that come next, of one frame each as nearly all are. The first of
+        which it makes nothing (`None`), and whatever else there is, is left to `next`."""
+        made: list[T] = []
+        if self._size < self._need or self._begun is not None:
+            return made
+        self._together()
+        held, at, left = self._held, self._at, self._size
+        while left >= 8 and held[at] == _WHOLE_TEXT and len(made) < most:
+            size, head = held[at + 1] - 0x80, 6
+            if size == 126:
+                size, head = held[at + 2] << 8 | held[at + 3], 8
+            if (head == 6 and not 0 <= size < 126) or size > self._largest or head + size > left:
+                break
+            start, end = at + head, at + head + size
+            found = read(unmasked(held[start:end], held[start - 4 : start]))
+            if found is None:
+                break
+            made.append(found)
+            at, left = end, left - head - size
+        if made:
+            self._at, self._size, self._need = at, left, 2
+            if not left:
+                self._held, self._at = b"", 0
+        return made
+
+    def _together(self) -> None:
+        """Put what came later to what is held."""
+        if self._more is not None:
+            self._held = b"".join((self._held[self._at :], *self._more))
+            self._at, self._more = 0, None
+
     def next(self) -> tuple[int, bytes] | None:
         """The opcode and the payload of a whole message, or of a ping, a pong, a close; `None`: nothing is whole yet.
         Raise `Broken`."""
@@ -88,9 +125,7 @@ class Incoming:
         there = self._size
         if there < self._need:
             return None
-        if self._more is not None:
-            self._held = b"".join((self._held[self._at :], *self._more))
-            self._at, self._more = 0, None
+        self._together()
         held, at = self._held, self._at
         first, second = held[at], held[at + 1]
         size = second & 0x7F

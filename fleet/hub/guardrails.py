@@ -276,7 +276,12 @@ def at_its_rate(attempt: Attempt, sender: Bucket, now: float, rules: Rules) -> t
     if wait > 0:
         reason = f"{attempt.speaker.name} sends more than {rules.sender_rate:g} messages a second."
         return bucket, Refusal(Code.RATE_LIMITED, reason, retry_after=wait)
-    return bucket, _not_allowed(attempt) or _over(attempt)
+    return bucket, objection(attempt)
+
+
+def objection(attempt: Attempt) -> Refusal | None:
+    """Why the message may not leave, however little was said before it."""
+    return _not_allowed(attempt) or _over(attempt)
 
 
 def repeats(first: Message, again: Submission) -> Refusal | None:

@@ -152,8 +152,12 @@ class Lease(NamedTuple):
 
 
 OnEvents = Callable[[Sequence[Event]], None]
-Told = Callable[["list[Stored] | Exception"], None]
-"""Hears how an append went: where its events are, or what went wrong."""
+Went = list[Stored] | Exception
+"""How an append went: where its events are, or what went wrong."""
+Told = Callable[[Went], None]
+"""Hears how an append went."""
+AllTold = Callable[[list[Went]], None]
+"""Hears how each of several went."""
 
 
 class Authority(Protocol):
@@ -351,26 +355,37 @@ class SqliteLog:
     def submit(self, batch: Sequence[New], told: Told) -> None:
         """The same without waiting: `told` is called once, on the loop, and does not raise. Those of one commit are
         told one after the other, after the tail has been."""
-        _check(batch)
         if not batch:
             told([])
             return
-        if self._closed:
-            told(NotStored("The hub's log is closed."))
-            return
-        if self._reserve.spent and not self._writable(batch):
-            hint = f"Free some space; it goes on by itself where {2 * self._reserve.size / 2**20:.0f} MB are free."
-            told(NotStored("The disk is full: the hub only reads until there is space again.", hint=hint))
+        self.submit_each((batch,), lambda went: told(went[0]))
+
+    def submit_each(self, appends: Sequence[Sequence[New]], told: AllTold) -> None:
+        """Several appends, each as `submit` takes it and each for itself; `told` is called once, when it is known how
+        all of them went."""
+        for batch in appends:
+            _check(batch)
+        if (refused := self._refused(appends)) is not None:
+            told([refused] * len(appends))
             return
         with self._lock:
-            self._pending.append(_Waiting(batch, told))
+            self._pending.append(_Waiting(appends, told))
             first = len(self._pending) == 1
         if first:
             self._settle_soon([])
 
-    def _writable(self, batch: Sequence[New]) -> bool:
+    def _refused(self, appends: Sequence[Sequence[New]]) -> NotStored | None:
+        """Why nothing of this can be stored now."""
+        if self._closed:
+            return NotStored("The hub's log is closed.")
+        if self._reserve.spent and not self._writable(appends):
+            hint = f"Free some space; it goes on by itself where {2 * self._reserve.size / 2**20:.0f} MB are free."
+            return NotStored("The disk is full: the hub only reads until there is space again.", hint=hint)
+        return None
+
+    def _writable(self, appends: Sequence[Sequence[New]]) -> bool:
         """Whether a log that ran out of space takes this: there is space again, or it is of kept streams."""
-        return self._reserve.set_aside() or all(is_kept(new.stream) for new in batch)
+        return self._reserve.set_aside() or all(is_kept(new.stream) for batch in appends for new in batch)
 
     def tail(self, after: int, on_events: OnEvents) -> None:
         """See `Authority`. `on_events` is called on the loop and does not wait; what it raises is logged, and the next
@@ -463,8 +478,8 @@ class SqliteLog:
                 self._settle_failed(taken or self._take(), error)
             else:
                 self._committed(outcome.events)
-                for waiting, stored in zip(taken, outcome.stored, strict=True):
-                    _tell(waiting, stored)
+                for waiting, went in zip(taken, outcome.went, strict=True):
+                    _tell(waiting, went)
             over()
 
         def over() -> None:
@@ -476,7 +491,7 @@ class SqliteLog:
             self.database.submit(store, done)
         except StorageError as error:
             for one in taken or self._take():
-                _tell(one, error)
+                _tell(one, [error] * len(one.appends))
             over()
 
     def _take(self) -> list[_Waiting]:
@@ -487,9 +502,10 @@ class SqliteLog:
     def _settle_failed(self, waiting: Sequence[_Waiting], error: BaseException | None) -> None:
         if isinstance(error, StorageFull):
             self._reserve.spend()
-        elif len(waiting) > 1:  # it may be one of them: each on its own
+        elif sum(len(one.appends) for one in waiting) > 1:  # it may be one of them: each on its own
             for one in waiting:
-                self._settle_soon([one])
+                for alone in one.apart():
+                    self._settle_soon([alone])
             return
         if isinstance(error, StorageError):
             refused = NotStored(f"The hub could not store it. {error}", hint=error.hint)
@@ -498,7 +514,7 @@ class SqliteLog:
         elif not isinstance(error, Exception):
             error = NotStored(f"The hub could not store it. {error!r}")
         for one in waiting:
-            _tell(one, error)
+            _tell(one, [error] * len(one.appends))
 
     # -- the tail --------------------------------------------------------------------------------------------------
 
@@ -571,13 +587,26 @@ def wal_reset_bug(version: tuple[int, ...] = sqlite3.sqlite_version_info) -> str
 
 
 class _Waiting(NamedTuple):
-    """An append that waits."""
+    """Appends that wait, and who waits for all of them."""
 
-    batch: Sequence[New]
-    told: Told
+    appends: Sequence[Sequence[New]]
+    told: AllTold
+
+    def apart(self) -> list[_Waiting]:
+        """Each append alone. Who waits is told once the last of them went."""
+        if len(self.appends) == 1:
+            return [self]
+        went: dict[int, Went] = {}
+
+        def told(number: int, how: list[Went]) -> None:
+            [went[number]] = how
+            if len(went) == len(self.appends):
+                self.told([how for _, how in sorted(went.items())])
+
+        return [_Waiting((batch,), functools.partial(told, number)) for number, batch in enumerate(self.appends)]
 
 
-def _tell(waiting: _Waiting, went: list[Stored] | Exception) -> None:
+def _tell(waiting: _Waiting, went: list[Went]) -> None:
     try:
         waiting.told(went)
     except Exception:  # noqa: BLE001  one asker's fault is not another's
@@ -585,7 +614,7 @@ def _tell(waiting: _Waiting, went: list[Stored] | Exception) -> None:
 
 
 class _Outcome(NamedTuple):
-    stored: list[list[Stored]]
+    went: list[list[Went]]
     events: list[Event]
 
 
@@ -620,31 +649,34 @@ def _store(
     seq, last_at, chain, kept_chain, size = state
     at = max(last_at, now)
     known = _known(connection, group, seq)
-    stored: list[list[Stored]] = []
+    outcome: list[list[Went]] = []
     events: list[Event] = []
     rows: list[object] = []
     for waiting in group:
-        if known is not None and (key := waiting.batch[0].key) is not None:
-            which = (waiting.batch[0].sender, key)
-            if which in known:
-                stored.append([Stored(known[which] + number, True) for number in range(len(waiting.batch))])
-                continue
-            known[which] = seq + 1
-            connection.execute("INSERT INTO log_keys VALUES (?, ?, ?)", (*which, seq + 1))
-        places = []
-        for stream, kind, sender, body, key, data in waiting.batch:
-            seq += 1
-            event = Event(seq, at, stream, kind, sender, body, key, data)
-            chain = chained(chain, event)
-            kept = None
-            if stream.endswith(_KEPT) and is_kept(stream):
-                kept = kept_chain = kept_chained(kept_chain, chain)
-            else:
-                size += ROW + len(body)
-            rows += (seq, at, stream, kind, sender, key, body, chain, kept)
-            events.append(event)
-            places.append(Stored(seq, False))
-        stored.append(places)
+        went: list[Went] = []
+        outcome.append(went)
+        for batch in waiting.appends:
+            if known is not None and (key := batch[0].key) is not None:
+                which = (batch[0].sender, key)
+                if which in known:
+                    went.append([Stored(known[which] + number, True) for number in range(len(batch))])
+                    continue
+                known[which] = seq + 1
+                connection.execute("INSERT INTO log_keys VALUES (?, ?, ?)", (*which, seq + 1))
+            places = []
+            for stream, kind, sender, body, key, data in batch:
+                seq += 1
+                event = Event(seq, at, stream, kind, sender, body, key, data)
+                chain = chained(chain, event)
+                kept = None
+                if stream.endswith(_KEPT) and is_kept(stream):
+                    kept = kept_chain = kept_chained(kept_chain, chain)
+                else:
+                    size += ROW + len(body)
+                rows += (seq, at, stream, kind, sender, key, body, chain, kept)
+                events.append(event)
+                places.append(Stored(seq, False))
+            went.append(places)
     if events:
         insert(connection, "INSERT INTO log VALUES", "(?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
         connection.execute(
@@ -655,7 +687,7 @@ def _store(
         for projection in projections:
             if projection.kinds is None or not kinds.isdisjoint(projection.kinds):
                 projection.project(connection, events)
-    return _Outcome(stored, events)
+    return _Outcome(outcome, events)
 
 
 AT_ONCE = 64
@@ -687,10 +719,11 @@ def _known(connection: sqlite3.Connection, group: Sequence[_Waiting], head: int)
     """Where the keys of these were used before. `None`: none was, and all are noted for where their events will be."""
     place, keyed = head + 1, list[object]()
     for waiting in group:
-        first = waiting.batch[0]
-        if first.key is not None:
-            keyed += (first.sender, first.key, place)
-        place += len(waiting.batch)
+        for batch in waiting.appends:
+            first = batch[0]
+            if first.key is not None:
+                keyed += (first.sender, first.key, place)
+            place += len(batch)
     noted = insert(connection, "INSERT INTO log_keys VALUES", "(?, ?, ?)", keyed, " ON CONFLICT DO NOTHING")
     if noted == len(keyed) // 3:
         return None

@@ -810,6 +810,12 @@ class _Standing(NamedTuple):
     """It has no receipt of its own yet."""
 
 
+def said_there(message: Message, stream: str, *, heard: bool) -> New:
+    """A message that has no recipients, on its channel's stream. `heard`: somebody listens there."""
+    [event] = _as_events(message, (), (stream,), False, heard)
+    return event
+
+
 def _as_events(
     message: Message, recipients: Sequence[Recipient], streams: Sequence[str], counted: bool, heard: bool
 ) -> list[New]:

@@ -46,6 +46,7 @@ _BESIDE = frozenset({"reply_to", "wake", "thread", "max_hops", "expires_in", "me
 _FIELDS = frozenset(
     {*_BESIDE, "to", "text", "intent", "attachments", "idempotency_key", "timeout"}  # the last: of what asks
 )
+_PLAIN = frozenset({"to", "text", "idempotency_key"})
 _PASSED_OVER = frozenset(
     {
         "id", "seq", "epoch", "workspace", "sender", "from", "name", "at", "nature", "answer_to", "cause", "hops",
@@ -61,6 +62,14 @@ _MEDIA_TYPE = re.compile(r"[a-z0-9][a-z0-9!#$&^_.+-]{0,62}/[a-z0-9][a-z0-9!#$&^_
 class _Unfit(Exception):
     def __init__(self, code: Code, reason: str, **facts: Any) -> None:
         self.refusal = Refusal(code, reason, facts=facts)
+
+
+def is_plain(body: object) -> bool:
+    """Whether this, if it can be sent at all, is said to one channel, names nobody, and says nothing else."""
+    if type(body) is not dict or not _PLAIN.issuperset(body):
+        return False
+    to, text = body.get("to"), body.get("text")
+    return type(to) is str and to[:1] == "#" and type(text) is str and "@" not in text
 
 
 def read_submission(body: object, limits: Limits) -> Submission | Refusal:

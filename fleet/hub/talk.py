@@ -96,7 +96,7 @@ class _Context(NamedTuple):
 NOTHING = _Context()
 
 
-class _Composed(NamedTuple):
+class Composed(NamedTuple):
     """A message that may leave."""
 
     message: Message
@@ -267,7 +267,7 @@ class Talk(Base):
             return await self._repeated(caller, read)
         raise self._refuse(caller, refusal, read)
 
-    def _composed(self, saying: _Saying, context: _Context) -> _Composed | Refusal:
+    def _composed(self, saying: _Saying, context: _Context) -> Composed | Refusal:
         """The message with whom it goes to, or why it may not leave."""
         caller, read, quiet = saying.caller, saying.read, saying.quiet
         replied, thread, asked = context
@@ -311,7 +311,7 @@ class Talk(Base):
         if (refusal := self._accounting.admit(who, attempt, now)) is not None:
             return refusal
         if not hearers:
-            return _Composed(message, [], where.listening, False)
+            return Composed(message, [], where.listening, False)
         most = self.limits.waiting
         full = [h.name for h in hearers if self.boxes.waiting(f"{workspace}/@{h.name}") >= most]
         if full and (refusal := guardrails.room(message, full, most)) is not None:
@@ -321,9 +321,9 @@ class Talk(Base):
             _recipient(space, h.name, message, not h.wakes or quiet or h.name == waits, now, h.name in full)
             for h in hearers
         ]
-        return _Composed(message, recipients, where.listening, bool(wakes) and not speaker.operator)
+        return Composed(message, recipients, where.listening, bool(wakes) and not speaker.operator)
 
-    def _store(self, composed: _Composed, saying: _Saying, context: _Context, told: Told) -> None:
+    def _store(self, composed: Composed, saying: _Saying, context: _Context, told: Told) -> None:
         message, recipients, listening, counted = composed
         workspace = message.workspace
         channels = message.channels
@@ -373,7 +373,7 @@ class Talk(Base):
                 facts.append(New.of(registry.stream(workspace), registry.CHANNEL, sender, {"name": channel}))
         return facts
 
-    def _accepted(self, composed: _Composed, told: Told, accepted: Stored | Exception) -> None:
+    def _accepted(self, composed: Composed, told: Told, accepted: Stored | Exception) -> None:
         """It is in the log, or why not."""
         if isinstance(accepted, Exception):
             told(accepted)
@@ -394,7 +394,7 @@ class Talk(Base):
                 self._keys.popitem(last=False)
         if message.channels:
             self._turns.spoken(known.message, message.at)
-        others = _also_listed(message, recipients, listening) if listening else ()
+        others = also_listed(message, recipients, listening) if listening else ()
         told(Receipt(message.id, Position(self.log.epoch, accepted.seq), tuple(recipients), False, message.at, others))
 
     def _replied(self, caller: Caller, read: Submission, known: Known | None) -> Known:
@@ -753,7 +753,7 @@ def _recipient(space: registry.Space, name: str, message: Message, quiet: bool, 
     return Recipient(name=name, state=State.QUEUED, reason="inbox", since=now, quiet=quiet)
 
 
-def _also_listed(message: Message, recipients: Sequence[Recipient], listening: Sequence[str]) -> tuple[str, ...]:
+def also_listed(message: Message, recipients: Sequence[Recipient], listening: Sequence[str]) -> tuple[str, ...]:
     if not recipients and message.sender not in listening[:LISTED]:
         return tuple(listening[:LISTED])
     named = {message.sender, *(recipient.name for recipient in recipients)}

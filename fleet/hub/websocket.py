@@ -16,7 +16,7 @@ import base64
 import functools
 import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from aiohttp import web
@@ -192,19 +192,27 @@ class Connection(asyncio.Protocol):
         self._waits = False
         if not self._reads():
             return
-        for _ in range(AT_A_TIME):
+        left = AT_A_TIME
+        while left > 0:
             if self._over:
                 return
-            if self._greeting is not None or self._flying >= IN_FLIGHT:
+            room = IN_FLIGHT - self._flying
+            if self._greeting is not None or room <= 0:
                 self._full = self._greeting is None
                 self._wait()
                 return
             try:
-                got = self._incoming.next()
-                if got is None:
-                    self._transport.resume_reading()
-                    return
-                self._take(*got)
+                reader = self._reader
+                said = [] if reader is None else self._incoming.run(wire.plain_message, min(left, room))
+                left -= max(1, len(said))
+                if reader is not None and said:
+                    self._send(reader, said)
+                else:
+                    got = self._incoming.next()
+                    if got is None:
+                        self._transport.resume_reading()
+                        return
+                    self._take(*got)
                 self._faults = 0
             except framing.Broken as broken:
                 self._send_away(broken.code, Fault(_BROKEN[broken.code], wire.CLOSES[broken.code].capitalize() + "."))
@@ -236,10 +244,6 @@ class Connection(asyncio.Protocol):
         if opcode == framing.TEXT:
             if reader is None:
                 self._greet(wire.read_frame(payload))
-                return
-            plain = wire.plain_message(payload)
-            if plain is not None:
-                self._send(reader, *plain)
             else:
                 self._answer(reader, wire.read_frame(payload))
         elif opcode == framing.CLOSE:
@@ -332,7 +336,7 @@ class Connection(asyncio.Protocol):
     def _answer(self, reader: Reader, frame: wire.ClientFrame) -> None:
         match frame:
             case wire.Send():
-                self._send(reader, frame.message, frame.ref)
+                self._send(reader, [(frame.message, frame.ref)])
             case wire.Acknowledge():
                 self._acknowledge(wire.as_position(frame.pos, "pos"))
             case wire.Subscribe() | wire.Unsubscribe():
@@ -349,23 +353,26 @@ class Connection(asyncio.Protocol):
             case wire.Hello():
                 raise Fault("unknown_type", "`hello` comes once, at the beginning.", ref=frame.ref)
 
-    def _send(self, reader: Reader, message: dict[str, Any], ref: str | None) -> None:
-        """Its ack goes out after its commit, and not before, with those of all others that were committed with it."""
-        self._flying += 1
-        self._exchange.begin_send(reader.caller, message, functools.partial(self._stored, reader, ref))
+    def _send(self, reader: Reader, said: Sequence[tuple[dict[str, Any], str | None]]) -> None:
+        """The ack of each goes out after its commit, and not before, with those of all others that were committed with
+        it."""
+        self._flying += len(said)
+        self._exchange.begin_send_all(reader.caller, said, functools.partial(self._stored, reader))
 
-    def _stored(self, reader: Reader, ref: str | None, came: Receipt | Exception) -> None:
-        """What became of a message."""
-        self._flying -= 1
-        if isinstance(came, Exception):
-            good = self._exchange.tokens.good(reader.caller)
-            fault = as_fault(came) if good else Fault("unauthorized", "The token is not valid any more.")
-            self._streams.say(reader, _error(fault, ref))
-        else:
-            self._streams.say(reader, ws_frame(wire.accepted(came, ref).encode()))
+    def _stored(self, reader: Reader, came: Sequence[tuple[str | None, Receipt | Exception]]) -> None:
+        """What became of some messages."""
+        self._flying -= len(came)
+        self._streams.say(reader, b"".join([self._outcome(reader, ref, went) for ref, went in came]))
         if self._full and self._flying <= IN_FLIGHT // 2:
             self._full = False
             asyncio.get_running_loop().call_soon(self._go_on)
+
+    def _outcome(self, reader: Reader, ref: str | None, went: Receipt | Exception) -> bytes:
+        """The frame that says what became of a message."""
+        if not isinstance(went, Exception):
+            return ws_frame(wire.accepted(went, ref).encode())
+        good = self._exchange.tokens.good(reader.caller)
+        return _error(as_fault(went) if good else Fault("unauthorized", "The token is not valid any more."), ref)
 
     def _acknowledge(self, pos: Position) -> None:
         head = self._exchange.log.position

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import threading
 from collections.abc import AsyncIterator
@@ -15,11 +16,11 @@ from fleet.db import READERS
 from fleet.errors import StorageError
 from fleet.hub.exchange import Caller, Exchange, Refused, Role
 from fleet.hub.mailbox import Change, box
-from fleet.hub.message import Answer, Code, HandOver, Message, Nature, Outcome, Position, Receipt, Verb, Way
+from fleet.hub.message import Answer, Code, HandOver, Ids, Message, Nature, Outcome, Position, Receipt, Verb, Way
 from fleet.hub.shown import presence_of
 from fleet.settings import Settings
 from fleet.terms import Activity
-from tests.stage import BOSS, INTERACTIVE, Died, Stage, with_
+from tests.stage import BOSS, HEADLESS, INTERACTIVE, Died, Stage, with_
 from tests.waiting import DEADLINE, until
 
 DAY = 86_400.0
@@ -1200,6 +1201,81 @@ async def test_what_could_not_be_stored_was_not_said_and_can_be_said_again(stage
     assert (await stage.exchange.asked(ALICE, first))["outcome"] is None
     answer = await stage.sent("bob", None, "That one", reply_to=first, idempotency_key="k")
     assert (await stage.exchange.ask_end(ALICE, first)).answer == answer
+
+
+MANY = [
+    {"to": "#general", "text": "one"},
+    {"to": "#General", "text": "two\r\nlines", "idempotency_key": "k1"},
+    {"to": ["#general"], "text": "three", "intent": "inform"},
+    {"to": "#general", "text": "for @bob"},
+    {"to": "#general", "text": "two\r\nlines", "idempotency_key": "k1"},
+    {"to": "#general", "text": "another", "idempotency_key": "k1"},
+    {"to": "bob", "text": "to one", "idempotency_key": "k2"},
+    {"to": "#new", "text": "nobody has spoken here"},
+    {"to": "#new", "text": "nor is it known yet"},
+    {"to": "#general", "text": "  "},
+    {"to": "#general", "text": "a\x07b"},
+    {"to": "#general", "text": "héé 世界"},
+    {"to": "#general", "text": "", "txt": "meant"},
+    {"to": "#general", "text": "thanks", "wake": True},
+    {"to": "nobody", "text": "hello"},
+    "no object",
+    *({"to": "#general", "text": f"number {number}"} for number in range(8)),
+]
+
+
+@pytest.mark.parametrize("who", [ALICE, BOSS, Caller("viewer", Role.VIEWER), Caller("stranger", Role.AGENT)])
+@pytest.mark.parametrize("at_work", [False, True])
+async def test_what_comes_of_many_messages_at_once_is_what_comes_of_each(tmp_path, who, at_work):
+    one_by_one = await _come_of(MANY, who, at_work, at_once=False, folder=tmp_path / "each")
+    assert await _come_of(MANY, who, at_work, at_once=True, folder=tmp_path / "all") == one_by_one
+
+
+async def _come_of(bodies, who, at_work, *, at_once, folder):
+    """The messages in the log, everything else there, and what their sender hears of each."""
+    went: dict[int, object] = {}
+    async with Stage(folder, Settings(hub_sender_burst=17)) as stage:
+        await stage.join("alice", ways=INTERACTIVE if at_work else HEADLESS)
+        await stage.join("bob")
+        exchange = stage.exchange
+        exchange._ids = Ids(bytes)
+        if at_work:  # what alice says now is caused by it
+            id = await stage.sent("bob", "alice", "Look into this")
+            await exchange.change([Change(id, box("main", "alice"), HandOver(Way.DOORBELL))])
+        if at_once:
+            exchange.begin_send_all(who, [(body, mark) for mark, body in enumerate(bodies)], went.update)
+        else:
+            for mark, body in enumerate(bodies):
+                exchange.begin_send(who, body, functools.partial(went.__setitem__, mark))
+        await until(lambda: len(went) == len(bodies))
+        await stage.again()  # so that the audit has all
+        events = (await stage.exchange.history.read(limit=1000)).events
+    return (
+        [(e.stream, e.sender, e.key, e.body) for e in events if e.kind == "message"],
+        sorted((e.stream, e.kind, e.sender, e.body) for e in events if e.kind != "message"),
+        [_heard(went[mark]) for mark in range(len(bodies))],
+    )
+
+
+def _heard(answer):
+    if isinstance(answer, Refused):
+        return answer.refusal
+    return (answer.id, answer.recipients, answer.duplicate, answer.at, answer.listening)
+
+
+async def test_of_many_messages_those_that_cannot_be_stored_are_told_so_and_can_be_said_again(stage, monkeypatch):
+    await stage.join("alice")
+    many = [({"to": "#general", "text": str(n), "idempotency_key": f"k{n}"}, n) for n in range(3)]
+    many.append(({"to": "#general", "text": "no key"}, 3))
+    told: list[tuple[int, object]] = []
+    with monkeypatch.context() as broken:
+        broken.setattr(stage.exchange.log, "submit_each", lambda appends, then: then([StorageError("full")] * 4))
+        stage.exchange.begin_send_all(ALICE, many, told.extend)
+    assert sorted((mark, type(went)) for mark, went in told) == [(mark, StorageError) for mark in range(4)]
+    told.clear()
+    stage.exchange.begin_send_all(ALICE, many, told.extend)
+    await until(lambda: len(told) == 4)
+    assert all(isinstance(went, Receipt) and not went.duplicate for _, went in told)
 
 
 async def test_changes_that_come_together_are_each_written_once(stage):

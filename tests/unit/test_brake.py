@@ -50,6 +50,21 @@ def test_no_pause_at_all_is_no_brake() -> None:
         assert wait == 0.0
 
 
+@given(st.integers(0, 12), st.floats(0, 12), st.floats(-10, 100), st.integers(0, 12))
+def test_many_at_once_are_as_many_as_one_by_one(burst: int, level: float, later: float, wanted: int) -> None:
+    full = Bucket(burst, min(float(burst), level), NOW)
+    one_by_one, taken = full, 0
+    while taken < wanted:
+        one_by_one, wait = one_by_one.take(NOW + later, every=EVERY)
+        if wait:
+            break
+        taken += 1
+    assert min(wanted, full.left(NOW + later, every=EVERY)) == taken
+    if taken:
+        at_once = full.less(taken, NOW + later, every=EVERY)
+        assert at_once.level == pytest.approx(one_by_one.level, abs=1e-6)
+
+
 @given(st.lists(st.floats(0, 30), min_size=1, max_size=200), st.integers(1, 10), st.floats(0.1, 60))
 def test_no_pattern_of_asking_gets_more_than_the_rate_allows(pauses: list[float], burst: int, every: float) -> None:
     bucket, now, taken = Bucket.full(burst, NOW), NOW, 0

@@ -65,6 +65,35 @@ def test_messages_come_out_as_they_were_sent_however_their_bytes_are_cut(
     assert taken(Incoming(1000), *pieces) == messages
 
 
+@given(MESSAGES, st.lists(st.integers(0, 2000), max_size=8), st.integers(1, 3), st.integers(0, 255))
+def test_messages_that_are_taken_many_at_once_are_those_that_are_taken_one_by_one(
+    messages: list[tuple[int, bytes]], cuts: list[int], most: int, odd: int
+) -> None:
+    def read(payload: bytes) -> tuple[int, bytes] | None:
+        return None if odd in payload else (TEXT, payload)
+
+    sent = b"".join(client_frame(payload, opcode) for opcode, payload in messages)
+    incoming, got = Incoming(1000), list[tuple[int, bytes]]()
+    for a, b in itertools.pairwise(sorted({0, len(sent), *(cut for cut in cuts if cut < len(sent))})):
+        incoming.feed(sent[a:b])
+        while True:
+            run = incoming.run(read, most)
+            assert len(run) <= most
+            one = None if run else incoming.next()
+            if not run and one is None:
+                break
+            got += run or [one]
+    assert got == messages
+
+
+def test_what_is_not_as_it_should_be_is_left_for_who_says_so() -> None:
+    for sent in (b"\x81\x02{}", client_frame(b"x" * 1001), client_frame(b"x", last=False), client_frame(b"", PING)):
+        incoming = Incoming(1000)
+        incoming.feed(client_frame(b"good") + sent + bytes(20))
+        assert incoming.run(lambda payload: payload, 10) == [b"good"]
+        assert incoming.run(lambda payload: payload, 10) == []
+
+
 @pytest.mark.parametrize("size", [0, 1, 125, 126, 127, 65535, 65536, 200_000])
 def test_a_message_of_any_length_is_read(size: int) -> None:
     payload = bytes(range(256)) * (size // 256 + 1)

@@ -236,6 +236,26 @@ async def test_one_event_that_cannot_be_projected_fails_alone(logs):
     assert verify(log.database.path).ok
 
 
+async def test_of_several_appends_each_is_for_itself_and_all_are_told_together(logs):
+    log = await logs.open(counted(poison="bad"))
+    await log.append([said("known", key="k")])
+    told = asyncio.get_running_loop().create_future()
+    log.submit_each([[said("a")], [said("bad")], [said("known", key="k")], [said("b"), said("c")]], told.set_result)
+    one, two, three, four = await told
+    assert isinstance(two, KeyError)
+    assert (one, three, four) == ([(2, False)], [(1, True)], [(3, False), (4, False)])
+    assert await rows(log) == [(1, "known"), (2, "a"), (3, "b"), (4, "c")]
+    assert verify(log.database.path).ok
+
+
+async def test_several_appends_to_a_log_that_is_closed_are_all_refused(logs):
+    log = await logs.open()
+    await log.close()
+    told = []
+    log.submit_each([[said("a")], [said("b")]], told.append)
+    assert [[type(one) for one in went] for went in told] == [[NotStored, NotStored]]
+
+
 async def test_what_could_be_written_and_not_be_committed_is_not_stored(logs):
     tables = """
         CREATE TABLE known (id TEXT PRIMARY KEY);
