@@ -11,7 +11,8 @@ on a conversation, and by the clock. Nothing is looked at where nothing waits.
 from __future__ import annotations
 
 import asyncio
-import hmac
+import hashlib
+import itertools
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -73,6 +74,10 @@ FAULT = 5.0
 """The same after a fault of ours."""
 WATCHED = 600.0
 """Seconds for which what is unconfirmed may still prove to have arrived."""
+FEW = 16
+"""Messages in a headless agent's box that are looked at each time; of more, as many as may begin …"""
+WHOLE = 1.0
+"""… and all of them every so many seconds: why they wait is told then."""
 BEGINS = 5.0
 """Seconds within which a turn is seen to run after what begins it is seen to be there."""
 IN_TURN = frozenset({Activity.WORKING, Activity.NEEDS_INPUT})
@@ -96,7 +101,7 @@ class Courier:
         what was handed over together, and so knows what an earlier courier was typing when it was killed."""
         self.exchange, self.reach, self.clock = exchange, reach, clock
         self.rules = rules or exchange.delivery_rules
-        self.workspace, self.chance = workspace, chance
+        self.workspace = workspace
         self.secret = chance(32) if secret is None else secret
         self._routes: dict[str, Route] = {}
         self._in_turn: set[str] = set()
@@ -160,7 +165,7 @@ class Courier:
         if workspace != self.workspace:
             return
         for route in self._routes.values():
-            route.wake()
+            route.look_at_all()
         for name in [name for name, of in self._turn_of.items() if of == thread.id and not thread.moves]:
             del self._turn_of[name]
             task = asyncio.create_task(self._stop(name, thread.id), name=f"stop {name}")
@@ -239,6 +244,8 @@ class Route:
         """By message, of a headless agent."""
         self._looked: dict[str, delivery.Mail] = {}
         """By message, what was last looked at: most of a backlog stands as it stood."""
+        self._whole_at = 0.0
+        """When the whole of a long backlog is looked at again."""
         self._concluded: dict[str, int] = {}
         """Messages whose turn is over, with the hand-over that it was: what was read before says otherwise."""
         self._task = asyncio.create_task(self._serve(), name=f"mail of {name}")
@@ -246,6 +253,11 @@ class Route:
     def wake(self) -> None:
         self._looks = 0
         self._woken.set()
+
+    def look_at_all(self) -> None:
+        """Something is different that may concern any of its mail."""
+        self._whole_at = 0.0
+        self.wake()
 
     async def close(self) -> None:
         tasks = [self._task, *self._turns.values()]
@@ -319,13 +331,15 @@ class Route:
         return min((at for at in times if at is not None), default=None)
 
     async def _hand_over(self, mail: Sequence[Mail], agent: Agent, ways: Ways) -> float | None:
-        """Decide about the whole box, write that down, and do it."""
-        now = self._clock.now()
-        decisions = self._decided(mail, agent, ways, now)
+        """Decide about the box, write that down, and do it."""
+        now, box_has = self._clock.now(), len(mail)
+        mail, decisions = self._looked_into(mail, agent, ways, now)
+        in_part = len(mail) < box_has
         taken = {group.key for group in _groups(mail)}
         gives = [give for give in decisions.gives if give.way is Way.TURN or _key(give.way, now) not in taken]
         late = now + 0.001 if len(gives) < len(decisions.gives) else None
-        changes = [*_ends(decisions), *_holds(decisions, mail), *(c for give in gives for c in _handed(give))]
+        holds = [] if in_part else _holds(decisions, mail)
+        changes = [*_ends(decisions), *holds, *(c for give in gives for c in _handed(give))]
         after = await self._change(changes)
         for give in gives:
             if give.way is Way.TURN:
@@ -338,11 +352,28 @@ class Route:
                 await self._act(Group(_key(give.way, since[0]), give.way, since[0], going))
         self._take_up_turns(mail, after)
         states = {after[one.message.id].state if one.message.id in after else one.recipient.state for one in mail}
-        self._has_mail = not states.isdisjoint(_OPEN)
+        self._has_mail = in_part or not states.isdisjoint(_OPEN)
         self.under_way = State.INJECTING in states
         expiries = [one.message.expires_at for one in mail if one.message.expires_at and one.message.expires_at > now]
         soon = now if any(give.way is not Way.TURN for give in gives) else None
-        return min((at for at in (decisions.again_at, late, soon, *expiries) if at is not None), default=None)
+        rest = self._whole_at if in_part else None
+        return min((at for at in (decisions.again_at, late, soon, rest, *expiries) if at is not None), default=None)
+
+    def _looked_into(
+        self, mail: Sequence[Mail], agent: Agent, ways: Ways, now: float
+    ) -> tuple[Sequence[Mail], Decisions]:
+        """What was looked at, and what becomes of it. Of a headless agent's long backlog that is what is under way, and
+        as much of the rest as may begin: the others wait for a place whatever they are. But where a place stays free,
+        and every so often, all is looked at."""
+        if ways.turns and len(mail) > FEW and now < self._whole_at:
+            under_way = [one for one in mail if one.recipient.state is State.INJECTING]
+            next_ones = (one for one in mail if one.recipient.state is not State.INJECTING)
+            part = [*under_way, *itertools.islice(next_ones, max(0, ways.turns - len(under_way)) + 1)]
+            decisions = self._decided(part, agent, ways, now)
+            if any(hold.reason is Reason.WORKING for hold in decisions.holds.values()):
+                return part, decisions
+        self._whole_at = now + WHOLE
+        return mail, self._decided(mail, agent, ways, now)
 
     def _decided(self, mail: Sequence[Mail], agent: Agent, ways: Ways, now: float) -> Decisions:
         self._looked = {one.message.id: self._as_mail(one) for one in mail}
@@ -390,7 +421,7 @@ class Route:
                 await self._type(group)
             else:
                 rules = sized(self._rules, group.way)
-                text = digest(group.messages, self._mark(group), rules)
+                text = digest(group.messages, self._mark(group.key), rules)
                 await self._reach.put(self.name, group.key, text, group.way)
                 if group.way is Way.DOORBELL:
                     await self._reach.ring(self.name)
@@ -413,12 +444,12 @@ class Route:
         """A person's own word as it is; others' in quotes."""
         if group.messages[0].nature is Nature.PROMPT:
             return group.messages[0].text
-        return digest(group.messages, self._mark(group), self._rules)
+        return digest(group.messages, self._mark(group.key), self._rules)
 
-    def _mark(self, group: Group) -> str:
+    def _mark(self, key: str) -> str:
         """The nonce of what is handed over together: nobody else can tell it before, and it is never another's."""
-        about = f"{self._box} {group.key}".encode()
-        return hmac.digest(self._courier.secret, about, "sha256")[:10].hex()
+        about = f"{self._box} {key}".encode()
+        return hashlib.blake2s(about, key=self._courier.secret, digest_size=10).hexdigest()
 
     # -- what is under way -----------------------------------------------------------------------------------------
 
@@ -548,7 +579,7 @@ class Route:
     def _turn_text(self, message: Message) -> str:
         if message.nature is Nature.PROMPT:
             return message.text
-        return digest([message], self._courier.chance(10).hex(), self._rules, turn=True)
+        return digest([message], self._mark(message.id), self._rules, turn=True)
 
     async def _conclude(self, message: Message, end: TurnEnd) -> None:
         """What came of a turn: its reply first, so that a courier that is killed in between says it again, as the

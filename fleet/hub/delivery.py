@@ -16,6 +16,7 @@ that a message arrived.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -725,21 +726,29 @@ def excerpt(text: str, most: int) -> tuple[str, int]:
 def quoted(message: Message, nonce: str, most: int) -> str:
     """The message between its markers. `most`: bytes of its text; the rest is told of."""
     text, left = excerpt(message.text, most)
-    facts = {
+    to = ", ".join(message.to[:5]) + (", …" if len(message.to) > 5 else "")
+    facts = {  # what the hub itself has made needs no label
         "id": message.id,
-        "from": message.sender,
-        "to": ", ".join(message.to[:5]) + (", …" if len(message.to) > 5 else ""),
+        "from": label(message.sender, nonce, 400),
+        "to": label(to, nonce, 400),
         "intent": message.intent.value,
         "thread": message.thread,
         "hop": f"{message.hops} of {message.max_hops}",
-        "written": datetime.fromtimestamp(message.at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC"),
+        "written": _written(int(message.at)),
     }
     if left:
         facts["excerpt"] = f"{left} bytes are left out; fleet inbox has all of it"
     if message.attachments:
-        facts["attachments"] = ", ".join(f"{label(a.name, nonce)} ({a.size} bytes)" for a in message.attachments)
-    head = " ".join(f'{name}="{label(value, nonce, 400)}"' for name, value in facts.items())
+        names = ", ".join(f"{label(a.name, nonce)} ({a.size} bytes)" for a in message.attachments)
+        facts["attachments"] = label(names, nonce, 400)
+    head = " ".join([f'{name}="{value}"' for name, value in facts.items()])
     return f"<fleet-message-{nonce} {head}>\n{defused(text, nonce)}\n</fleet-message-{nonce}>"
+
+
+@functools.lru_cache(maxsize=64)
+def _written(second: int) -> str:
+    """A time for a reader: many messages are of one second."""
+    return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def digest(messages: Sequence[Message], nonce: str, rules: Rules, *, turn: bool = False) -> str:

@@ -65,6 +65,9 @@ CACHE = 8 * 1024
 RESERVE = 16 * 1024 * 1024
 """Bytes set aside for a full disk, so that the audit goes on and retention can make space."""
 
+WATERMARK_PAUSE = 0.05
+"""Seconds that the log's watermark may lag behind it."""
+
 SAFE_SQLITE = (3, 51, 3)
 """The first one in which two connections cannot damage a WAL database by writing and checkpointing at one moment."""
 
@@ -522,7 +525,7 @@ class SqliteLog:
         if not events:
             return
         self._head = max(self._head, events[-1].seq)
-        self._watermark.write(self._head)
+        self._watermark.rise(self._head)
         if self._on_events is None or self._catching_up or events[-1].seq <= self._told:
             return  # a catch-up reads it, or has read it
         if events[0].seq == self._told + 1:
@@ -993,13 +996,17 @@ def _which_log(
 class _Watermark:
     """How far the log had come, beside it: it tells when an older state of the log has been put in its place.
 
-    Written after each commit and never waited for, so it may lag behind the log and is never ahead of it.
+    Written soon after a commit, beside the loop (a file system that is busy lets a write wait), so it may lag behind
+    the log and is never ahead of it.
     """
 
     def __init__(self, database: Path) -> None:
         self._path = database.with_name(database.name + "-head")
         self._file: int | None = None
         self._epoch = ""
+        self._head = 0
+        self._due: asyncio.TimerHandle | None = None
+        self._lock = threading.Lock()
 
     def read(self) -> tuple[str, int] | None:
         try:
@@ -1012,17 +1019,33 @@ class _Watermark:
         self._epoch = epoch
         with contextlib.suppress(OSError):  # it is a help, not a need
             self._file = os.open(self._path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600)
-        self.write(head)
+        self._head = head
+        self._put()
 
-    def write(self, head: int) -> None:
-        if self._file is not None:
-            with contextlib.suppress(OSError):
-                os.pwrite(self._file, f"{self._epoch}:{head:020}\n".encode(), 0)
+    def rise(self, head: int) -> None:
+        """The log has come so far."""
+        self._head = head
+        if self._due is None:
+            self._due = asyncio.get_running_loop().call_later(WATERMARK_PAUSE, self._put_beside)
+
+    def _put_beside(self) -> None:
+        self._due = None
+        asyncio.get_running_loop().run_in_executor(None, self._put)
+
+    def _put(self) -> None:
+        with self._lock:
+            if self._file is not None:
+                with contextlib.suppress(OSError):
+                    os.pwrite(self._file, f"{self._epoch}:{self._head:020}\n".encode(), 0)
 
     def close(self) -> None:
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
+        if self._due is not None:
+            self._due.cancel()
+        self._put()
+        with self._lock:
+            if self._file is not None:
+                os.close(self._file)
+                self._file = None
 
 
 class _Reserve:

@@ -367,7 +367,7 @@ async def test_without_a_doorbell_others_words_are_typed_in_quotes(hub: Hub) -> 
         hub.reach.changed("web")
     await hub.arrives(*ids)
     assert web.order() == ids
-    assert all(text.startswith("A message from other members") for _, text in web.conversation)
+    assert all("from other members" in text.partition(".")[0] for _, text in web.conversation)  # one, or both at once
 
 
 async def test_what_a_killed_courier_left_half_typed_is_taken_out_and_typed_whole(hub: Hub) -> None:
