@@ -33,6 +33,7 @@ from fleet.errors import (
     LaunchError,
     NotAllowed,
     StartFailed,
+    StorageError,
     TimedOut,
     Unconfirmed,
     UnknownAgent,
@@ -90,6 +91,7 @@ class Operator:
         self.started_at = time.time()
         self.notices: list[Callable[[], Iterable[str]]] = []
         """What others beside the supervisor have to tell of themselves that does not work."""
+        self._going_down: asyncio.Task[tuple[list[str], StorageError | None]] | None = None
 
     async def do(self, verb: str, args: Args, progress: Progress) -> Answer:
         """Carry out one verb."""
@@ -407,17 +409,43 @@ class Operator:
         )
 
     async def verb_shutdown(self, args: Args, progress: Progress) -> Answer:
-        up, unwritten = await self.fleet.shutdown()
-        self.leave()
-        data = {"stopped": up, "daemon": "ending"}
+        """Where whoever asks goes away, or waits no longer, it goes on; who asks again waits for the same."""
+        if self._going_down is None or self._going_down.done():
+            self._going_down = asyncio.create_task(self._go_down(), name="fleet-shutdown")
+            await asyncio.sleep(0)
+        if args.get("leave_unreachable"):
+            self.fleet.leave_unreached()
+        deadline = self.fleet.clock.now() + float(args.get("timeout") or 180)
+        told: set[str] = set()
+        while not self._going_down.done() and self.fleet.clock.now() < deadline:
+            await asyncio.wait({self._going_down}, timeout=0.25)
+            for runner in self.fleet.unreached():
+                if runner.name not in told and not self._going_down.done():
+                    told.add(runner.name)
+                    told_of = f"waits for {runner.name}, which cannot be reached: {runner.life.message}"
+                    await progress({"message": f"{told_of} (`fleet shutdown --leave-unreachable` does not wait)"})
+        left = [{"name": r.name, "message": r.life.message} for r in self.fleet.unreached()]
+        if not self._going_down.done():
+            ends = [r.name for r in self.fleet.runners.values() if r.life.phase in UNENDED]
+            data = {"stopped": [], "left": left, "daemon": "running"}
+            goes_on = f"The daemon stays until these have ended, and ends then: {', '.join(ends)}"
+            return Answer(data, exit_code=Held.exit_code, warnings=[goes_on])
+        up, unwritten = self._going_down.result()
+        data = {"stopped": up, "left": left, "daemon": "ending"}
         if unwritten is None:
-            return Answer(data)
+            may = [f"{one['name']} may still run, and the next daemon ends it: {one['message']}" for one in left]
+            return Answer(data, exit_code=Unconfirmed.exit_code if left else 0, warnings=may)
         again = f" and would bring {', '.join(up)} up again" if up else ""
         why = (
             f"It is not written down that the fleet is down: {unwritten} The next daemon does not know it{again}: "
             "make space, then say `fleet shutdown` once more."
         )
         return Answer(data, exit_code=Unconfirmed.exit_code, warnings=[why])
+
+    async def _go_down(self) -> tuple[list[str], StorageError | None]:
+        done = await self.fleet.shutdown()
+        self.leave()
+        return done
 
     async def verb_daemon_stop(self, args: Args, progress: Progress) -> Answer:
         self.leave()

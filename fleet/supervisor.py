@@ -135,6 +135,8 @@ class Supervisor:
         self._flush = asyncio.Event()
         self._followers: set[asyncio.Queue[Mapping[str, Any]]] = set()
         self._tasks = Tasks(self._failed)
+        self._leaves_unreached = False
+        """The shutdown under way does not wait for agents whose host does not answer."""
         self._noted: dict[str, bool] = {}
         """What the note of the starts says."""
         self._stops: frozenset[str] = frozenset()
@@ -372,8 +374,14 @@ class Supervisor:
                 runner.post(event)
             for runner in members:
                 await runner.handled()
-            await self._until(partial(_all_down, members), None)
+            await self._until(partial(self._all_down, members), None)
         await self._forget_stops(specs)
+
+    def _all_down(self, runners: Sequence[Runner]) -> bool:
+        """Nothing of them lives. Who was started again meanwhile is not waited for: it will not go down. Nor is one
+        that cannot be reached, where the fleet is to go down without those."""
+        left = [runner for runner in runners if not _is_down(runner) and not runner.life.wanted]
+        return not left or (self._leaves_unreached and all(r.life.phase is Phase.UNVERIFIABLE for r in left))
 
     async def _note_stops(self, names: frozenset[str]) -> None:
         """Write it down before it is done. A full disk keeps nobody from stopping: then it is kept in mind only."""
@@ -392,6 +400,7 @@ class Supervisor:
     async def shutdown(self) -> tuple[list[str], StorageError | None]:
         """Stop everything and mark the fleet as down: nothing comes back by itself. Who was up, and why that, and
         their end, is not written down, where the disk is full: they are ended all the same."""
+        self._leaves_unreached = False
         up = [r for r in self.runners.values() if r.life.wanted]
         unwritten = await self._mark_down(up)
         if unwritten is not None:
@@ -406,7 +415,17 @@ class Supervisor:
                 await host.dismiss()
             except (HostUnreachable, LaunchError, TimedOut) as error:
                 log.warning("an empty multiplexer may be left: %s", error)
-        return [r.name for r in up], unwritten
+        left = self.unreached()
+        return [r.name for r in up if r not in left], unwritten
+
+    def leave_unreached(self) -> None:
+        """The shutdown that is under way waits no more for agents whose host does not answer."""
+        self._leaves_unreached = True
+        self._wake()
+
+    def unreached(self) -> list[Runner]:
+        """Who is to end, and of whom that cannot be seen: their host does not answer."""
+        return [r for r in self.runners.values() if r.life.phase is Phase.UNVERIFIABLE and not r.life.wanted]
 
     async def _mark_down(self, up: Collection[Runner]) -> StorageError | None:
         """Write down that the fleet is down, and who was up; why not, where that cannot be written."""
@@ -926,11 +945,6 @@ def _secrets(spec: AgentSpec) -> list[tuple[str, Secret]]:
 
 def _needs(spec: AgentSpec) -> list[str]:
     return [need.agent for need in spec.depends_on]
-
-
-def _all_down(runners: Sequence[Runner]) -> bool:
-    """Nothing of them lives. Who was started again meanwhile is not waited for: it will not go down."""
-    return all(_is_down(r) or r.life.wanted for r in runners)
 
 
 def _is_down(runner: Runner) -> bool:

@@ -89,7 +89,7 @@ VERBS: Mapping[str, Mapping[str, Form]] = {
     "remove": ACT,
     "diff": FOLDER,
     "apply": {**FOLDER, "prune": FLAG, "timeout": SECONDS, "wait": FLAG},
-    "shutdown": {"timeout": SECONDS},
+    "shutdown": {"timeout": SECONDS, "leave_unreachable": FLAG},
     "daemon_stop": {},
     "cleanup": {"dry_run": FLAG},
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -991,6 +991,51 @@ async def test_a_shutdown_is_written_down_where_its_ends_have_left_space(world: 
     daemon.kill()
     daemon = await world.daemon()
     assert phases(daemon) == {"web": Phase.STOPPED}
+    assert [runner.name for runner in daemon.supervisor.was_up()] == ["web"]
+
+
+async def test_a_shutdown_tells_at_once_whom_it_cannot_reach_and_goes_on_behind_who_asked(world: World) -> None:
+    daemon = await world.daemon()
+    await daemon.start(world.shell("web"))
+    await world.clock.turn(3)
+    world.host.cut()
+    await world.clock.turn(1)
+    told: list[str] = []
+    heard = asyncio.Event()
+
+    async def progress(said: Mapping[str, Any]) -> None:
+        told.append(str(said["message"]))
+        heard.set()
+
+    asking = asyncio.ensure_future(daemon.operator.do("shutdown", {"timeout": 180}, progress))
+    await asyncio.wait_for(heard.wait(), 60)
+    assert "waits for web" in told[0] and "the link is down" in told[0] and "--leave-unreachable" in told[0]
+    await world.clock.turn(200)
+    held = await asking
+    assert (held.exit_code, held.data["daemon"], [one["name"] for one in held.data["left"]]) == (4, "running", ["web"])
+    again = asyncio.ensure_future(daemon.verb("shutdown"))
+    world.host.heal()
+    await world.clock.turn(5)
+    assert (await again).data == {"stopped": ["web"], "left": [], "daemon": "ending"}
+    assert world.host.living("web") == []
+
+
+async def test_a_shutdown_that_leaves_who_cannot_be_reached_ends_the_others_and_the_next_daemon_ends_those(
+    world: World,
+) -> None:
+    daemon = await world.daemon()
+    await daemon.start(world.shell("web"))
+    await world.clock.turn(3)
+    world.host.cut()
+    await world.clock.turn(1)
+    answer = await daemon.verb("shutdown", leave_unreachable=True)
+    assert (answer.exit_code, answer.data["stopped"], answer.data["daemon"]) == (5, [], "ending")
+    assert "web may still run" in answer.warnings[0]
+    daemon.kill()
+    world.host.heal()
+    daemon = await world.daemon()
+    await world.clock.turn(5)
+    assert (phases(daemon), world.host.living("web")) == ({"web": Phase.STOPPED}, [])
     assert [runner.name for runner in daemon.supervisor.was_up()] == ["web"]
 
 
