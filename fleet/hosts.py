@@ -209,6 +209,27 @@ class SshHosts:
         finally:
             await link.close()
 
+    @contextlib.asynccontextmanager
+    async def asked(self, remote: Remote) -> AsyncIterator[tuple[str, Any, str, str]]:
+        """The first login node that answers, for a question: its name, the link, fleet's folder and the person's home
+        there. Nothing is put anywhere: a fleet without a mark yet, which its first start gives it, is told with one
+        that stands for it."""
+        mark = (files.read(self._mark_file) or b"0" * 16).decode()
+        away: HostUnreachable | None = None
+        for way in ways(remote):
+            async with contextlib.AsyncExitStack() as stack:
+                link = self._link(way, remote)
+                stack.push_async_callback(link.close)
+                try:
+                    folder = await self._module("ssh_runtime").folder_for(link, mark, way.alias)
+                    home = os.fsdecode((await link.command("exec printenv HOME")).stdout).strip()
+                except HostUnreachable as error:
+                    away = error
+                    continue
+                yield way.name, link, folder, home
+                return
+        raise away or HostUnreachable("it names no host")
+
     def login_known(self, host: str, folder: str, link: Any = None, **more: Any) -> Any:
         """A login node where fleet's folder is known; it need not answer now. Whichever machine answers under its
         name, it is the same cluster's. The hub is carried into its jobs, not to it."""
@@ -235,12 +256,15 @@ class SshHosts:
 
     def _own_mark(self) -> str:
         """By what this fleet's folders on other hosts are told from another's."""
-        path = self._places.state / "fleet.id"
-        found = files.read(path)
+        found = files.read(self._mark_file)
         if found is None:
             found = secrets.token_hex(8).encode()
-            files.put([File(str(path), found)])
+            files.put([File(str(self._mark_file), found)])
         return found.decode()
+
+    @property
+    def _mark_file(self) -> Path:
+        return self._places.state / "fleet.id"
 
 
 _TIMEOUT = Remote.model_fields["timeout"].default

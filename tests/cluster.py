@@ -3,7 +3,7 @@
 No munge, no accounting, no systemd, and cgroups only where a test asks for them and the machine gives them: the
 daemons run as whoever runs the tests, and must be root to run jobs. A node is a slurmd with a name and a port of its
 own. Jobs in `high` come before all others: those in `main` are put back into the queue then, those in `cheap` and
-`grace` are cancelled.
+`grace` are cancelled. A job in `brief` may ask for ten minutes.
 """
 
 from __future__ import annotations
@@ -84,6 +84,7 @@ PARTITIONS = {
     "cheap": "PriorityTier=1 PreemptMode=CANCEL",
     "grace": "PriorityTier=1 PreemptMode=CANCEL GraceTime=3",
     "high": "PriorityTier=9 PreemptMode=OFF",
+    "brief": "PriorityTier=1 PreemptMode=OFF MaxTime=10",
 }
 FREEZER = Path("/sys/fs/cgroup/freezer")
 """Where a machine has cgroups of the first version, slurmd tracks a job's processes by it."""
@@ -163,6 +164,14 @@ class Cluster:
         """A node's daemon."""
         return psutil.Process(int((self.folder / f"slurmd-{node}.pid").read_text()))
 
+    def script(self, job: str) -> psutil.Process:
+        """The batch script of a job that runs."""
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                if process.cmdline()[-1:] and process.cmdline()[-1].endswith(f"/job{int(job):05}/slurm_script"):
+                    return process
+        raise AssertionError(f"job {job} has no script")
+
     def daemons(self) -> list[psutil.Process]:
         """The daemons and the steps' own processes: all that was started with this configuration."""
         config = str(self.folder / "slurm.conf")
@@ -220,7 +229,7 @@ def cluster(
             f"NodeName={name} NodeHostname={name} NodeAddr=127.0.0.1 Port={port + number} CPUs={cpus} RealMemory=8000"
         )
     for name, how in PARTITIONS.items():
-        lines.append(f"PartitionName={name} Nodes={','.join(names)} {how} MaxTime=INFINITE State=UP")
+        lines.append(f"PartitionName={name} Nodes={','.join(names)} {how} State=UP")
     (folder / "slurm.conf").write_text("\n".join(lines) + "\n")
     if tracking == "cgroup":
         (folder / "cgroup.conf").write_text(CGROUPS)

@@ -322,34 +322,49 @@ def _multiplexer(spec: AgentSpec, here: Here) -> Iterator[Finding]:
 
 def _job(spec: AgentSpec, here: Here) -> Iterator[Finding]:
     """The controller says whether it would take the job: partition, account and limits. Nothing is submitted."""
-    from fleet.cli import render
+    from fleet.cli import check_cluster, render
+    from fleet.config import load_settings
 
     if shutil.which("sbatch", path=here.environ.get("PATH")) is None:
         yield Finding(spec.name, "job", FAIL, "sbatch is not found", "Run fleet where jobs are submitted.")
         return
+    settings = load_settings(here.places)
     try:
-        said = render.tested(render.rendered(spec))
+        ran = render.tested(render.rendered(spec, settings, here.places, render.here()))
     except subprocess.TimeoutExpired:
         yield Finding(spec.name, "job", WARN, "SLURM's controller does not answer")
         return
-    words = "; ".join(line.replace("sbatch: ", "").replace("error: ", "") for line in said.stderr.split("\n") if line)
-    yield Finding(spec.name, "job", FAIL if said.returncode else OK, words)
+    told = check_cluster.finding("here", ran, spec.slurm)
+    yield Finding(spec.name, told.name, told.status, told.message, told.remedy)
 
 
 def _job_there(spec: AgentSpec, here: Here) -> Iterator[Finding]:
     from fleet.cli import check_cluster
     from fleet.config import load_settings
 
-    for told in check_cluster.examine(spec, load_settings(here.places)):
+    for told in check_cluster.examine(spec, load_settings(here.places), here.places):
         yield Finding(spec.name, told.name, told.status, told.message, told.remedy)
 
 
 def _booking(spec: AgentSpec, here: Here) -> Iterator[Finding]:
-    name = spec.slurm.reservation if spec.slurm is not None else None
-    if (here.places.state / "bookings" / str(name) / "wanted").exists():
-        yield Finding(spec.name, "booking", OK, f"{name} is booked")
-    else:
-        yield Finding(spec.name, "booking", FAIL, f"{name} is not booked", f"`fleet slurm book {name} …` books it.")
+    from fleet.cli.slurm import with_bookings
+
+    name = str(spec.slurm.reservation if spec.slurm is not None else None)
+    remedy = f"`fleet slurm book {name} …` books it."
+    if not (here.places.state / "bookings" / name / "wanted").exists():
+        yield Finding(spec.name, "booking", FAIL, f"{name} is not booked", remedy)
+        return
+    try:
+        told = with_bookings(lambda bookings: bookings.one(name))
+    except FleetError as error:
+        yield Finding(spec.name, "booking", WARN, f"{name} is booked; {error}", error.hint)
+        return
+    stands = f"{name} is booked: {told['state']}"
+    yield (
+        Finding(spec.name, "booking", OK, stands)
+        if told["job"]
+        else Finding(spec.name, "booking", FAIL, stands, remedy)
+    )
 
 
 def _booking_there(spec: AgentSpec, here: Here) -> Iterator[Finding]:

@@ -7,13 +7,17 @@ import shlex
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from fleet import client
 from fleet.cli import call, output, reads
 from fleet.errors import FleetError, Usage
+from fleet.settings import Places, Settings
+
+if TYPE_CHECKING:
+    from fleet.terms import Ran
 
 TEST_WITHIN = 20.0
 """Seconds for the controller's word."""
@@ -34,11 +38,11 @@ def render(path: str, as_json: bool) -> int:
         return _show([submitted], as_json)
     loaded = manifests.load_all([call.manifest(path)])
     output.warnings([*map(str, loaded.warnings)] if not as_json else [])
-    jobs = [rendered(spec) for spec in loaded.specs if spec.runtime == "slurm"]
-    if not jobs:
+    specs = [spec for spec in loaded.specs if spec.runtime == "slurm"]
+    if not specs:
         names = ", ".join(spec.name for spec in loaded.specs)
         raise Usage(f"{names}: no job of its own is submitted for it.", hint="`fleet validate` reads it.")
-    return _show(jobs, as_json, [*map(str, loaded.warnings)])
+    return _show([_as_submitted(spec) for spec in specs], as_json, [*map(str, loaded.warnings)])
 
 
 def _submitted(word: str) -> dict[str, Any] | None:
@@ -55,7 +59,7 @@ def _submitted(word: str) -> dict[str, Any] | None:
     from fleet.runtimes import slurm_script
 
     command = shlex.join([*slurm_script.SUBMIT, f"{told['folder']}/job"])
-    return {"name": told["name"], "commands": [command], "script": told["script"], "warnings": []}
+    return {"name": told["name"], "host": None, "commands": [command], "script": told["script"], "warnings": []}
 
 
 def _show(jobs: list[dict[str, Any]], as_json: bool, warnings: Sequence[str] = ()) -> int:
@@ -64,37 +68,57 @@ def _show(jobs: list[dict[str, Any]], as_json: bool, warnings: Sequence[str] = (
         return 0
     for agent in jobs:
         output.warnings(agent["warnings"])
+        if agent["host"]:
+            output.result(f"# on {agent['host']}:")
         for command in agent["commands"]:
             output.result(f"# {command}")
         output.result(agent["script"])
     return 0
 
 
-def rendered(spec: Any) -> dict[str, Any]:
-    """The batch script of an agent's first job, and what submits it."""
+def _as_submitted(spec: Any) -> dict[str, Any]:
+    """The job as it would be submitted; a login node is asked for its folder and home."""
+    from fleet.config import load_settings
+
+    places = Places.of()
+    settings = load_settings(places)
+    if spec.remote is None:
+        return rendered(spec, settings, places, here())
+    from fleet.cli import check_cluster
+
+    return check_cluster.rendered_there(spec, settings, places)
+
+
+def here() -> str:
+    """The person's home on this machine."""
+    return os.environ.get("HOME", str(Path.home()))
+
+
+def rendered(spec: Any, settings: Settings, places: Places, home: str, host: str | None = None) -> dict[str, Any]:
+    """The batch script of an agent's first job, and what submits it. `places` and `home` are the submit host's."""
     from fleet.runtimes import slurm_runtime, slurm_script
-    from fleet.settings import Places, Settings
     from fleet.terms import LaunchPlan
 
-    places, settings = Places.of(), Settings()
     handle = slurm_runtime.handle_of(places, spec.name, f"{spec.name}.1.00000000")
-    requeue = spec.restart.policy != "never"
-    job = slurm_runtime.job_of(handle, places, settings, os.environ.get("HOME", str(Path.home())), requeue=requeue)
+    job = slurm_runtime.job_of(handle, places, settings, home, requeue=spec.restart.policy != "never")
     width, height = settings.pane_width, settings.pane_height
     plan = LaunchPlan(agent=spec.name, argv=("program",), cwd="/", env={}, width=width, height=height)
     submit = slurm_script.submit_argv(job)
     commands = [hook.words for hook in spec.slurm.hooks.pre_submit] + [submit[len(slurm_script.BARE) :]]
     return {
         "name": spec.name,
+        "host": host,
         "commands": [shlex.join(words) for words in commands],
         "script": slurm_script.script(job, spec.slurm, plan),
         "warnings": slurm_script.warnings(spec.slurm),
     }
 
 
-def tested(job: dict[str, Any]) -> subprocess.CompletedProcess[str]:
-    """What the controller says to the job; nothing is submitted."""
+def tested(job: dict[str, Any]) -> Ran:
+    """What the controller says to the job, and the partitions' limits; nothing is submitted."""
     from fleet.runtimes import slurm_script
+    from fleet.terms import Ran
 
-    argv = [*slurm_script.BARE, "sbatch", "--test-only"]
-    return subprocess.run(argv, input=job["script"], capture_output=True, text=True, timeout=TEST_WITHIN, check=False)
+    argv = [*slurm_script.BARE, "sh", "-c", slurm_script.TEST]
+    done = subprocess.run(argv, input=job["script"].encode(), capture_output=True, timeout=TEST_WITHIN, check=False)
+    return Ran(done.returncode, done.stdout, done.stderr)

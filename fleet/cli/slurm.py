@@ -37,7 +37,7 @@ def book(host: str | None, as_json: bool, **wishes: Any) -> int:
     from fleet.runtimes.slurm_booking import Booking
 
     booking = Booking(**wishes)
-    job = _with_bookings(lambda bookings: bookings.book(booking), host)
+    job = with_bookings(lambda bookings: bookings.book(booking), host)
     if as_json:
         output.envelope({"name": booking.name, "job": job})
     else:
@@ -51,7 +51,7 @@ def book(host: str | None, as_json: bool, **wishes: Any) -> int:
 @call.as_json
 def release(name: str, host: str | None, as_json: bool) -> int:
     """End a booking, and all that lives in it."""
-    _with_bookings(lambda bookings: bookings.release(name), host)
+    with_bookings(lambda bookings: bookings.release(name), host)
     if as_json:
         output.envelope({"name": name, "outcome": "released"})
     else:
@@ -64,7 +64,7 @@ def release(name: str, host: str | None, as_json: bool) -> int:
 @call.as_json
 def list_(host: str | None, as_json: bool) -> int:
     """List the bookings, and how they stand."""
-    told = _with_bookings(lambda bookings: bookings.all(), host)
+    told = with_bookings(lambda bookings: bookings.all(), host)
     if as_json:
         output.envelope({"bookings": told})
         return 0
@@ -81,7 +81,7 @@ def list_(host: str | None, as_json: bool) -> int:
 @call.as_json
 def show(name: str, host: str | None, as_json: bool) -> int:
     """Show a booking with its tenants, and what of it is free."""
-    told = _with_bookings(lambda bookings: bookings.one(name), host)
+    told = with_bookings(lambda bookings: bookings.one(name), host)
     if as_json:
         output.envelope(told)
         return 0
@@ -97,7 +97,7 @@ def _line(told: dict[str, Any]) -> str:
     return f"{told['name']}: {told['state']} ({size}{', persistent' if told['persistent'] else ''})"
 
 
-def _with_bookings(doing: Callable[[Any], Awaitable[T]], login: str | None) -> T:
+def with_bookings(doing: Callable[[Any], Awaitable[T]], login: str | None = None) -> T:
     """Do something with the bookings of this fleet, from here: they are files and jobs, and need no daemon."""
     from fleet.clock import SystemClock
     from fleet.clusters import must_have_slurm_there

@@ -8,6 +8,9 @@
 #   place         job, node and socket of the newest allocation, written by its own job
 #   successor.N   the job that job N has submitted, near its limit, to take over
 #
+# Beside it stands a guard, the same script in a session of its own: where the job's own script is killed and its
+# processes are not killed with it, that one ends them.
+#
 # A successor does not wait for the job before it. When it has its node it writes `place`; the older job sees that and
 # ends what it holds, which then comes back in the new allocation.
 
@@ -43,11 +46,35 @@ here=$base/$SLURM_JOB_ID.$node
 socket=$here/tmux
 on_server() { env -i PATH=/usr/local/bin:/usr/bin:/bin LANG=C.UTF-8 tmux -u -S "$socket" -f /dev/null "$@"; }
 
+finish() { # end what it holds
+    # First nobody is sent here any more, so that who ends now is known to end with the allocation.
+    read -r newest _ <"$folder/place"
+    [ "$newest" != "$SLURM_JOB_ID" ] || rm -f "$folder/place"
+    sh "$lease" end "$job_mark" "$grace" &
+    ending=$!
+    until wait "$ending"; do [ -n "$(identity "$ending")" ] || break; done
+    sh "$lease" end "$job_mark" 2 "$server"
+    tries=0 # the guards of its tenants let go of their leases
+    until [ -z "$(ls -A "$here/tenants" 2>/dev/null)" ] || [ "$tries" -ge 8 ]; do
+        tries=$((tries + 1))
+        pause
+    done
+    rm -rf "$here"
+}
+
+if [ "${1:-}" = guard ]; then
+    server=$3
+    while [ "$(identity "${2%% *}")" = "$2" ]; do pause; done
+    [ ! -e "$here" ] || finish
+    exit 0
+fi
+
 [ -e "$folder/wanted" ] || exit 0
 rm -rf "$here"
 mkdir -p "$here" || exit 73
 on_server "${tmux_start[@]}" || exit 69
 server=$(identity "$(on_server display-message -p '#{pid}')")
+(setsid bash "$folder/job" guard "$(identity "$$")" "$server" </dev/null >/dev/null 2>&1 &)
 note place "$SLURM_JOB_ID $node $socket"
 
 while [ -z "$ended" ] && [ -e "$folder/wanted" ] && [ "$(identity "${server%% *}")" = "$server" ]; do
@@ -65,16 +92,4 @@ while [ -z "$ended" ] && [ -e "$folder/wanted" ] && [ "$(identity "${server%% *}
     pause
 done
 
-# First nobody is sent here any more, so that who ends now is known to end with the allocation.
-read -r newest _ <"$folder/place"
-[ "$newest" != "$SLURM_JOB_ID" ] || rm -f "$folder/place"
-sh "$lease" end "$job_mark" "$grace" &
-ending=$!
-until wait "$ending"; do [ -n "$(identity "$ending")" ] || break; done
-sh "$lease" end "$job_mark" 2 "$server"
-tries=0 # the guards of its tenants let go of their leases
-until [ -z "$(ls -A "$here/tenants" 2>/dev/null)" ] || [ "$tries" -ge 8 ]; do
-    tries=$((tries + 1))
-    pause
-done
-rm -rf "$here"
+finish

@@ -83,8 +83,24 @@ STATES: Mapping[str, tuple[Standing, Cause | None]] = {
 """Every state that squeue and sacct print."""
 NO_REASON = {"", "None", "(null)"}
 NO_TIME = {"", "N/A", "NONE", "None", "Unknown", "(null)", "0"}
-HELD = {"JobHeldUser", "JobHeldAdmin", "JobHoldMaxRequeue", "launch_failed_requeued_held"}
-"""Reasons by which a job waits until a person acts."""
+HELD: Mapping[str, str] = {
+    "JobHeldUser": "it is held; `scontrol release {id}` lets it go",
+    "JobHeldAdmin": "an administrator holds it",
+    "JobHoldMaxRequeue": "it was requeued too often and is held; `scontrol release {id}` lets it go",
+    "launch_failed_requeued_held": "its start failed on a node and it is held; `scontrol release {id}` lets it go",
+    "PartitionTimeLimit": "its time_limit is over what the partition allows: as it is, it never starts",
+    "PartitionNodeLimit": "it asks for other nodes than the partition gives: as it is, it never starts",
+    "AssocMaxWallDurationPerJobLimit": "its time_limit is over what the account allows: as it is, it never starts",
+    "QOSMaxWallDurationPerJobLimit": "its time_limit is over what the QOS allows: as it is, it never starts",
+    "AccountNotAllowed": "the partition does not take jobs of this account",
+    "QOSNotAllowed": "the partition does not take jobs of this QOS",
+    "InvalidAccount": "there is no such account, or not for this user",
+    "InvalidQOS": "there is no such QOS, or not for this account",
+    "BadConstraints": "no node is as it asks for: as it is, it never starts",
+    "PartitionDown": "the partition is down",
+    "PartitionInactive": "the partition is inactive",
+}
+"""Reasons by which a job waits until a person acts, and what that is about. Other reasons pass by themselves."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -293,6 +309,8 @@ def summary(job: Job, now: float) -> str:
     if job.standing is not Standing.WAITING:
         return f"job {job.id} is {job.state.lower()}{f' on {job.nodes}' if job.nodes else ''}"
     why = f" ({job.reason})" if job.reason else ""
+    if (about := HELD.get(job.reason or "")) is not None:
+        return f"job {job.id} waits{why}: {about.format(id=job.id)}"
     if job.start is None:
         return f"job {job.id} waits{why}"
     return f"job {job.id} waits{why}, estimated to start in {_duration(max(0.0, job.start - now))}"

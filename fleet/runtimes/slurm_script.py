@@ -8,6 +8,7 @@ environment stands in a 0600 file and nowhere else. The same script is submitted
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 from collections.abc import Iterable, Sequence
@@ -34,6 +35,9 @@ BARE = (
     "fleet-submit",
 )
 """Leads a command into an environment in which nothing stands but where programs and the cluster are."""
+TEST = "sbatch --test-only; status=$?; sinfo --noheader --format='%P|%l' 2>/dev/null; exit $status"
+"""A line of sh that asks whether the controller would take the script on its stdin, and prints the partitions' limits:
+a job over its partition's limit is taken, and never starts."""
 PLAIN = re.compile(r"[A-Za-z0-9_@%+=:,./-]+")
 
 
@@ -95,6 +99,25 @@ def warnings(slurm: Slurm) -> list[str]:
         f"slurm.time_limit is {limit} s: with signal_before {slurm.signal_before} SLURM's own warning may be lost; "
         f"the job prepares its successor {lead(slurm)} s before its end by its own clock"
     ]
+
+
+def over_limit(slurm: Slurm, partitions: str) -> str | None:
+    """What is wrong with the time limit, as what `TEST` printed has it; `None` where nothing is known to be."""
+    if any(re.match(r"--?(time|t|partition|p)\b", directive) for directive in slurm.extra_directives):
+        return None  # the section does not say all of it
+    listed = [line.strip().rpartition("|")[::2] for line in partitions.splitlines() if "|" in line]
+    limits = {name.removesuffix("*"): limit for name, limit in listed}
+    default = [name.removesuffix("*") for name, _ in listed if name.endswith("*")]
+    wanted = slurm.partition.split(",") if slurm.partition else default
+    allowed = {name: _most(limits[name]) for name in wanted if name in limits}
+    if not allowed or seconds(slurm.time_limit) <= max(allowed.values()):
+        return None
+    told = ", ".join(f"{limits[name]} in {name}" for name in allowed)
+    return f"time_limit {slurm.time_limit} is over the partition's ({told}): it would wait for ever, PartitionTimeLimit"
+
+
+def _most(limit: str) -> float:
+    return seconds(limit) if limit[:1].isdigit() else math.inf  # "infinite", "n/a"
 
 
 def files(job: Job, slurm: Slurm, first: LaunchPlan, again: LaunchPlan | None) -> tuple[File, ...]:

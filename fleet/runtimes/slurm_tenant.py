@@ -94,7 +94,7 @@ class TenantRuntime(OnSubmitHost):
         """Where the booking is now. Raise `HostUnreachable` with why it is nowhere; `fresh`: the queue is asked again
         about a job that it has not told of yet."""
         place = Place.parse(await self._host.read(f"{self._folder}/place"))
-        if place is not None:
+        if place is not None and not await self._gone(place):  # a job that was killed takes back nothing
             return place
         if await self._host.read(f"{self._folder}/wanted") is None:
             hint = f"`fleet slurm book {self._booking} …` books it."
@@ -158,9 +158,10 @@ class TenantRuntime(OnSubmitHost):
             await self._server(place).new_session(handle.session, handle.generation, argv, plan.width, plan.height)
         began = time.monotonic()
         while not BEGUN & (noted := set(await self._host.list(handle.folder))):
-            if _waits(noted) and time.monotonic() - began > LEASED_WITHIN:
-                return  # looking tells of it
-            if time.monotonic() - began > NOTED_WITHIN:
+            late = time.monotonic() - began
+            if late > LEASED_WITHIN and (_waits(noted) or await self._host.read(f"{self._folder}/wanted") is None):
+                return  # looking tells that it waits, or that the booking was released meanwhile
+            if late > NOTED_WITHIN:
                 raise LaunchError(f"the launcher of {handle.generation} has noted nothing in {handle.folder}")
             await asyncio.sleep(0.02)
 

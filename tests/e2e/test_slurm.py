@@ -72,6 +72,9 @@ def test_what_is_rendered_is_what_the_controller_would_take(fleet: Fleet, slurm:
     nowhere = fleet.shell("web", FOREVER, slurm=section | {"partition": "nosuch"})
     (job, *_) = fleet.json("check", nowhere, code=1)["checks"]
     assert (job["name"], job["status"]) == ("job", "fail") and "nosuch" in job["message"]
+    over = fleet.shell("web", FOREVER, slurm=section | {"partition": "brief"})
+    (job, *_) = fleet.json("check", over, code=1)["checks"]
+    assert (job["name"], job["status"]) == ("job", "fail") and "PartitionTimeLimit" in job["message"]
     assert agent["commands"][0].startswith("sbatch ")
     assert "very-secret" not in agent["script"] and FOREVER not in agent["script"]
 
@@ -235,6 +238,9 @@ def test_agents_and_bookings_are_submitted_over_ssh_and_a_cut_link_says_nothing_
     checked = {check["name"]: check for check in away.json("check", path)["checks"]}
     assert checked["job"]["message"].startswith("Job ")
     away.json("start", path, "--no-wait")
+    (rendered,) = away.json("render", path)["agents"]
+    assert rendered["host"] == "there" and f"folder={login.folder}/agents/web/launch/" in rendered["script"]
+    assert f"HOME={login.user_home}\n" in rendered["script"]
     until(lambda: "(JobHeldUser)" in (away.status("web")["message"] or ""), "why it waits is told")
     (job,) = jobs(slurm, "web")
     slurm.run("scontrol", "release", job)

@@ -13,7 +13,6 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -100,11 +99,7 @@ class Agent:
 
     def script(self) -> psutil.Process:
         """Its job's script."""
-        for process in psutil.process_iter():
-            with suppress(psutil.Error):
-                if process.cmdline()[-1:] and process.cmdline()[-1].endswith(f"/job{int(self.job):05}/slurm_script"):
-                    return process
-        raise AssertionError(f"job {self.job} has no script")
+        return self.fleet.slurm.script(self.job)
 
     async def goes_on(self) -> None:
         """Wait for its next program: it is the only one, and nobody took it for dead."""

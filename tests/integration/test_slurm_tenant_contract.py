@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from fleet.errors import HostUnreachable
 from fleet.runtimes import lease
 from fleet.terms import Handle, Process
 from tests.cluster import Cluster, SlurmHost, SlurmKit, TenantHost, happens, needs_slurm, slurm_kit, until  # noqa: F401
@@ -145,3 +146,22 @@ async def test_a_tenant_whose_keeper_is_killed_is_ended_too(kit: SlurmKit, host:
 async def _lapsed(kit: SlurmKit, handle: Handle) -> bool:
     look = await kit.runtime.look(handle)
     return not look.alive and look.gone == "host"
+
+
+async def test_tenants_of_a_booking_whose_script_is_killed_end_and_wait_for_another(
+    host: TenantHost, slurm: Cluster
+) -> None:
+    """SLURM itself does not see them here: it tracks by parent."""
+    host.runtime = await host.book("other", cpus=1)
+    kit = SlurmKit(host)
+    handle = await kit.launch("orphan")
+    looks = kit.watch(handle)
+    await looks.show("hello")
+    program = (await kit.runtime.look(handle)).program
+    job, _, socket = (host.places.state / "bookings" / "other" / "place").read_text().split()
+    slurm.script(job).kill()
+    death = await looks.death()
+    assert death.gone == "host" and program is not None and not lives(program.pid)
+    with pytest.raises(HostUnreachable, match="the booking other has no node"):
+        await kit.runtime.launch(kit.plan("orphan", "greeter"), kit.mint("orphan"))
+    await happens(lambda: not Path(socket).parent.exists(), "its tmux has ended")

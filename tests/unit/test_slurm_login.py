@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from fleet.cli import check_cluster
+from fleet.manifests.model import Slurm
 from fleet.runtimes import slurm_queue
 from fleet.runtimes.slurm_login import SCRIPT
 from fleet.runtimes.slurm_queue import Pace, Poll
@@ -103,10 +104,16 @@ def test_a_cluster_whose_way_carries_again_is_asked_as_soon_as_manners_allow() -
     ],
 )
 def test_check_tells_what_the_controller_said(status: int, said: str, expected: tuple[str, str]) -> None:
-    told = check_cluster.finding("there", Ran(status, b"", said.encode()))
+    told = check_cluster.finding("on there", Ran(status, b"main*|infinite\n", said.encode()), Slurm())
     assert (told.status, told.message) == expected
 
 
 def test_check_takes_a_controller_that_does_not_answer_for_no_word() -> None:
     ran = Ran(1, b"", b"allocation failure: Unable to contact slurm controller")
-    assert check_cluster.finding("there", ran).status == "warn"
+    assert check_cluster.finding("there", ran, Slurm()).status == "warn"
+
+
+def test_check_tells_of_a_time_limit_by_which_the_job_would_wait_for_ever() -> None:
+    ran = Ran(0, b"main*|1:00:00\n", b"sbatch: Job 7 to start at noon")
+    told = check_cluster.finding("here", ran, Slurm(time_limit="2:00:00"))
+    assert told.status == "fail" and "(1:00:00 in main)" in told.message and "PartitionTimeLimit" in told.message

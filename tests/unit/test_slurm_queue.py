@@ -91,7 +91,13 @@ def test_a_waiting_job_says_why_and_until_when() -> None:
 
 
 def test_a_job_that_is_held_waits_for_a_person() -> None:
-    assert jobs("1|PENDING|1|N/A|N/A||a|JobHeldUser")[0].held
+    (job,) = jobs("7|PENDING|1|N/A|N/A||a|JobHeldUser")
+    assert job.held and summary(job, 1.0) == "job 7 waits (JobHeldUser): it is held; `scontrol release 7` lets it go"
+
+
+def test_a_job_that_never_starts_as_it_is_says_so() -> None:
+    (job,) = jobs("7|PENDING|1|N/A|N/A||a|PartitionTimeLimit")
+    assert job.held and summary(job, 1.0).startswith("job 7 waits (PartitionTimeLimit): its time_limit is over what")
 
 
 # -- the pace ---------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from fleet.errors import LaunchError
 from fleet.manifests.model import Command, Slurm, SlurmHooks
 from fleet.runtimes.lease import Lease, Times, newest, parse, seen
-from fleet.runtimes.slurm_script import BARE, Job, escaped, files, lead, script, seconds, warnings, words
+from fleet.runtimes.slurm_script import BARE, Job, escaped, files, lead, over_limit, script, seconds, warnings, words
 from fleet.terms import LaunchPlan
 
 AWKWARD = "a b'c\"d$HOME`id`\\e\n;#é"
@@ -156,3 +157,31 @@ def test_the_lease_in_force_has_the_highest_number() -> None:
 def test_times_that_leave_no_time_are_refused() -> None:
     with pytest.raises(ValueError, match="leaves no time"):
         Times(every=60, ttl=65, grace=10)
+
+
+LIMITS = "main*|1:00:00\nlong|7-00:00:00\nfree|infinite\n"
+
+
+@pytest.mark.parametrize(
+    ("section", "over"),
+    [
+        ({"time_limit": "1:00:00"}, None),
+        ({"time_limit": "1:00:01"}, "1:00:00 in main"),
+        ({"time_limit": "8-00", "partition": "long"}, "7-00:00:00 in long"),
+        ({"time_limit": "8-00", "partition": "main,long"}, "1:00:00 in main, 7-00:00:00 in long"),
+        ({"time_limit": "2-00", "partition": "main,long"}, None),
+        ({"time_limit": "99-00", "partition": "free"}, None),
+        ({"time_limit": "99-00", "partition": "hidden"}, None),
+        ({"time_limit": "99-00", "extra_directives": ("--partition=free",)}, None),
+        ({"time_limit": "99-00", "extra_directives": ("-p free",)}, None),
+    ],
+)
+def test_a_time_limit_is_over_the_partitions_where_none_of_those_named_allows_it(
+    section: dict[str, Any], over: str | None
+) -> None:
+    told = over_limit(Slurm(**section), LIMITS)
+    assert told is None if over is None else told is not None and f"({over})" in told
+
+
+def test_without_the_partitions_limits_nothing_is_said_of_the_time_limit() -> None:
+    assert over_limit(Slurm(time_limit="99-00"), "") is None
