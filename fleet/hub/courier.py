@@ -595,8 +595,8 @@ class Route:
             event = Undone(end.reason or "failed") if end.again else Fail(end.reason or "failed")
         elif end.text.strip():
             refused = await self._reply(message, end.text)
-            if refused and asks:
-                event = Fail(refused)
+            if refused:
+                event = Fail(refused) if asks else Proven(f"{delivery.Sign.TURN.value}; its reply: {refused}")
         elif asks:
             event = Fail("no_answer")
         await self._change([(message.id, event)])

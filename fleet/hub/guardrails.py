@@ -3,7 +3,8 @@
 A sender cannot choose any of this. What a message was caused by says how many hops it has, and the whole lineage has
 the lowest ceiling that anybody in it had (`lineage`). How often somebody speaks, to whom, and how much is said in one
 conversation is counted (`Accounts`); `admit` asks every rule and names the first that says no. Each no is a `Refusal`
-for the sender to read.
+for the sender to read. A person has no turns: what is said to one has its hops and its sender's rate, and counts for
+nothing else.
 
 What holds: no message has more hops than its ceiling allows, whatever ids, threads and ceilings its sender names; and
 within a window no pair and no conversation causes more turns than the rules say, beside the answers that were asked

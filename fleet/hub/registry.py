@@ -114,6 +114,11 @@ class Space:
     channels: set[str] = field(default_factory=set)
     """Those that were ever joined or spoken in."""
 
+    def person(self, name: str) -> bool:
+        """Whether this member is a person: one has no turns that a message could cause, and no harm from many."""
+        present = self.members.get(name)
+        return present is not None and present.card.kind == "person"
+
     def to_json(self) -> dict[str, Any]:
         return {
             "name": self.name, "description": self.description, "created_at": self.created_at,

@@ -304,7 +304,8 @@ class Talk(Base):
             return Refusal(Code.BAD_VALUE, reason, facts={"field": "to"})
         if where.mentions:
             message = message._replace(mentions=where.mentions)
-        wakes = () if quiet or not hearers else tuple([h.name for h in hearers if h.wakes])
+        # A person has no turns: what is said to one counts for nobody.
+        wakes = () if quiet or not hearers else tuple([h.name for h in hearers if h.wakes and not space.person(h.name)])
         held = self._held.get(thread)
         state = held.state if held is not None else ThreadState.ACTIVE
         attempt = Attempt(message, speaker, wakes, state, said or (causes[0] if causes else None), asked is not None)
@@ -314,7 +315,8 @@ class Talk(Base):
             return Composed(message, [], where.listening, False)
         most = self.limits.waiting
         full = [h.name for h in hearers if self.boxes.waiting(f"{workspace}/@{h.name}") >= most]
-        if full and (refusal := guardrails.room(message, full, most)) is not None:
+        refusing = [name for name in full if not space.person(name)]
+        if refusing and (refusal := guardrails.room(message, refusing, most)) is not None:
             return refusal
         waits = asked is not None and self._asks.waited_for(asked.message.id)
         recipients = [
@@ -433,7 +435,7 @@ class Talk(Base):
         again = read._replace(to=read.to or first.to)
         if refusal := guardrails.repeats(first, again):
             raise self._refuse(caller, refusal, read)
-        return await self._receipt_of(first, seq, duplicate=True)
+        return await self._receipt_again(event)
 
     async def _first(self, again: Message, seq: int) -> Receipt:
         """The log had the key already."""
@@ -443,16 +445,15 @@ class Talk(Base):
         first = Message.from_json(event.data)
         if (first.to, first.text, first.intent, first.reply_to) != (again.to, again.text, again.intent, again.reply_to):
             raise no(Code.ID_TAKEN, f"This key stands for another message, {first.id}.")
-        return await self._receipt_of(first, seq, duplicate=True)
+        return await self._receipt_again(event)
 
-    async def _receipt_of(self, message: Message, seq: int, *, duplicate: bool) -> Receipt:
-        standing = await self.boxes.receipt(message.id) or []
-        return Receipt(
-            id=message.id,
-            position=Position(self.log.epoch, seq),
-            recipients=tuple(standing),
-            duplicate=duplicate,
-        )
+    async def _receipt_again(self, event: Event) -> Receipt:
+        """The receipt that the message had when it was new, as it stands now."""
+        named = {recipient["name"] for recipient in event.data.get("recipients", ())}
+        standing = await self.boxes.receipt(event.data["id"]) or []
+        listening = [recipient for recipient in standing if recipient.name not in named]
+        listed = [recipient for recipient in standing if recipient.name in named] + listening[:LISTED]
+        return Receipt(event.data["id"], Position(self.log.epoch, event.seq), tuple(listed), duplicate=True)
 
     # -- asking ----------------------------------------------------------------------------------------------------
 
@@ -754,10 +755,11 @@ def _recipient(space: registry.Space, name: str, message: Message, quiet: bool, 
 
 
 def also_listed(message: Message, recipients: Sequence[Recipient], listening: Sequence[str]) -> tuple[str, ...]:
+    """The first of them by name. A repeat of the message lists the same."""
     if not recipients and message.sender not in listening[:LISTED]:
         return tuple(listening[:LISTED])
     named = {message.sender, *(recipient.name for recipient in recipients)}
-    return tuple([name for name in listening[:LISTED] if name not in named])
+    return tuple([name for name in listening[: LISTED + len(named)] if name not in named][:LISTED])
 
 
 def _tally(

@@ -52,6 +52,11 @@ def test_five_within_a_window_pass_of_eight_at_once_and_one_more_passes_later(ta
 def test_who_asks_more_often_than_a_pair_may_speak_gets_every_answer(talk: Talk) -> None:
     talk.cast({"c4q": "echo Done."})
     assert [talk.operator.ask("c4q", f"Number {n}?")["outcome"] for n in range(7)] == ["answered"] * 7
+    told = [talk.operator.send("c4q", f"Number {n}")["id"] for n in range(7)]
+    assert [talk.settled(id, "c4q") for id in told] == ["delivered"] * 7
+    for number, id in enumerate(told):
+        said = talk.operator.texts(thread=talk.operator.message(id)["thread"])
+        assert said == [f"Number {number}", "Done."], "a person's words are answered too, read or not"
 
 
 def test_every_reason_for_which_a_message_stopped_is_listed(talk: Talk) -> None:

@@ -508,6 +508,13 @@ async def test_a_turn_that_gives_no_answer_ends_the_ask_in_its_own_way(
     assert len(web.turns) == turns
 
 
+async def test_who_wrote_hears_that_the_reply_of_a_turn_was_refused(hub: Hub) -> None:
+    await hub.join(ways=HEADLESS)
+    id = await hub.send("Go on", intent="inform", max_hops=1)
+    await hub.arrives(id)
+    assert (await hub.stands(id))["evidence"] == "turn; its reply: hop_limit"
+
+
 async def test_turns_are_one_at_a_time_in_a_conversation_and_so_many_beside_each_other(hub: Hub) -> None:
     web = await hub.join(ways=HEADLESS, gate=asyncio.Event())
     ids = [await hub.send(f"{n}") for n in range(3)]

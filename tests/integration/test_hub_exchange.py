@@ -131,6 +131,42 @@ async def test_a_person_talks_to_an_agent_for_as_long_as_they_like(stage):
     assert (await stage.messages())[-1]["hops"] == 2, "what a person says to a message belongs to it"
 
 
+async def test_what_is_said_to_a_person_causes_no_turn_and_counts_for_nobody(tmp_path):
+    few = with_(hub_pair=2, hub_conversation=2, hub_conversation_total=2)
+    async with Stage(tmp_path, few) as stage:
+        await stage.join("alice")
+        await stage.join("bob", lambda message: None if message.sender == "alice" else "Done")
+        first = await stage.sent(BOSS, "bob", "Number 0")
+        await stage.run()
+        thread = (await stage.messages())[0]["thread"]
+        for number in range(1, 9):
+            await stage.sent(BOSS, "bob", f"Number {number}", thread=thread)
+        await stage.run()
+        await stage.sent("bob", None, "And one thing more", reply_to=first)
+        said = [m["sender"] for m in await stage.messages()]
+        assert (said.count("bob"), stage.refused) == (10, [])
+        await stage.again()
+        await stage.sent("bob", "operator", "That is all")
+        await stage.sent("bob", "alice", "Between us")
+        await stage.sent("bob", "alice", "And again")
+        assert (await refused(stage.say("bob", "alice", "A third"))).code is Code.PAIR_LIMITED
+
+
+async def test_a_person_who_does_not_read_is_answered_all_the_same(tmp_path):
+    async with Stage(tmp_path, with_(hub_waiting=2)) as stage:
+        await stage.join("bob", lambda message: "Done")
+        for number in range(3):
+            await stage.sent(BOSS, "bob", f"Number {number}")
+            await stage.run()
+        said = [m for m in await stage.messages() if m["sender"] == "bob"]
+        [stands] = (await stage.exchange.receipt(BOSS, said[-1]["id"]))["recipients"]
+        assert (len(said), stands["state"], stands["reason"]) == (3, "failed", "mailbox_full")
+        asked = await stage.sent(BOSS, "bob", "And now?", intent="ask")
+        await stage.run()
+        assert (await stage.exchange.ask_end(BOSS, asked)).outcome is Outcome.ANSWERED
+        assert [m["text"] for m in await stage.exchange.take(BOSS)] == ["Done", "Done"]
+
+
 async def test_two_that_shout_into_a_channel_at_each_other_come_to_an_end(tmp_path):
     async with Stage(tmp_path, with_(hub_max_hops=4)) as stage:
         for caller in (ALICE, BOB):
@@ -201,6 +237,23 @@ async def test_the_same_key_twice_is_one_turn_and_the_second_is_answered_as_the_
     at_once = await asyncio.gather(*(stage.say("alice", "bob", "Twice", idempotency_key="k-2") for _ in range(8)))
     assert len({receipt.id for receipt in at_once}) == 1
     assert sum(not receipt.duplicate for receipt in at_once) == 1
+
+
+async def test_a_repeat_lists_who_the_first_listed_of_a_large_channel(stage):
+    for number in range(60):
+        await stage.join(f"a{number:02}")
+    await stage.join("bob", channels=[])
+    for more, named in (({}, []), ({"reply": "@bob"}, ["bob"])):
+        text = f"Hello {more.get('reply', '')}"
+        key = f"k-{len(named)}"
+        first = await stage.say("a07", "#general", text, idempotency_key=key)
+        for again in (None, stage.again):
+            if again is not None:
+                await again()
+            repeat = await stage.say("a07", "#general", text, idempotency_key=key)
+            assert repeat.to_json() == {**first.to_json(), "duplicate": True}
+        names = [r["name"] for r in first.to_json()["recipients"]]
+        assert names == [*(f"a{n:02}" for n in range(51) if n != 7), *named]
 
 
 async def test_a_repeat_is_answered_although_its_like_would_be_refused_now(stage):
