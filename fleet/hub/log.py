@@ -651,6 +651,7 @@ def _store(
     state = connection.execute("SELECT head, at, hash, kept_hash, bytes FROM log_state").fetchone()
     seq, last_at, chain, kept_chain, size = state
     at = max(last_at, now)
+    time = _time(at)
     known = _known(connection, group, seq)
     outcome: list[list[Went]] = []
     events: list[Event] = []
@@ -670,7 +671,7 @@ def _store(
             for stream, kind, sender, body, key, data in batch:
                 seq += 1
                 event = Event(seq, at, stream, kind, sender, body, key, data)
-                chain = chained(chain, event)
+                chain = _chained(chain, seq, time, stream, kind, sender, key, body)
                 kept = None
                 if stream.endswith(_KEPT) and is_kept(stream):
                     kept = kept_chain = kept_chained(kept_chain, chain)
@@ -742,8 +743,14 @@ def _known(connection: sqlite3.Connection, group: Sequence[_Waiting], head: int)
 
 def chained(before: bytes, event: Event) -> bytes:
     """The hash of an event and of all before it."""
-    head = f"{event.seq}\0{_time(event.at)}\0{event.stream}\0{event.kind}\0{event.sender}\0{event.key or ''}\0"
-    return hashlib.sha256(before + head.encode() + event.body).digest()
+    return _chained(before, event.seq, _time(event.at), event.stream, event.kind, event.sender, event.key, event.body)
+
+
+def _chained(
+    before: bytes, seq: int, time: str, stream: str, kind: str, sender: str, key: str | None, body: bytes
+) -> bytes:
+    head = f"{seq}\0{time}\0{stream}\0{kind}\0{sender}\0{key or ''}\0"
+    return hashlib.sha256(before + head.encode() + body).digest()
 
 
 @functools.lru_cache(maxsize=8, typed=True)

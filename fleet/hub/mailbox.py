@@ -812,8 +812,10 @@ class _Standing(NamedTuple):
 
 def said_there(message: Message, stream: str, *, heard: bool) -> New:
     """A message that has no recipients, on its channel's stream. `heard`: somebody listens there."""
-    [event] = _as_events(message, (), (stream,), False, heard)
-    return event
+    more = message.beside()
+    if heard:
+        more[HEARD] = True
+    return _as_event(message, stream, more)
 
 
 def _as_events(
@@ -827,8 +829,16 @@ def _as_events(
         more[COUNTED] = True
     if heard:
         more[HEARD] = True
-    id, workspace, sender, to, text, at, thread = message[:7]
-    hops, max_hops, names = message.hops, message.max_hops, '","'.join(to)
+    first = _as_event(message, streams[0], more)
+    if len(streams) == 1:
+        return [first]
+    return [first, *(first._replace(stream=stream, kind=COPY, key=None) for stream in streams[1:])]
+
+
+def _as_event(message: Message, stream: str, more: dict[str, Any]) -> New:
+    """The message, with what else is to be said of it."""
+    id, workspace, sender, to, text, at, thread, _, _, _, _, _, _, hops, max_hops, _, _, _, _, key = message
+    names = '","'.join(to)
     stored = {
         "id": id, "workspace": workspace, "sender": sender, "to": list(to), "text": text, "at": at, "thread": thread,
         "hops": hops, "max_hops": max_hops, **more,
@@ -837,10 +847,7 @@ def _as_events(
         f'{{"id":"{id}","workspace":"{workspace}","sender":{quoted(sender)},"to":["{names}"],"text":{quoted(text)},'
         f'"at":{at!r},"thread":"{thread}","hops":{hops},"max_hops":{max_hops}{_rest(more)}'
     )
-    first = New(streams[0], MESSAGE, f"{workspace}/{sender}", body.encode(), message.idempotency_key, stored)
-    if len(streams) == 1:
-        return [first]
-    return [first, *(first._replace(stream=stream, kind=COPY, key=None) for stream in streams[1:])]
+    return New(stream, MESSAGE, f"{workspace}/{sender}", body.encode(), key, stored)
 
 
 def _rest(more: Mapping[str, Any]) -> str:

@@ -19,9 +19,9 @@ from fleet.hub.base import Known, light
 from fleet.hub.guardrails import Attempt, lineage
 from fleet.hub.log import New, Went
 from fleet.hub.mailbox import channel, said_there
-from fleet.hub.message import Intent, Message, Nature, Position, Receipt, Refusal
+from fleet.hub.message import NO_METADATA, Intent, Message, Nature, Position, Receipt
 from fleet.hub.routing import NOWHERE
-from fleet.hub.submission import Submission, is_plain, read_submission
+from fleet.hub.submission import read_plain
 from fleet.hub.talk import Composed, Talk, also_listed
 
 T = TypeVar("T")
@@ -78,19 +78,16 @@ class Plain(Talk):
         self, caller: Caller, body: object, ways: dict[str, _Way | None], now: float
     ) -> tuple[Message, _Way] | None:
         """The message, where it is plain and may leave."""
-        if not is_plain(body):
+        read = read_plain(body, self.limits)
+        if read is None:
             return None
-        read = read_submission(body, self.limits)
-        if isinstance(read, Refusal):
-            return None
-        key = read.idempotency_key
+        to, text, key = read
         if key is not None:
             which = (caller.workspace, caller.name, key)
             if which in self._coming or which in self._keys:
                 return None
-        [to] = read.to
         if to not in ways:
-            ways[to] = self._way(caller, read, now)
+            ways[to] = self._way(caller, to, now)
         way = ways[to]
         if way is None:
             return None
@@ -98,20 +95,19 @@ class Plain(Talk):
             self._coming[which] = []
         id = self._ids.mint("m", now)
         message = Message(
-            id, caller.workspace, caller.name, way.to, read.text, now, f"t{id[1:]}", Intent.INFORM, Nature.MESSAGE,
-            False, None, None, None, way.hops, way.max_hops, None, (), (), read.metadata, key,
+            id, caller.workspace, caller.name, way.to, text, now, f"t{id[1:]}", Intent.INFORM, Nature.MESSAGE,
+            False, None, None, None, way.hops, way.max_hops, None, (), (), NO_METADATA, key,
         )  # fmt: skip
         return message, way
 
-    def _way(self, caller: Caller, read: Submission, now: float) -> _Way | None:
+    def _way(self, caller: Caller, to: str, now: float) -> _Way | None:
         """What the caller's plain messages to that channel have in common; `None`: they have to go the whole way."""
         workspace, name = caller.workspace, caller.name
         space = self.registry.spaces[workspace]
         present = space.members.get(name)
-        [to] = read.to
         if present is None or to not in space.channels:
             return None
-        if not caller.operator and self._turns.causes((workspace, name), None, read.to, present.card.turns, now):
+        if not caller.operator and self._turns.causes((workspace, name), None, (to,), present.card.turns, now):
             return None
         speaker = self.registry.speaker(caller)
         hops, max_hops, _ = lineage((), None, speaker, self.rules)

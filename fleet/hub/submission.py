@@ -64,12 +64,19 @@ class _Unfit(Exception):
         self.refusal = Refusal(code, reason, facts=facts)
 
 
-def is_plain(body: object) -> bool:
-    """Whether this, if it can be sent at all, is said to one channel, names nobody, and says nothing else."""
+def read_plain(body: object, limits: Limits) -> tuple[str, str, str | None] | None:
+    """The channel, the text and the key of what can be sent, is said to one channel, names nobody and says nothing
+    else: as `read_submission` reads them. `None`: look at it by that."""
     if type(body) is not dict or not _PLAIN.issuperset(body):
-        return False
+        return None
     to, text = body.get("to"), body.get("text")
-    return type(to) is str and to[:1] == "#" and type(text) is str and "@" not in text
+    if type(to) is not str or to[:1] != "#" or type(text) is not str or "@" in text or not text or text.isspace():
+        return None
+    try:
+        key = _pattern(body, "idempotency_key", KEY) if "idempotency_key" in body else None
+        return _as_name(to), _text(text, "text", limits.text), key
+    except _Unfit:
+        return None
 
 
 def read_submission(body: object, limits: Limits) -> Submission | Refusal:
