@@ -210,7 +210,7 @@ Percent: TypeAlias = Annotated[float, Field(ge=0, le=100)]
 class Section(BaseModel):
     """A part of a manifest: a value that does not change, and knows all of its keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 def _tagged(message: str, **shapes: type | tuple[type, ...]) -> Discriminator:
@@ -317,7 +317,7 @@ def _with_tuples(value: Any) -> Any:
 class McpServer(BaseModel):
     """One MCP server, in the form of an `.mcp.json`. Keys that fleet does not know go through to the program."""
 
-    model_config = ConfigDict(frozen=True, extra="allow")
+    model_config = ConfigDict(frozen=True, extra="allow", defer_build=True)
 
     type: Literal["stdio", "http", "sse", "ws"] | None = Field(default=None, description="How it is spoken to.")
     command: Text | None = Field(default=None, description="stdio: the program.")

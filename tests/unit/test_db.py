@@ -413,7 +413,7 @@ async def test_where_commits_are_waited_for_a_pause_makes_room_for_the_next_ones
         pauses = db._Pauses(writer, tmp_path / "fleet.db")
         assert pauses.due is None
         pauses.written(1)
-        assert pauses.due == db.REST
+        assert pauses.due == db.ROOM_REST
         pause(pauses)
     assert log.stat().st_size == 600 * db.FRAME
     await database.write(insert("b"))
