@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from fleet import __version__
 from tests import orochi
 from tests.bench import hub_rows, peer, rows, slurm_rows, ssh_rows
-from tests.bench.measure import machine
+from tests.bench.measure import calm, machine
 from tests.bench.ours import TRIVIAL, OurFleet
 from tests.bench.rows import ROOT, Row, Sizes
 
@@ -151,6 +151,7 @@ def main() -> int:
         for part in wanted:
             began = time.monotonic()
             print(f"— {name}: {part}", flush=True)
+            calm()
             for row in measured(table, part, table.quick if args.quick else table.whole):
                 failed = failed or "not measured" in row.found
                 found.append(line(row))

@@ -29,7 +29,7 @@ from typing import Any
 import psutil
 
 from tests import orochi
-from tests.bench.measure import cache, cpu_seconds
+from tests.bench.measure import cache, calm, cpu_seconds
 
 ROOT = Path(__file__).parent.parent.parent
 TEXT = "x" * 200
@@ -410,6 +410,7 @@ def now_text() -> str:
 
 @contextlib.contextmanager
 def running(make: type[Served], subscribers: int) -> Iterator[Served]:
+    calm()
     hub = make(subscribers)
     try:
         yield hub

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import functools
+import json
 import os
+import subprocess
+import sys
 import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import TypeVar
 
-from fleet.testing import ScriptedAgents
-from tests.bench import hub_turns
 from tests.bench.hub_daemon import Supervised, asks, comebacks
 from tests.bench.hub_doors import (
     Bare,
@@ -34,7 +33,7 @@ from tests.bench.hub_doors import (
 )
 from tests.bench.hub_history import BEHIND, PAGE, Stored
 from tests.bench.measure import limited, median, percentile, side_by_side
-from tests.bench.rows import Row, Sizes
+from tests.bench.rows import ROOT, Row, Sizes
 
 T = TypeVar("T")
 Part = Callable[[Sizes], Iterator[Row]]
@@ -48,7 +47,7 @@ WHOLE = {
     "subscribers": 500,
     "rate": 1000,
     "fan seconds": 6,
-    "rounds": 100,
+    "rounds": 300,
     "slow": 300,
     "turns": 2,
     "idle": 15,
@@ -337,7 +336,9 @@ def asking(sizes: Sizes) -> Iterator[Row]:
 
 def pipeline(sizes: Sizes) -> Iterator[Row]:
     """All that happens to a message but the model's work."""
-    quiet, asked = asyncio.run(asyncio.wait_for(_pipeline(sizes["messages"]), ATTEMPT))
+    argv = [sys.executable, "-m", "tests.bench.hub_turns", str(sizes["messages"])]
+    ran = subprocess.run(argv, cwd=ROOT, check=True, capture_output=True, text=True, timeout=ATTEMPT)
+    quiet, asked = json.loads(ran.stdout)
     for what, rate in (("a turn for each", quiet), ("each with its answer, which is a message too", asked)):
         yield Row(
             f"full pipeline with a scripted runner in the process, messages/s: {what} (Aether: 610–725)",
@@ -345,17 +346,6 @@ def pipeline(sizes: Sizes) -> Iterator[Row]:
             f"{rate:,.0f}",
             rate >= 1300,
         )
-
-
-async def _pipeline(count: int) -> tuple[float, float]:
-    names = [f"a{number}" for number in range(16)]
-    with tempfile.TemporaryDirectory(prefix="fl") as folder:
-        silent = ScriptedAgents(dict.fromkeys(names, hub_turns.silent), max_parallel=8)
-        async with hub_turns.hub(Path(folder) / "silent", silent) as exchange:
-            quiet = await hub_turns.pipeline(exchange, silent, count, 64)
-        echoing = ScriptedAgents(dict.fromkeys(names, hub_turns.echo), max_parallel=8)
-        async with hub_turns.hub(Path(folder) / "echoing", echoing) as exchange:
-            return quiet, await hub_turns.answered(exchange, echoing, count // 2, 64)
 
 
 def killed(sizes: Sizes) -> Iterator[Row]:

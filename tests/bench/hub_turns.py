@@ -1,6 +1,9 @@
 """What a headless agent costs: one question and its answer, and the whole pipeline with runners in this process.
 
-    python -m tests.bench.hub_turns
+    python -m tests.bench.hub_turns [MESSAGES]
+
+With MESSAGES only the last two, over so many, as a line of JSON. In a process of its own, which looks for cycles of
+garbage as seldom as the daemon does.
 
 - *ask, scripted runner*: accepted, handed over, one process (`cat`) run by the launcher, its answer sent, told.
 - *ask, in this process*: the same where the turn is a coroutine: what the hub itself takes.
@@ -11,7 +14,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator
@@ -20,6 +25,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from fleet.clock import SystemClock
+from fleet.daemon import collect_seldom
 from fleet.hub.auth import Caller, Role
 from fleet.hub.courier import Courier
 from fleet.hub.exchange import Exchange
@@ -29,6 +35,7 @@ from fleet.hub.reach import Reach, TurnEnd
 from fleet.hub.registry import Card
 from fleet.settings import Settings
 from fleet.testing import ScriptedAgents
+from tests.bench.measure import calm
 from tests.turns import Desk
 
 ALICE = Caller("alice", Role.OPERATOR)
@@ -120,7 +127,21 @@ def show(name: str, took: list[float]) -> None:
     print(f"{name:28} p50 {statistics.median(took) * 1000:6.1f} ms   p99 {p99 * 1000:6.1f} ms")
 
 
-async def main() -> None:
+async def pipelines(count: int) -> tuple[float, float]:
+    """Messages a second, a turn for each; and each with its answer."""
+    names = [f"a{number}" for number in range(16)]
+    with tempfile.TemporaryDirectory(prefix="fl") as folder:
+        quiet = ScriptedAgents(dict.fromkeys(names, silent), max_parallel=8)
+        async with hub(Path(folder) / "quiet", quiet) as exchange:
+            rate = await pipeline(exchange, quiet, count, 64)
+        calm()
+        echoing = ScriptedAgents(dict.fromkeys(names, echo), max_parallel=8)
+        async with hub(Path(folder) / "echoing", echoing) as exchange:
+            return rate, await answered(exchange, echoing, count // 2, 64)
+
+
+async def costs() -> None:
+    """Everything, for a person."""
     with tempfile.TemporaryDirectory(prefix="fl") as folder:
         home = Path(folder)
         desk = Desk(home, {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": folder})
@@ -129,15 +150,21 @@ async def main() -> None:
         async with hub(home / "real", real) as exchange:
             show("ask, scripted runner", await asks(exchange, 60))
         await desk.close()
-        names = [f"a{n}" for n in range(16)]
-        scripted = ScriptedAgents(dict.fromkeys(names, echo), max_parallel=8)
+        scripted = ScriptedAgents({"a0": echo})
         async with hub(home / "scripted", scripted) as exchange:
             show("ask, in this process", await asks(exchange, 200))
-            print(f"questions, 64 in flight       {await answered(exchange, scripted, 2000, 64):8.0f} messages/s")
-        quiet = ScriptedAgents(dict.fromkeys(names, silent), max_parallel=8)
-        async with hub(home / "quiet", quiet) as exchange:
-            print(f"messages, 64 in flight        {await pipeline(exchange, quiet, 4000, 64):8.0f} messages/s")
+    messages, questions = await pipelines(4000)
+    print(f"questions, 64 in flight       {questions:8.0f} messages/s")
+    print(f"messages, 64 in flight        {messages:8.0f} messages/s")
+
+
+def main() -> None:
+    collect_seldom()
+    if len(sys.argv) > 1:
+        print(json.dumps(asyncio.run(pipelines(int(sys.argv[1])))))
+    else:
+        asyncio.run(costs())
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    main()

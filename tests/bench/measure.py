@@ -95,6 +95,11 @@ def until(what: Callable[[], bool], *, within: float, every: float = 0.01) -> fl
     return time.monotonic() - started
 
 
+def calm() -> None:
+    """Have all that was written so far on the disk: nobody's commit is to wait for what another has left unwritten."""
+    os.sync()
+
+
 @contextlib.contextmanager
 def limited(seconds: float) -> Iterator[None]:
     """Raise `TimeoutError` in what takes longer, wherever it waits (in the main thread, and not within asyncio)."""
