@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fleet import __version__, headless, lifecycle, manifests, processes, report
+from fleet import __version__, headless, lifecycle, manifests, processes, report, sockets
 from fleet.agent import UP
 from fleet.dependencies import start_order
 from fleet.errors import (
@@ -855,11 +855,7 @@ class Server:
             raise NotAllowed(
                 f"{path} stands where the daemon's socket belongs: {error.strerror}.", hint="Move it away."
             ) from error
-        before = os.umask(0o177)
-        try:
-            self._server = await asyncio.start_unix_server(self._serve, path, limit=LINE_LIMIT)
-        finally:
-            os.umask(before)
+        self._server = await asyncio.start_unix_server(self._serve, sock=sockets.bound(path), limit=LINE_LIMIT)
         self._path, self._inode = path, _inode(path)
 
     async def listen_still(self) -> None:

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 FLEET = ROOT / "fleet"
 
 ROWS: tuple[tuple[str, ...], ...] = (
-    ("terms", "errors", "clock", "places", "keys", "tasks"),
+    ("terms", "errors", "clock", "places", "keys", "tasks", "sockets"),
     ("settings", "db", "processes", "redact", "spool", "brake", "dependencies", "verbs", "jsontext"),
     ("manifests", "templates", "client", "hubcall", "hook", "keeper", "mcp_shim"),
     ("harnesses", "config"),

@@ -17,7 +17,6 @@ import contextlib
 import ipaddress
 import json
 import logging
-import os
 import resource
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -25,6 +24,7 @@ from typing import Any
 
 from aiohttp import web
 
+from fleet import sockets
 from fleet.errors import FleetError
 from fleet.hub import a2a, mcp, orochi, wire
 from fleet.hub.app import LOCAL_NAMES, Doors, authenticated, make_app
@@ -288,13 +288,9 @@ class HubServer:
         assert self._gate is not None
         self._socket.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._socket.unlink(missing_ok=True)
-        before = os.umask(0o177)
-        try:
-            self._unix = await asyncio.get_running_loop().create_unix_server(
-                self._gate, str(self._socket), backlog=BACKLOG
-            )
-        finally:
-            os.umask(before)
+        self._unix = await asyncio.get_running_loop().create_unix_server(
+            self._gate, sock=sockets.bound(self._socket), backlog=BACKLOG
+        )
         self._inode = _inode(self._socket)
 
     async def _listen_tcp(self) -> None:

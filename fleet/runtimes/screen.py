@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import fcntl
 import itertools
+import logging
 import os
 import pty
 import re
@@ -33,6 +34,8 @@ from fleet.runtimes.local_tmux import BARE, UMASK, program
 from fleet.runtimes.multiplexers import OnSeen, Seen, ServerGone
 from fleet.settings import Settings
 from fleet.terms import File, Process, Screen
+
+log = logging.getLogger(__name__)
 
 CAPABILITIES = Capabilities(colours=False, cursor=False, title=False, alternate=False)
 RC = """\
@@ -294,11 +297,11 @@ class Screens:
                 *(self._look_again(generation, watched) for generation, watched in list(self._watched.items())),
                 return_exceptions=True,
             )
-            trouble = next((str(result) for result in results if isinstance(result, HostUnreachable)), None)
-            self._on_host(trouble)
-            for result in results:
-                if isinstance(result, BaseException) and not isinstance(result, HostUnreachable):
-                    raise result
+            failed = [result for result in results if isinstance(result, Exception)]
+            for error in failed:
+                if not isinstance(error, HostUnreachable):  # who looks must not stop looking: there is nobody else
+                    log.error("a look at a pane failed", exc_info=error)
+            self._on_host(next((str(error) or type(error).__name__ for error in failed), None))
             await self._clock.sleep(self._settings.observe_idle_interval)
 
     async def _look_again(self, generation: str, watched: _Watched) -> None:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import re
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -29,6 +30,8 @@ from fleet.runtimes.base import Capabilities
 from fleet.runtimes.multiplexers import OnSeen, Seen, ServerGone
 from fleet.settings import Settings
 from fleet.terms import Screen
+
+log = logging.getLogger(__name__)
 
 CAPABILITIES = Capabilities(colours=True, cursor=True, title=True, alternate=True)
 KEEPER = "_keeper"
@@ -502,9 +505,12 @@ class Tmux:
             await self._open()
         except ServerGone:
             self._on_gone()
-        except HostUnreachable as error:
-            self._told_unreachable = True
-            self._on_host(str(error))
+        except (HostUnreachable, LaunchError, OSError) as error:
+            self._cannot_be_read(str(error))
+
+    def _cannot_be_read(self, reason: str) -> None:
+        self._told_unreachable = True
+        self._on_host(reason)
 
     async def server_pid(self) -> int:
         return int((await self.ask("display-message", "-p", "#{pid}")).body)
@@ -669,8 +675,11 @@ class Tmux:
                 self._on_gone()
                 return
             except HostUnreachable as error:
-                self._told_unreachable = True
-                self._on_host(str(error))
+                self._cannot_be_read(str(error))
+                moved = False
+            except Exception as error:  # who looks must not stop looking: there is nobody else
+                log.exception("a look over the panes failed")
+                self._cannot_be_read(f"{type(error).__name__}: {error}")
                 moved = False
             else:
                 if self._told_unreachable:

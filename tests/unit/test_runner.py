@@ -12,7 +12,7 @@ import pytest
 
 from fleet import lifecycle, report
 from fleet.cli import words
-from fleet.errors import StorageFull
+from fleet.errors import StorageFull, TimedOut
 from fleet.lifecycle import Then
 from fleet.terms import Activity, File, Kind, Look, Phase, Ran
 from fleet.testing import Pane, settle
@@ -44,6 +44,19 @@ async def test_a_program_that_lives_for_a_second_has_started(world: World, daemo
     assert phase(daemon) is Phase.STARTING
     await world.clock.turn(1)
     assert phase(daemon) is Phase.RUNNING
+
+
+async def test_what_its_probe_takes_is_of_the_time_that_a_start_may_take(world: World, daemon: Daemon) -> None:
+    async def hang() -> None:
+        await world.clock.sleep(10)
+        raise TimedOut("probe was not done within 10 s")
+
+    world.host.commanded["probe"] = hang
+    await daemon.start(world.shell(startup={"timeout": 30, "probe": ["probe"]}))
+    await world.clock.turn(20)
+    assert phase(daemon) is Phase.STARTING
+    await world.clock.turn(20)
+    assert daemon["web"].life.reason == "StartTimedOut", "it was silent for longer than a start may take"
 
 
 async def test_a_claude_code_has_started_once_its_composer_is_seen(world: World, daemon: Daemon) -> None:

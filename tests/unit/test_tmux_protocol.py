@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import functools
 import os
 import time
@@ -261,6 +262,32 @@ async def test_a_server_that_could_not_be_looked_for_is_told_as_back_by_the_next
     assert told == ["tmux is busy"]
     await clock.turn(2)
     assert told == ["tmux is busy", None]
+    await server.close()
+
+
+async def test_an_observer_outlives_what_nobody_has_thought_of(caplog: pytest.LogCaptureFixture) -> None:
+    """As where the process has no files left for another client."""
+    clock = TurnedClock()
+    files = [False]
+
+    async def connect(on_lost: Callable[[], None]) -> tmux.Control:
+        if not files[0]:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        made, _ = control()
+        made.feed(GREETING)
+        made.pipe = Answering(made)
+        return made
+
+    server = tmux.Tmux(connect, Settings(), clock)
+    told: list[str | None] = []
+    server.on_host(told.append)
+    seen: list[Seen] = []
+    server.watch("web.1", seen.append, lambda: None)
+    await clock.turn(1)
+    assert told and "Too many open files" in str(told[-1]) and not seen and "failed" in caplog.text
+    files[0] = True
+    await clock.turn(5)
+    assert told[-1] is None and seen
     await server.close()
 
 
