@@ -53,8 +53,10 @@ SIGTERMED = 143
 class TurnedClock:
     """A clock that stands still until it is turned."""
 
-    def __init__(self, now: float = 1_000_000.0) -> None:
+    def __init__(self, now: float = 1_000_000.0, rest: Callable[[], Awaitable[None]] | None = None) -> None:
+        """`rest`: how to wait until everybody has done what there is to do now; by default as `settle` does."""
         self._now = now
+        self._rest = settle if rest is None else rest
         self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
         self._count = itertools.count()
 
@@ -72,15 +74,15 @@ class TurnedClock:
     async def turn(self, seconds: float) -> None:
         """Let this much time pass. Whoever wakes in it wakes in order, at its own time, and does what it does."""
         until = self._now + seconds
-        await settle()
+        await self._rest()
         while self._sleepers and self._sleepers[0][0] <= until:
             due, _, sleeper = heapq.heappop(self._sleepers)
             self._now = max(self._now, due)
             if not sleeper.done():
                 sleeper.set_result(None)
-                await settle()
+                await self._rest()
         self._now = until
-        await settle()
+        await self._rest()
 
     @property
     def next_due(self) -> float | None:

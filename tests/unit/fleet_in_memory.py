@@ -28,7 +28,7 @@ from fleet.runner import Runner
 from fleet.settings import Places, Settings
 from fleet.supervisor import Supervisor
 from fleet.terms import Handle, HookEvent, LaunchPlan, Phase, Ran
-from fleet.testing import MemoryRuntime, Pane, TurnedClock, settle
+from fleet.testing import MemoryRuntime, Pane, TurnedClock
 
 T = TypeVar("T")
 
@@ -36,6 +36,16 @@ SCREENS = Path(__file__).parents[1] / "screens" / "claude-code-2.1.329"
 VERSION = "2.1.329"
 COUNTED = frozenset({"save", "remove", "set_note", "launch", "end", "purge", "run", "put", "type"})
 """Touches that change something, or that a launch waits for: a daemon is killed at each of them."""
+
+
+async def at_rest() -> None:
+    """Let every task run until it waits for something else than its turn: nothing of this world comes from a thread or
+    a socket, so that is over once nobody is ready."""
+    ready = getattr(asyncio.get_running_loop(), "_ready", True)
+    for _ in range(50):
+        await asyncio.sleep(0)
+        if not ready:
+            return
 
 
 class AtOnce(ThreadPoolExecutor):
@@ -283,7 +293,7 @@ class Daemon:
             environment = await self.supervisor.environment(spec, env or {"HOME": "/home/u", "PATH": "/bin"})
             runners.append(await self.supervisor.declare(spec, environment))
         await self.supervisor.start(runners, **how)
-        await settle()
+        await at_rest()
 
     async def verb(self, verb: str, **args: Any) -> Answer:
         """What the command line asks."""
@@ -307,7 +317,7 @@ class Daemon:
             payload=payload,
         )
         await runner.senses.on_hook(replace(event, **fields))
-        await settle()
+        await at_rest()
 
 
 class World:
@@ -315,7 +325,7 @@ class World:
 
     def __init__(self, folder: Path, **settings: Any) -> None:
         asyncio.get_running_loop().set_default_executor(AtOnce())
-        self.clock = TurnedClock()
+        self.clock = TurnedClock(rest=at_rest)
         self.disk = Disk()
         self.host = Machine(self.clock, self.disk)
         self.places = Places(folder / "config", folder / "state", folder / "run")
@@ -334,10 +344,10 @@ class World:
         self.daemons.append(daemon)
         opening = asyncio.ensure_future(daemon.supervisor.open())
         while not opening.done() and not daemon.hands.dead:
-            await settle(1)
+            await asyncio.sleep(0)
         if opening.done():
             opening.result()
-        await settle()
+        await at_rest()
         return daemon
 
     async def close(self) -> None:
