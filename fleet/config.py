@@ -191,7 +191,20 @@ def _within(name: str, value: Any) -> Any:
     return value
 
 
-_RANGES = {"hub_port": (0, 65535), "hub_orochi_ws_port": (-1, 65535), "hub_orochi_http_port": (-1, 65535)}
+_RANGES: dict[str, tuple[float, float]] = {
+    "hub_port": (0, 65535),
+    "hub_orochi_ws_port": (-1, 65535),
+    "hub_orochi_http_port": (-1, 65535),
+    # Where none at all would stop what is counted, or turn a pause into no pause.
+    **dict.fromkeys(
+        ("panes_per_server", "start_parallel", "brake_burst", "hub_connections", "hub_waiting"), (1, math.inf)
+    ),
+    **dict.fromkeys(("pane_width", "pane_height"), (1, 10_000)),
+    **dict.fromkeys(("observe_interval", "observe_idle_interval", "observe_timeout", "spool_check"), (0.01, math.inf)),
+    **dict.fromkeys(("ssh_keepalive", "ssh_probe_within", "daemon_start_timeout", "request_timeout"), (0.01, math.inf)),
+    "hub_clean_every": (1, math.inf),
+}
+"""Where it is not from 0 up."""
 
 
 def _measure(value: float) -> float:

@@ -46,6 +46,7 @@ from fleet.manifests.problem import nearest
 from fleet.redact import redact
 from fleet.runner import Runner
 from fleet.supervisor import DOWN, Supervisor
+from fleet.tasks import Tasks
 from fleet.terms import Activity, Phase
 from fleet.verbs import VERBS, check, shown
 
@@ -92,6 +93,8 @@ class Operator:
         self.notices: list[Callable[[], Iterable[str]]] = []
         """What others beside the supervisor have to tell of themselves that does not work."""
         self._going_down: asyncio.Task[tuple[list[str], StorageError | None]] | None = None
+        self._beside = Tasks(_failed)
+        """What goes on though nobody at the command line waits for it any more."""
 
     async def do(self, verb: str, args: Args, progress: Progress) -> Answer:
         """Carry out one verb."""
@@ -327,7 +330,7 @@ class Operator:
         chosen = self._select(args)
         was = {r.name: r.life.phase for r in chosen}
         deadline = self.fleet.clock.now() + float(args.get("timeout") or 60)
-        stopping = asyncio.create_task(self.fleet.stop(chosen))
+        stopping = self._beside.begin(self.fleet.stop(chosen), f"stop {', '.join(was)}")
         while not stopping.done() and not self.fleet.storage_problem and self.fleet.clock.now() < deadline:
             await asyncio.wait({stopping}, timeout=min(0.5, deadline - self.fleet.clock.now()))
         if stopping.done():
@@ -766,7 +769,10 @@ def _reached(runner: Runner, word: str) -> bool:
         case "stopped" | "finished" | "failed" | "backoff" | "running":
             return life.phase == word
         case _:
-            raise Usage(f"`--for {word}` is none of started, ready, working, needs_input, stopped, finished, failed.")
+            raise Usage(
+                f"`--for {word}` is none of started, ready, working, needs_input, limited, error, stopped, finished, "
+                "failed, backoff, running."
+            )
 
 
 def _moved(runners: Sequence[Runner], seen: Mapping[str, str]) -> bool:
@@ -828,9 +834,13 @@ def _outcome(runner: Runner, was_running: bool) -> dict[str, Any]:
 def _news(before: Sequence[str], after: Sequence[str]) -> Sequence[str]:
     """The lines of `after` that came since `before`."""
     for overlap in range(min(len(before), len(after)), 0, -1):
-        if list(before[-overlap:]) == list(after[:overlap]):
+        if before[-overlap] == after[0] and list(before[-overlap:]) == list(after[:overlap]):
             return after[overlap:]
     return after
+
+
+def _failed(task: asyncio.Task[Any], error: BaseException) -> None:
+    log.error("%s failed", task.get_name(), exc_info=error)
 
 
 # -- the socket -----------------------------------------------------------------------------------------------------
@@ -907,12 +917,15 @@ class Server:
                 self._operator.do(str(request.get("verb")), request.get("args") or {}, progress)
             )
             gone = asyncio.ensure_future(reader.read(1))
-            done, _ = await asyncio.wait({doing, gone}, return_when=asyncio.FIRST_COMPLETED)
+            try:
+                done, _ = await asyncio.wait({doing, gone}, return_when=asyncio.FIRST_COMPLETED)
+            finally:  # the client hung up, or the daemon leaves: nobody waits for the answer any more
+                gone.cancel()
+                if not doing.done():
+                    doing.cancel()
             if doing not in done:
-                doing.cancel()  # the client hung up: nobody waits for the answer any more
                 await asyncio.gather(doing, return_exceptions=True)
                 raise ConnectionResetError
-            gone.cancel()
             answer = doing.result()
         except FleetError as error:
             return encode({"error": error.to_json()}), error.exit_code

@@ -221,10 +221,9 @@ class Events:
     async def summaries(self, agents: Collection[str]) -> dict[str, dict[str, Any]]:
         """The same for many."""
         async with self._one_looks:
-            missing = [agent for agent in agents if agent not in self._summaries]
-            if missing:
+            while missing := [agent for agent in agents if agent not in self._summaries]:  # `trim` forgets all of them
                 await self._look_back(missing)
-        return {agent: self._summaries[agent].facts() for agent in agents}
+            return {agent: self._summaries[agent].facts() for agent in agents}
 
     async def _look_back(self, agents: Sequence[str]) -> None:
         self._looking_back = {agent: [] for agent in agents}

@@ -243,8 +243,9 @@ class SshHosts:
         within = settings.ssh_probe_within
         if remote is not None and "timeout" in remote.model_fields_set and remote.timeout != _TIMEOUT:
             within = remote.timeout
-        config = [str(Path(settings.ssh_config).expanduser())] if settings.ssh_config else []
-        return self._module("ssh").Link(way, config=config, keepalive=settings.ssh_keepalive, probe_within=within)
+        return self._module("ssh").Link(
+            way, config=config_files(settings), keepalive=settings.ssh_keepalive, probe_within=within
+        )
 
     def _runtime(self, link: Any, folder: str) -> Any:
         return self._module("ssh_runtime").SshRuntime(
@@ -268,6 +269,11 @@ class SshHosts:
 
 
 _TIMEOUT = Remote.model_fields["timeout"].default
+
+
+def config_files(settings: Settings) -> list[str]:
+    """The ssh_config files that count instead of the person's own; none: those do."""
+    return [str(Path(settings.ssh_config).expanduser())] if settings.ssh_config else []
 
 
 def ways(remote: Remote) -> list[Way]:

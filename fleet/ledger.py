@@ -184,9 +184,14 @@ class StartEnvironment:
 
     @classmethod
     def load(cls, folder: Path) -> StartEnvironment:
-        """What was kept; empty where nothing was."""
+        """What was kept; empty where nothing was. Raise `StorageError` where it cannot be read."""
+        path = folder / "environ.json"
         try:
-            found = json.loads((folder / "environ.json").read_text())
+            return replace(cls({}), **json.loads(path.read_text()))
         except FileNotFoundError:
             return cls({})
-        return replace(cls({}), **found)
+        except (OSError, ValueError, TypeError) as error:
+            raise StorageError(
+                f"{path}, the environment of the start, cannot be read: {error}.",
+                hint=f"`fleet restart {folder.name}` writes it anew, with the environment that you are in.",
+            ) from error

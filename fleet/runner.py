@@ -421,6 +421,10 @@ class Runner(Agent):
             self.facts.unseen = str(error)
             self.post(lifecycle.Lost(message=str(error)))
             return
+        except StorageError as error:
+            self.facts.unseen = error.with_hint()
+            self.post(lifecycle.Lost(type(error).__name__, error.with_hint()))
+            return
         if self._doubts(look):
             self.beside(self._take_over_after_all(handle, replay))  # the others' adoption need not wait for it
         else:

@@ -20,7 +20,7 @@ from typing import Any
 from fleet import brake, dependencies, lifecycle
 from fleet.agent import STORAGE_RETRY, UP, Parts
 from fleet.clock import Clock, beat
-from fleet.errors import HostUnreachable, LaunchError, StorageError, TimedOut, Unconfirmed
+from fleet.errors import Held, HostUnreachable, LaunchError, StorageError, TimedOut, Unconfirmed
 from fleet.events import Event, Events
 from fleet.harnesses.base import Harness
 from fleet.harnesses.screens import Rules, RuleSet
@@ -98,6 +98,8 @@ class Supervisor:
         self.ledger, self.events, self.runtime = ledger, events, runtime
         self.hosts = Hosts(runtime, kinds)
         self.runners: dict[str, Runner] = {}
+        self._known = asyncio.Lock()
+        """Held by whoever makes an agent known, or forgets one."""
         self.rules = Rules(places.rules)
         self._rules: dict[str, RuleSet | None] = {}
         self._rules_until = 0.0
@@ -179,11 +181,20 @@ class Supervisor:
         for runner in self.runners.values():
             if runner.runtime.far is not None:  # a host that is away must not keep the others waiting
                 runner.beside(runner.adopt(self._replay))
-        await asyncio.gather(*(runner.adopt(self._replay) for runner in here))
+        await asyncio.gather(*map(self._adopt, here))
         for name, runner in self.runners.items():
             self._watch_spool(name)
             self._watch_spool_there(runner)
         self._go_on()
+
+    async def _adopt(self, runner: Runner) -> None:
+        """A fault in one agent's adoption keeps nobody else from theirs: it is not seen, and looked for again."""
+        try:
+            await runner.adopt(self._replay)
+        except Exception as error:
+            log.exception("agent %s: its adoption failed", runner.name)
+            runner.tell_fault("adopt", error)
+            runner.post(lifecycle.Lost("InternalError", f"{type(error).__name__}: {error}"))
 
     def _go_on(self) -> None:
         """What a person asked of an earlier daemon, and it had not finished."""
@@ -225,6 +236,10 @@ class Supervisor:
 
     async def declare(self, spec: AgentSpec, environment: StartEnvironment | None) -> Runner:
         """The agent as its manifest has it from now on; it acts from the next launch."""
+        async with self._known:
+            return await self._declare(spec, environment)
+
+    async def _declare(self, spec: AgentSpec, environment: StartEnvironment | None) -> Runner:
         if environment is not None:
             environment.save(self.places.agent(spec.name))
         runner = self.runners.get(spec.name)
@@ -232,7 +247,7 @@ class Supervisor:
             now = self.clock.now()
             record = Record(spec, Life.new(now), session_used_at=now)
             await self.ledger.save(record)
-            runner = self.runners.get(spec.name) or self._add(record)  # another start may have been here meanwhile
+            runner = self._add(record)
         elif runner.spec != spec:
             await runner.declare(spec)
         self._watch_spool(spec.name)
@@ -443,21 +458,34 @@ class Supervisor:
         return [r for r in self.runners.values() if r.record.was_up]
 
     async def remove(self, runner: Runner) -> list[str]:
-        """Stop it and forget it; its folder goes too, and those on another machine. What is left there, in words."""
+        """Stop it and forget it; its folder goes too, and those on another machine. What is left there, in words. Raise
+        `Held` where somebody has started it meanwhile."""
         await self.stop([runner])
+        async with self._known:
+            if self.runners.get(runner.name) is not runner:
+                return []  # somebody else has removed it
+            if runner.life.wanted or runner.name in self.starting():
+                raise Held(f"{runner.name} was started again meanwhile, and stays.", hint=f"fleet stop {runner.name}")
+            await self._forget(runner)
+        return (await self.clear_there())[1]
+
+    async def _forget(self, runner: Runner) -> None:
         await runner.close()
+        try:
+            if runner.handle is not None and runner.runtime.far is not None:
+                async with self._clearing:
+                    await self.ledger.set_left_there([*self.ledger.left_there(), runner.handle])
+            await self.ledger.remove(runner.name)
+        except StorageError:
+            self._add(runner.record)  # it is known on
+            raise
         del self.runners[runner.name]
         there = [key for key in self._spools_there if key[1] == runner.name]
         for end in [self._spool_watches.pop(runner.name, None), *(self._spools_there.pop(key) for key in there)]:
             if end:
                 end()
-        if runner.handle is not None and runner.runtime.far is not None:
-            async with self._clearing:
-                await self.ledger.set_left_there([*self.ledger.left_there(), runner.handle])
-        await self.ledger.remove(runner.name)
         await asyncio.to_thread(shutil.rmtree, self.places.agent(runner.name), True)
         self._wake()
-        return (await self.clear_there())[1]
 
     async def clear_there(self, *, dry_run: bool = False) -> tuple[list[str], list[str]]:
         """Remove what agents that are no more have left on other machines: what was (or would be), and what could not

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from fleet.errors import HostUnreachable, LaunchError, TimedOut
-from fleet.hosts import ways
+from fleet.hosts import config_files, ways
 from fleet.manifests.model import AgentSpec, Remote
 from fleet.runtimes.ssh import Link
 from fleet.runtimes.ssh_hosts import Way
@@ -72,9 +72,7 @@ def examine(spec: AgentSpec, program: str, settings: Settings) -> Iterator[Told]
 async def _ask(
     spec: AgentSpec, remote: Remote, way: Way, program: str, settings: Settings
 ) -> dict[str, list[str]] | HostUnreachable:
-    link = Link(
-        way, config=[settings.ssh_config] if settings.ssh_config else [], probe_within=settings.ssh_probe_within
-    )
+    link = Link(way, config=config_files(settings), probe_within=settings.ssh_probe_within)
     path, python = spec.env.get("PATH"), spec.harness == "claude-code" and spec.hub.enabled and spec.hub.mcp
     venvs = (spec.venv,) if isinstance(spec.venv, str) else spec.venv or ()
     words = [" ".join(TOOLS), program, spec.workdir or "", path if isinstance(path, str) else "", "1" if python else ""]

@@ -19,14 +19,8 @@ def cleanup(dry_run: bool, timeout: float, as_json: bool) -> int:
     def show(data: dict[str, Any]) -> None:
         removed = data.get("removed") or []
         for each in removed:
-            output.result(_line(each))
+            output.result(str(each))
         verb = "would be removed" if dry_run else "removed"
         output.message(f"{len(removed)} {verb}" if removed else "nothing to remove")
 
     return call.call("cleanup", {"dry_run": dry_run}, show, as_json=as_json, timeout=timeout)
-
-
-def _line(each: Any) -> str:
-    if not isinstance(each, dict):
-        return str(each)
-    return "  ".join(str(value) for value in each.values() if value not in (None, ""))

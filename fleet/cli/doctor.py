@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import re
 import shutil
 import sqlite3
@@ -279,7 +280,7 @@ def logind(places: Places) -> Iterator[Finding]:
     """Whether the end of the login ends the agents."""
     conf = Path("/etc/systemd/logind.conf")
     if conf.exists() and re.search(r"^\s*KillUserProcesses\s*=\s*(yes|true|1)", conf.read_text(), re.M | re.I):
-        lingers = Path(f"/var/lib/systemd/linger/{os.environ.get('USER', '')}").exists()
+        lingers = Path("/var/lib/systemd/linger", pwd.getpwuid(os.getuid()).pw_name).exists()
         status = OK if lingers else WARN
         yield Finding("logout", status, "this machine ends processes at logout", "`loginctl enable-linger`")
 

@@ -173,7 +173,11 @@ def export(where: talk.Where, after: str | None, target: Path | None, as_json: b
     target = target.expanduser()
     try:
         with open(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
-            size = _export(where, after, out)
+            try:
+                size = _export(where, after, out)
+            except BaseException:
+                target.unlink(missing_ok=True)  # half of it is no export
+                raise
     except FileExistsError as error:
         raise NotAllowed(f"{target} is there already.", hint="Name a file that does not exist.") from error
     except OSError as error:

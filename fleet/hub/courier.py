@@ -179,6 +179,8 @@ class Courier:
             log.warning("the turn of %s could not be stopped: %s", name, error)
 
     def _on_change(self, name: str) -> None:
+        if self._closing.is_set():
+            return  # another has taken over
         agent = self.reach.standing(name)
         if agent is not None and agent.activity in IN_TURN:
             self._in_turn.add(name)

@@ -1,4 +1,5 @@
-"""Watching folders: the kernel tells on Linux (one inotify for all of them), elsewhere they are listed again.
+"""Watching folders: the kernel tells on Linux (one inotify for all of them), elsewhere they are listed again, as is
+here what the kernel will not watch: it has so many watches for a user, and others may have taken them.
 
 A watch survives its folder: one that is not there yet, or is removed and made again, is picked up, and what it
 then holds is told like any change. When the kernel had to drop events, everything is told once more.
@@ -38,8 +39,8 @@ class _Folder:
     path: str
     hearers: list[OnChange] = field(default_factory=list)
     there: bool = False
-    listed: dict[str, tuple[int, int]] = field(default_factory=dict)
-    """For the listing: names with their time and size."""
+    listed: dict[str, tuple[int, int]] | None = None
+    """Where it is listed: names with their time and size."""
 
     def tell(self, name: str) -> None:
         for hearer in list(self.hearers):
@@ -61,19 +62,20 @@ class FolderWatch:
         self._watches: dict[str, Watch] = {}
         """What the kernel watches, by path: wanted folders, and for missing ones the nearest folder above."""
         self._task: asyncio.Task[None] | None = None
+        self._lister: asyncio.Task[None] | None = None
 
     def watch(self, path: str, on_change: OnChange) -> Callable[[], None]:
         """Call back with the name of each file that is written or renamed into the folder, or removed from it."""
         folder = self._folders.setdefault(path, _Folder(path))
         folder.hearers.append(on_change)
         if self._kernel:
-            self._listen()
-            self._attach(folder, tell=False)
+            try:
+                self._listen()
+                self._attach(folder, tell=False)
+            except OSError as error:
+                self._list_instead(folder, error)
         else:
-            folder.there = Path(path).is_dir()
-            folder.listed = folder.listed or _stamps(path)
-            if self._task is None:
-                self._task = asyncio.get_running_loop().create_task(self._list_again(), name="fleet-folders")
+            self._list(folder)
         return lambda: self._unwatch(folder, on_change)
 
     def _unwatch(self, folder: _Folder, on_change: OnChange) -> None:
@@ -85,10 +87,11 @@ class FolderWatch:
 
     async def close(self) -> None:
         self._folders.clear()
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-            self._task = None
+        tasks = [task for task in (self._task, self._lister) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._task = self._lister = None
         if self._inotify is not None:
             self._inotify.close()
             self._inotify = None
@@ -143,11 +146,15 @@ class FolderWatch:
     def _attach_missing(self) -> None:
         for folder in list(self._folders.values()):
             if not folder.there:
-                self._attach(folder, tell=True)
+                try:
+                    self._attach(folder, tell=True)
+                except OSError as error:
+                    self._list_instead(folder, error)
+                    folder.tell_all()
 
     def _attach(self, folder: _Folder, *, tell: bool) -> None:
         """Watch the folder, or as long as it is not there the nearest one above it that is."""
-        if folder.there:
+        if folder.there or folder.listed is not None:
             return
         path = Path(folder.path)
         for _ in range(100):  # a folder may come or go while we look for it
@@ -183,7 +190,7 @@ class FolderWatch:
         """Stop watching folders above, once nothing below them is missing."""
         if self._inotify is None:
             return
-        missing = [folder.path for folder in self._folders.values() if not folder.there]
+        missing = [folder.path for folder in self._folders.values() if not folder.there and folder.listed is None]
         for path, watch in list(self._watches.items()):
             wanted = path in self._folders or any(m.startswith(path.rstrip("/") + "/") for m in missing)
             if not wanted:
@@ -195,12 +202,27 @@ class FolderWatch:
 
     # -- listed again ----------------------------------------------------------------------------------------------
 
+    def _list_instead(self, folder: _Folder, error: OSError) -> None:
+        """The kernel will not watch it. (ENOSPC here means no watches, not no space.)"""
+        log.warning(
+            "the kernel does not watch %s (%s; fs.inotify.max_user_watches and max_user_instances say how much it"
+            " does): it is listed every second", folder.path, error.strerror,
+        )  # fmt: skip
+        self._list(folder)
+
+    def _list(self, folder: _Folder) -> None:
+        """From now on see for ourselves what changes in it."""
+        if folder.listed is None:
+            folder.listed = _stamps(folder.path)
+        if self._lister is None:
+            self._lister = asyncio.get_running_loop().create_task(self._list_again(), name="fleet-folders-listed")
+
     async def _list_again(self) -> None:
         while True:
             await self._clock.sleep(NET)
-            for folder in list(self._folders.values()):
+            for folder in [folder for folder in self._folders.values() if folder.listed is not None]:
                 now = await asyncio.to_thread(_stamps, folder.path)
-                before, folder.listed = folder.listed, now
+                before, folder.listed = folder.listed or {}, now
                 for name in sorted(now.keys() | before.keys()):
                     if now.get(name) != before.get(name):
                         folder.tell(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import AsyncIterator, Callable
@@ -67,6 +68,25 @@ async def test_two_watches_on_one_folder_both_hear(folders: FolderWatch, tmp_pat
     write(tmp_path / "s" / "two")
     await hears(second, "two")
     assert "two" not in first
+
+
+@pytest.mark.parametrize("what", ["watches", "instances"])
+async def test_what_the_kernel_will_not_watch_is_listed(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    asyncinotify = pytest.importorskip("asyncinotify", reason="the kernel watches no folders for us here")
+
+    def none_left(*given: object) -> None:
+        raise OSError(errno.ENOSPC if what == "watches" else errno.EMFILE, "none left")
+
+    monkeypatch.setattr(asyncinotify.Inotify, "add_watch" if what == "watches" else "__init__", none_left)
+    folders = FolderWatch(SystemClock())
+    told: list[str] = []
+    folders.watch(str(tmp_path / "spool"), told.append)
+    assert "max_user_watches" in caplog.text
+    write(tmp_path / "spool" / "one")
+    await hears(told, "one")
+    await folders.close()
 
 
 async def test_a_fault_in_one_hearer_deafens_no_other(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

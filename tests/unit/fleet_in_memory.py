@@ -343,7 +343,7 @@ class World:
         daemon = Daemon(self, Hands(last, after=after))
         self.daemons.append(daemon)
         opening = asyncio.ensure_future(daemon.supervisor.open())
-        while not opening.done() and not daemon.hands.dead:
+        while not opening.done() and not daemon.hands.dead:  # noqa: ASYNC110
             await asyncio.sleep(0)
         if opening.done():
             opening.result()

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from fleet.cli.check_there import SCRIPT, TOOLS, Told, findings
+from fleet.hosts import config_files
 from fleet.manifests.model import AgentSpec, Remote
 from fleet.runtimes.ssh_hosts import Way
+from fleet.settings import Settings
 
 
 @pytest.fixture
@@ -35,6 +37,12 @@ def told(bin_: Path, program: str, **fields: Any) -> dict[str, Told]:
         key, _, value = line.partition("\t")
         said.setdefault(key, []).append(value)
     return {one.name: one for one in findings(spec, Way("gpu1"), program, said)}
+
+
+def test_a_config_of_ones_own_is_found_in_the_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert config_files(Settings(ssh_config="~/lab.conf")) == [f"{tmp_path}/lab.conf"]
+    assert config_files(Settings()) == []
 
 
 def test_what_is_missing_is_named_with_the_way_to_get_it(bin_: Path) -> None:

@@ -843,6 +843,12 @@ def test_an_export_goes_into_a_new_file_or_to_stdout(fleet: Shell, hub: Scripted
     assert fleet("hub", "export", "--json").code == 2, "it is JSON already, and in no envelope"
 
 
+def test_half_an_export_leaves_no_file(fleet: Shell, hub: ScriptedHub) -> None:
+    hub.will_send("GET", "export", b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n{}\n")
+    assert fleet("hub", "export", "-o", "half.jsonl").code != 0
+    assert not Path("half.jsonl").exists()
+
+
 def test_a_page_of_the_newest_ends_with_how_to_go_on(fleet: Shell, hub: ScriptedHub) -> None:
     hub.will("GET", "messages", {"messages": [message(seq=4), message(seq=5)], "position": "e1:5", "more": True})
     assert "--before 4" in fleet("history").err

@@ -49,6 +49,22 @@ def tool(n: int, name: str, call: str | None, **given) -> HookEvent:
     return hook(n, "PreToolUse", tool_name=name, tool_use_id=call, tool_input=given)
 
 
+async def test_a_status_that_is_asked_for_while_old_events_go_is_counted_anew(events, database, monkeypatch):
+    await events.keep([tool(1, "Bash", "a"), hook(2, "PreToolUse", "db", tool_name="Read", tool_use_id="b")])
+    await events.summary("web")
+    read = database.read
+
+    async def reads(fn):
+        monkeypatch.setattr(database, "read", read)
+        found = await read(fn)
+        await events.trim(before=2.0)
+        return found
+
+    monkeypatch.setattr(database, "read", reads)
+    found = await events.summaries(["web", "db"])
+    assert (found["web"]["tool_counts"], found["db"]["tool_counts"]) == ({}, {"Read": 1})
+
+
 async def test_events_come_back_as_they_came_oldest_first(events):
     stored = await events.append(
         [

@@ -11,7 +11,16 @@ import pytest
 
 from fleet import lifecycle
 from fleet.cli import words
-from fleet.errors import CannotYet, FleetError, HostUnreachable, InvalidManifest, LaunchError, StorageFull, UnknownAgent
+from fleet.errors import (
+    CannotYet,
+    FleetError,
+    Held,
+    HostUnreachable,
+    InvalidManifest,
+    LaunchError,
+    StorageFull,
+    UnknownAgent,
+)
 from fleet.manifests.model import AgentSpec
 from fleet.supervisor import DOWN
 from fleet.terms import Activity, Handle, Look, Phase
@@ -891,6 +900,81 @@ async def test_removing_one_ends_it_and_forgets_it(world: World, daemon: Daemon)
     with pytest.raises(UnknownAgent):
         await daemon.verb("stop", targets=["web"])
     assert phases(daemon) == {"web-2": Phase.RUNNING}
+
+
+async def test_one_that_two_remove_at_a_time_is_removed_once(world: World, daemon: Daemon) -> None:
+    await daemon.start(world.shell("web"))
+    await world.clock.turn(2)
+    answers = await asyncio.gather(*(daemon.verb("remove", targets=["web"]) for _ in range(2)))
+    assert [answer.data["agents"][0]["outcome"] for answer in answers] == ["removed", "removed"]
+    assert (world.host.living("web"), world.disk.record("web"), phases(daemon)) == ([], None, {})
+
+
+async def test_one_that_is_started_while_it_is_removed_stays(world: World, daemon: Daemon) -> None:
+    await daemon.start(world.shell("web"))
+    await world.clock.turn(2)
+    world.host.pane("web").spawn(ignores_term=True)  # its end takes a while
+    removing = asyncio.ensure_future(daemon.verb("remove", targets=["web"]))
+    await settle()
+    await daemon.start(world.shell("web"))
+    await world.clock.turn(30)
+    with pytest.raises(Held, match="started again"):
+        await removing
+    assert phases(daemon) == {"web": Phase.RUNNING} and len(world.host.living("web")) == 1
+    await daemon.verb("stop", targets=["web"])
+    assert world.host.living("web") == []
+
+
+async def test_one_whose_removal_cannot_be_written_down_is_known_on(world: World, daemon: Daemon) -> None:
+    await daemon.start(world.shell("web"))
+    await world.clock.turn(2)
+    await daemon.verb("stop", targets=["web"])
+    world.disk.full = True
+    with pytest.raises(StorageFull):
+        await daemon.supervisor._forget(daemon["web"])
+    world.disk.full = False
+    await daemon.verb("start", targets=["web"])
+    await world.clock.turn(2)
+    assert phases(daemon) == {"web": Phase.RUNNING}
+
+
+async def test_an_agent_whose_notes_cannot_be_read_keeps_no_other_from_being_taken_over(world: World) -> None:
+    daemon = await world.daemon()
+    await daemon.start(world.shell("web"), world.shell("db"))
+    await world.clock.turn(2)
+    daemon.kill()
+    kept = world.places.agent("web") / "environ.json"
+    content = kept.read_text()
+    kept.write_text(content[:20])
+    daemon = await world.daemon()
+    await world.clock.turn(5)
+    assert phases(daemon) == {"web": Phase.UNVERIFIABLE, "db": Phase.RUNNING}
+    told = (await daemon.verb("status", targets=["web"])).data["agents"][0]["message"]
+    assert "environ.json" in told and "fleet restart web" in told
+    kept.write_text(content)
+    await world.clock.turn(10)
+    assert phases(daemon) == {"web": Phase.RUNNING, "db": Phase.RUNNING}
+
+
+async def test_a_fault_in_one_adoption_keeps_no_other_agent_from_its_own(world: World) -> None:
+    daemon = await world.daemon()
+    await daemon.start(world.shell("web"), world.shell("db"))
+    await world.clock.turn(2)
+    daemon.kill()
+    look, broken = world.host.look, [True]
+
+    async def breaks(handle: Handle) -> Look:
+        if broken[0] and handle.agent == "web":
+            raise ZeroDivisionError("a fault of ours")
+        return await look(handle)
+
+    world.host.look = breaks  # type: ignore[method-assign]
+    daemon = await world.daemon()
+    await world.clock.turn(1)
+    assert phases(daemon) == {"web": Phase.UNVERIFIABLE, "db": Phase.RUNNING}
+    broken[0] = False
+    await world.clock.turn(10)
+    assert phases(daemon) == {"web": Phase.RUNNING, "db": Phase.RUNNING}
 
 
 async def test_who_waits_for_another_is_started_by_the_next_daemon(world: World) -> None:
