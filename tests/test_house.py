@@ -123,12 +123,17 @@ def room_of(file: Path) -> str:
 
 
 @functools.cache
+def tree_of(file: Path) -> ast.Module:
+    return ast.parse(file.read_text())
+
+
+@functools.cache
 def imports_of(file: Path) -> list[Import]:
     return list(_imports_of(file))
 
 
 def _imports_of(file: Path) -> Iterator[Import]:
-    tree = ast.parse(file.read_text())
+    tree = tree_of(file)
     top = set(map(id, tree.body))
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -213,7 +218,7 @@ def test_the_five_doors_are_relative_links_into_fleet() -> None:
 def test_the_pure_core_does_no_input_or_output_and_reads_no_clock(name: str) -> None:
     file = FLEET / name
     assert [i.place for i in imports_of(file) if i.module.split(".")[0] in IMPURE] == []
-    calls = [node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Call)]
+    calls = [node for node in ast.walk(tree_of(file)) if isinstance(node, ast.Call)]
     assert [c.lineno for c in calls if isinstance(c.func, ast.Name) and c.func.id in ("open", "print", "input")] == []
     assert [c.lineno for c in calls if isinstance(c.func, ast.Attribute) and c.func.attr in ("utcnow", "today")] == []
 
@@ -241,7 +246,7 @@ def test_the_package_imports_nothing_at_start() -> None:
 def test_no_exception_is_swallowed_in_silence() -> None:
     silent = []
     for file in [*sources(), *sorted((ROOT / "tests").rglob("*.py"))]:
-        for node in ast.walk(ast.parse(file.read_text())):
+        for node in ast.walk(tree_of(file)):
             if isinstance(node, ast.ExceptHandler) and all(isinstance(s, ast.Pass) for s in node.body):
                 silent.append(f"{file.relative_to(ROOT)}:{node.lineno}")
     assert silent == []
@@ -272,14 +277,14 @@ def test_the_repository_holds_no_state() -> None:
 def test_unit_tests_do_not_sleep() -> None:
     sleepers = []
     for file in sorted((ROOT / "tests" / "unit").rglob("*.py")):
-        for node in ast.walk(ast.parse(file.read_text())):
+        for node in ast.walk(tree_of(file)):
             if isinstance(node, ast.Call) and re.fullmatch(r"((time|asyncio)\.)?sleep\((?!0\)).*", ast.unparse(node)):
                 sleepers.append(f"{file.relative_to(ROOT)}:{node.lineno}")
     assert sleepers == []
 
 
 def test_every_module_says_why_it_exists() -> None:
-    assert [str(f.relative_to(ROOT)) for f in sources() if not ast.get_docstring(ast.parse(f.read_text()))] == []
+    assert [str(f.relative_to(ROOT)) for f in sources() if not ast.get_docstring(tree_of(f))] == []
 
 
 def test_the_licence_is_the_one_that_the_package_names() -> None:
