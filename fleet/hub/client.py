@@ -43,7 +43,7 @@ T = TypeVar("T")
 
 PATIENCE = 30.0
 """Seconds for an answer that is not meant to take long, and for how long a hub may be away before a request fails."""
-FIRST_PAUSE, LONGEST_PAUSE = 0.2, 10.0
+FIRST_PAUSE, LONGEST_PAUSE = 0.2, 2.0
 """Between two attempts to follow, in seconds, each a random part of it; it doubles."""
 REQUEST_PAUSE = 1.0
 """The longest between two attempts of a request: a hub that was killed is back in a second or two."""
