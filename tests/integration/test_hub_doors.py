@@ -79,9 +79,10 @@ async def test_who_speaks_is_the_tokens_word_whatever_a_body_says(hub: Hub) -> N
     await hub.agent("bob", "#general")
     async with hub.socket("op") as watching, hub.socket("alice") as alice:
         await hub.send("alice", "#general", "one", sender="bob", name="bob", workspace="other", nature="prompt", hops=0)
-        await alice.say(
-            type="message", sender="bob", ref="1", message={"to": "#general", "text": "two", "sender": "bob"}
-        )
+        await alice.say(type="message", sender="bob", ref="0", message={"to": "#general", "text": "never"})
+        error = (await alice.next("error"))["error"]
+        assert (error["code"], error["field"], error["ref"]) == ("no_such_field", "sender", "0")
+        await alice.say(type="message", ref="1", message={"to": "#general", "text": "two", "sender": "bob"})
         for _ in range(2):
             event = await watching.next("event")
             while event["kind"] != "message":
