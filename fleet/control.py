@@ -181,26 +181,20 @@ class Operator:
 
     async def verb_events(self, args: Args, progress: Progress) -> Answer:
         agent = args.get("agent")
+        await self.fleet.write_events()  # what `status` has told is among them
         if agent is not None and agent not in self.fleet.runners and not await self._has_events(agent):
             agent = self._named(agent, str(args.get("cwd") or "/")).name
-        wanted = {"agent": agent, "type": args.get("type")}
-        queue = self.fleet.follow() if args.get("follow") else None
-        try:
-            found = await self.fleet.events.list(
-                agent=wanted["agent"], type=wanted["type"], after=args.get("after"), limit=args.get("limit")
-            )
-            told = [e.to_json() for e in found]
-            if queue is None:
-                return Answer({"events": told}, warnings=[] if told else await self._no_such_type(args.get("type")))
-            for event in told:
-                await progress({"event": event})
-            while True:
-                heard = await queue.get()
-                if all(value is None or heard.get(key) == value for key, value in wanted.items()):
-                    await progress({"event": heard})
-        finally:
-            if queue is not None:
-                self.fleet.unfollow(queue)
+        kind, after, limit = args.get("type"), args.get("after"), args.get("limit")
+        if not args.get("follow"):
+            told = [e.to_json() for e in await self.fleet.events.list(agent=agent, type=kind, after=after, limit=limit)]
+            return Answer({"events": told}, warnings=[] if told else await self._no_such_type(kind))
+        while True:
+            more = self.fleet.events.more()
+            for event in await self.fleet.events.list(agent=agent, type=kind, after=after, limit=limit):
+                await progress({"event": event.to_json()})
+                after = event.id
+            limit = None
+            await more.wait()
 
     async def _no_such_type(self, word: str | None) -> list[str]:
         """A word about a type that no event has ever had: most often it is misspelt."""

@@ -115,6 +115,7 @@ class Events:
         self._looking_back: dict[str, builtins.list[Event]] = {}
         """What comes in for agents whose summary is being read."""
         self._one_looks = asyncio.Lock()
+        self._more = asyncio.Event()
 
     async def append(self, events: Iterable[Event]) -> builtins.list[Event]:
         """Commit them, redacted, in their order; as they are then, with their ids.
@@ -127,7 +128,13 @@ class Events:
         for event, number in zip(stored, ids, strict=True):
             if number > 0 and event.type == HOOK:
                 self._take_in(event)
+        self._more.set()
+        self._more = asyncio.Event()
         return stored
+
+    def more(self) -> asyncio.Event:
+        """Set once events are stored after this call. Whoever follows calls it, lists what there is, and then waits."""
+        return self._more
 
     def _take_in(self, event: Event) -> None:
         if event.agent in self._looking_back:

@@ -135,10 +135,12 @@ class Supervisor:
         """By host and folder."""
         self._waiting: list[Event] = []
         self._flush = asyncio.Event()
-        self._followers: set[asyncio.Queue[Mapping[str, Any]]] = set()
+        self._writing = asyncio.Lock()
         self._tasks = Tasks(self._failed)
         self._leaves_unreached = False
         """The shutdown under way does not wait for agents whose host does not answer."""
+        self._writes = Tasks(self._failed)
+        """They end by themselves."""
         self._noted: dict[str, bool] = {}
         """What the note of the starts says."""
         self._stops: frozenset[str] = frozenset()
@@ -218,7 +220,7 @@ class Supervisor:
         await asyncio.gather(*(runner.close() for runner in self.runners.values()), return_exceptions=True)
         for end in (*self._spool_watches.values(), *self._spools_there.values(), *self._state_watches.values()):
             end()
-        await self._flush_events()
+        await self.write_events()
         await self.hosts.close()
 
     def _add(self, record: Record) -> Runner:
@@ -512,15 +514,6 @@ class Supervisor:
         """Wait until it holds; False where it did not in time."""
         return await self._until(predicate, timeout)
 
-    def follow(self) -> asyncio.Queue[Mapping[str, Any]]:
-        """Every event from now on. Give it back to `unfollow`."""
-        queue: asyncio.Queue[Mapping[str, Any]] = asyncio.Queue(10_000)
-        self._followers.add(queue)
-        return queue
-
-    def unfollow(self, queue: asyncio.Queue[Mapping[str, Any]]) -> None:
-        self._followers.discard(queue)
-
     # -- what runners ask ------------------------------------------------------------------------------------------
 
     def _rules_of(self, harness: str) -> RuleSet | None:
@@ -643,7 +636,7 @@ class Supervisor:
         return look
 
     def record_event(self, agent: str, kind: str, name: str, payload: Mapping[str, Any]) -> None:
-        """Into the event store, soon; followers hear it at once."""
+        """Into the event store, soon."""
         if kind == "phase" and payload.get("because") == lifecycle.Seen.__name__:
             self._tell_unseen_end(self.runners[agent], payload)
         self._waiting.append(Event(at=self.clock.now(), agent=agent, type=kind, name=name, payload=dict(payload)))
@@ -793,7 +786,6 @@ class Supervisor:
 
     async def _heard(self, events: Sequence[HookEvent]) -> None:
         for event in events:
-            self._announce({"at": event.at, "agent": event.agent, "type": "hook", "name": event.name})
             runner = self.runners.get(event.agent)
             if runner is not None:
                 with runner.guarded(event.name):
@@ -880,33 +872,32 @@ class Supervisor:
                 log.exception("%s failed", getattr(doing, "__name__", "a round"))
             await beat(self.clock, every() if callable(every) else every)
 
-    def _announce(self, event: Mapping[str, Any]) -> None:
-        for queue in self._followers:
-            if not queue.full():
-                queue.put_nowait(event)
-
     async def _write_events(self) -> None:
         while True:
             await self._flush.wait()
-            await self._flush_events()
+            await self.write_events()
             if self.storage_problem:
                 await self.clock.sleep(STORAGE_RETRY)
                 self._flush.set()
 
-    async def _flush_events(self) -> None:
-        self._flush.clear()
-        batch, self._waiting = self._waiting, []
-        if not batch:
-            return
-        try:
-            stored = await self.events.append(batch)
-        except StorageError as error:
-            self._on_storage(error)
-            self._waiting = [*batch, *self._waiting][-EVENTS_HELD:]
-            return
-        self._on_storage(None)
-        for event in stored:
-            self._announce(event.to_json())
+    async def write_events(self) -> None:
+        """What was recorded so far stands in the store when this returns, unless nothing can be written. Whoever waits
+        for it may go away: it is done nevertheless, once."""
+        await asyncio.shield(self._writes.begin(self._write_waiting()))
+
+    async def _write_waiting(self) -> None:
+        async with self._writing:
+            self._flush.clear()
+            batch, self._waiting = self._waiting, []
+            if not batch:
+                return
+            try:
+                await self.events.append(batch)
+            except StorageError as error:
+                self._on_storage(error)
+                self._waiting = [*batch, *self._waiting][-EVENTS_HELD:]
+                return
+            self._on_storage(None)
 
     async def _net(self) -> None:
         """Below the pushes: what they missed is found here."""

@@ -152,12 +152,13 @@ class Hands:
         self.last, self.after = last, after
         self.touches: list[str] = []
         self.dead = False
-        self.buried = False
+        self.buried = asyncio.Event()
 
     async def living(self) -> None:
         """A killed daemon never comes back from here."""
-        if self.dead and not self.buried:
-            await asyncio.get_running_loop().create_future()
+        if self.dead and not self.buried.is_set():
+            await self.buried.wait()
+            raise asyncio.CancelledError
 
     async def touch(self, what: str, doing: Callable[[], Awaitable[T]]) -> T:
         await self.living()
@@ -353,7 +354,7 @@ class World:
     async def close(self) -> None:
         """Nothing goes on, and nothing was that must never be."""
         for daemon in self.daemons:
-            daemon.hands.buried = True
+            daemon.hands.buried.set()
             await daemon.supervisor.close()
         await self.host.close()
         assert self.host.broken == []

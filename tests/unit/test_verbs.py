@@ -208,9 +208,36 @@ async def test_the_nearest_name_is_found_whatever_its_capitals_and_none_where_no
 
 async def test_events_of_a_session_that_is_no_agent_are_listed_by_its_name(daemon: Daemon) -> None:
     daemon.supervisor.record_event("by-hand", "hook", "Stop", {})
-    await settle()
     answer = await daemon.operator.do("events", {"agent": "by-hand"}, _progress)
     assert [event["agent"] for event in answer.data["events"]] == ["by-hand"]
+
+
+async def test_whoever_follows_hears_each_event_once_whole_and_in_order(daemon: Daemon) -> None:
+    heard: list[Any] = []
+
+    async def on_event(told: dict[str, Any]) -> None:
+        heard.append(told["event"])
+
+    daemon.supervisor.record_event("by-hand", "action", "0", {})
+    following = asyncio.ensure_future(daemon.operator.do("events", {"agent": "by-hand", "follow": True}, on_event))
+    for n in range(1, 30):
+        await settle(n % 5)
+        daemon.supervisor.record_event("by-hand" if n % 3 else "another", "action", str(n), {"n": n})
+    await daemon.supervisor.write_events()
+    await settle()
+    following.cancel()
+    asked = (await daemon.operator.do("events", {"agent": "by-hand"}, _progress)).data["events"]
+    assert [event["name"] for event in heard] == [str(n) for n in range(30) if n % 3 or n == 0]
+    assert heard == asked
+
+
+async def test_who_stops_waiting_for_what_is_being_written_loses_none_of_it(daemon: Daemon) -> None:
+    daemon.supervisor.record_event("by-hand", "action", "first", {})
+    asking = asyncio.ensure_future(daemon.operator.do("events", {"agent": "by-hand"}, _progress))
+    await settle(1)
+    asking.cancel()
+    answer = await daemon.operator.do("events", {"agent": "by-hand"}, _progress)
+    assert [event["name"] for event in answer.data["events"]] == ["first"]
 
 
 async def test_a_type_that_no_event_has_is_told_with_the_nearest(daemon: Daemon) -> None:
