@@ -29,7 +29,7 @@
 # A request: `NUMBER facts LAUNCH`, `NUMBER launches FOLDER`, `NUMBER note LAUNCH PID`, `NUMBER purged LAUNCH`,
 # `NUMBER ping`, `want LINES`.
 # An answer: `=NUMBER WORDS`; `!` for what the file system did not tell. News: `changed PATH`,
-# `ended PID START`, `unwanted` (a list that could not be kept).
+# `ended PID START`, `unwanted` (a list that could not be kept), `beat` (nothing new, by who tells news).
 # A process is told by pid and start time (field 22 of /proc/PID/stat), as everywhere in fleet.
 
 LC_ALL=C
@@ -39,6 +39,7 @@ umask 077
 SOON=0.2 # seconds between two looks of the loop that tells news, while there are any …
 LATER=0.5 # … and after QUIET turns without
 QUIET=50
+BEATS=10 # after so many turns it says that it lives
 
 start_of() { # PID: its start time in $start; fails where nothing lives there
     start=
@@ -118,7 +119,7 @@ note_server() { # LAUNCH PID: the server that holds the pane of a launch
 }
 
 tell_news() { # FILE with what is wanted: `folder PATH`, `process PID START`
-    before='' ended=' ' quiet=0
+    before='' ended=' ' quiet=0 turns=0
     while [ -e "$1" ]; do
         set -- "$1"
         while read -r kind what rest; do
@@ -156,7 +157,8 @@ tell_news() { # FILE with what is wanted: `folder PATH`, `process PID START`
                 END { for (path in old) print "changed " path }' || exit 0
             before=$after quiet=0
         fi
-        quiet=$((quiet + 1))
+        quiet=$((quiet + 1)) turns=$((turns + 1))
+        [ $((turns % BEATS)) != 0 ] || echo beat || exit 0
         set -- "$wanted"
         if [ "$quiet" -lt "$QUIET" ]; then sleep "$SOON"; else sleep "$LATER"; fi
     done

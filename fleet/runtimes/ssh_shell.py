@@ -22,6 +22,11 @@ log = logging.getLogger(__name__)
 
 AGAIN = 1.0
 """Seconds until a channel that ended while the host is there is opened again."""
+DEAF = 30.0
+"""Seconds without a beat of the loop there that tells news (it beats every five), after which it is taken for one that
+hangs, or was killed beside the sh that answers: it is given up for another one …"""
+DEAF_AT_MOST = 600.0
+"""… and where that one does not beat either, as on a file system that hangs, after twice as many, up to these."""
 
 OnChange = Callable[[str], None]
 
@@ -94,6 +99,10 @@ class HostShell:
         self._folders: dict[str, list[OnChange]] = {}
         self._processes: set[Process] = set()
         self._again: asyncio.Task[None] | None = None
+        self._deaf: asyncio.TimerHandle | None = None
+        """When the loop that tells news is taken for one that tells none any more."""
+        self._silences = 0
+        """How often that has come to pass, one after the other."""
         self._due = False
         self._closed = False
         link.on_state(self._link_told)
@@ -178,6 +187,7 @@ class HostShell:
                 if self._over == self._epoch:
                     raise HostUnreachable(f"{self._link.alias}: its sh ended at once")
                 self._channel = channel
+                self._await_beat()
                 if self._folders or self._processes:
                     self._say_wanted()
             return self._channel
@@ -202,11 +212,32 @@ class HostShell:
             return
         self._over = epoch
         self._channel = None
+        self._no_beat()
         for answer in self._asked.values():
             if not answer.done():
                 answer.set_exception(HostUnreachable(f"{self._link.alias}: {said or 'its sh has ended'}"))
         if self._folders or self._processes:
             self._reopen(AGAIN)
+
+    def _await_beat(self) -> None:
+        """The loop that tells news lives, or begins."""
+        self._no_beat()
+        patience = min(DEAF * 2 ** min(self._silences, 10), DEAF_AT_MOST)
+        self._deaf = asyncio.get_running_loop().call_later(patience, self._fell_silent, self._epoch)
+
+    def _no_beat(self) -> None:
+        """Nobody is there who could beat."""
+        if self._deaf is not None:
+            self._deaf.cancel()
+            self._deaf = None
+
+    def _fell_silent(self, epoch: int) -> None:
+        channel = self._channel
+        if channel is not None and epoch == self._epoch:
+            self._silences += 1
+            log.warning("%s: its sh tells no news any more: another one is begun", self._link.alias)
+            self._ended(epoch, "it tells no news any more")
+            channel.kill()
 
     def _heard(self, epoch: int, data: bytes) -> None:
         if epoch != self._epoch:
@@ -231,6 +262,9 @@ class HostShell:
             folder, _, name = rest.rpartition("/")
             for hearer in list(self._folders.get(folder, ())):
                 hearer(name)
+        elif word == "beat":
+            self._silences = 0
+            self._await_beat()
         elif word == "unwanted":  # a full disk: the older list holds until there is room
             log.warning("%s cannot keep what is watched there", self._link.alias)
             asyncio.get_running_loop().call_later(AGAIN, self._want)
@@ -244,6 +278,7 @@ class HostShell:
 
     async def close(self) -> None:
         self._closed = True
+        self._no_beat()
         self._folders.clear()
         self._processes.clear()
         if self._again is not None:

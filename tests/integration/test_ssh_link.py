@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from fleet import harnesses as hooks
@@ -17,7 +18,7 @@ from fleet import processes
 from fleet.clock import SystemClock
 from fleet.errors import HostUnreachable, TimedOut, Unauthenticated
 from fleet.processes import Cost
-from fleet.runtimes import files, launches, ssh
+from fleet.runtimes import files, launches, ssh, ssh_shell
 from fleet.runtimes.ssh import Channel, Link
 from fleet.runtimes.ssh_hosts import HostState
 from fleet.runtimes.ssh_runtime import SshRuntime, folder_for
@@ -430,6 +431,33 @@ async def test_agents_outlive_their_hosts_sshd_and_are_seen_again(kit: Kit, host
     await until(lambda: host.ssh.link.known.state is HostState.REACHABLE, "a new connection")
     look = await host.runtime.look(handle)
     assert look.alive and look.program == program and not looks.deaths
+
+
+async def test_a_death_is_told_although_the_loop_there_that_tells_news_hangs(
+    kit: Kit, host: SshHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ssh_shell, "DEAF", 3.0)
+
+    found: list[psutil.Process] = []
+
+    def both() -> bool:
+        """Whether the sh that answers and the one below it that tells news are there, and no other of theirs."""
+        found.clear()
+        for process in psutil.process_iter(["cmdline", "ppid"]):
+            if (process.info["cmdline"] or [])[-2:] == ["serve", host.root]:
+                found.append(process)
+        return len(found) == 2
+
+    handle = await kit.launch("web")
+    looks = kit.watch(handle)
+    await looks.show("hello")
+    await until(both, "both of them")
+    news = next(one for one in found if one.info["ppid"] in {other.pid for other in found})
+    news.suspend()
+    host.kill(handle)
+    assert (await looks.death()).exit_status == 137
+    news.resume()
+    await asyncio.to_thread(news.wait, 60)
 
 
 async def test_a_host_that_rebooted_has_lost_its_agents_and_that_is_told_once(kit: Kit, host: SshHost) -> None:

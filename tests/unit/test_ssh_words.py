@@ -13,7 +13,7 @@ import pytest
 
 from fleet.clock import SystemClock
 from fleet.errors import HostUnreachable
-from fleet.runtimes import slurm_tmux, ssh, ssh_runtime
+from fleet.runtimes import slurm_tmux, ssh, ssh_runtime, ssh_shell
 from fleet.runtimes.slurm_login import LoginSteps
 from fleet.runtimes.ssh import Link
 from fleet.runtimes.ssh_runtime import SshRuntime
@@ -21,6 +21,7 @@ from fleet.runtimes.ssh_shell import HostShell, read_facts
 from fleet.runtimes.ssh_tmux import means_no_server
 from fleet.settings import Places, Settings
 from fleet.terms import Handle, Process
+from tests.contract.hosts import until
 
 SCRIPT = Path(ssh_runtime.__file__).with_name("ssh_host.sh")
 
@@ -185,4 +186,16 @@ async def test_what_is_wanted_is_wanted_anew_over_a_new_channel_and_each_end_is_
     stop()
     second.on_data(b"changed /spool/web/d\n")
     assert told == ["a b"]
+    await shell.close()
+
+
+async def test_a_sh_that_tells_no_news_any_more_is_given_up_for_another_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ssh_shell, "DEAF", 0.2)
+    monkeypatch.setattr(ssh_shell, "AGAIN", 0.0)
+    shell, link = await _shell([])
+    shell.hold(Process(7, 100))
+    await until(lambda: len(link.channels) > 1 and link.channels[1].sent, "another one")
+    assert b"process 7 100\n" in link.channels[1].sent
+    link.channels[1].on_data(b"beat\n")
+    assert await shell.ask("ping") == ["here"]
     await shell.close()
