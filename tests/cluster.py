@@ -106,6 +106,13 @@ def tracking() -> str:
     return "cgroup" if (FREEZER / "cgroup.procs").exists() and os.access(FREEZER, os.W_OK) else "linuxproc"
 
 
+def no_mounts() -> str | None:
+    """Why no node can have mounts of its own, by which one can lose a file system that the others keep."""
+    argv = ["unshare", "--mount", "--propagation", "private", "true"]
+    made = shutil.which("unshare") and subprocess.run(argv, capture_output=True, check=False).returncode == 0
+    return None if made and os.geteuid() == 0 else "needs mount namespaces: run the tests as root"
+
+
 needs_slurm = pytest.mark.skipif(missing() is not None, reason=f"needs a real SLURM: {missing()}")
 
 

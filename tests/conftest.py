@@ -19,7 +19,7 @@ import hypothesis
 import pytest
 
 from tests import networks
-from tests.cluster import Cluster, cluster
+from tests.cluster import Cluster, cluster, no_mounts
 from tests.homes import Home, Stub, claude_path, end_all, left_behind, stub_server, wait_gone
 
 GROUND = "FLEET_TEST_GROUND"
@@ -47,10 +47,12 @@ def pytest_configure(config: pytest.Config) -> None:
     tempfile.tempdir = os.environ[GROUND]
 
 
-def pytest_report_header() -> str:
+def pytest_report_header() -> list[str]:
     why = networks.missing()
     where = f"on loopback, behind a wire that swallows what is sent ({why})" if why else "in network namespaces"
-    return f"ssh hosts: {where}"
+    missing = no_mounts()
+    cut = [f"SLURM: that a node is cut off from its lease is not tried ({missing})"] if missing else []
+    return [f"ssh hosts: {where}", *cut]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -65,7 +67,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if "unit" in item.path.parts:
             quick.append(item)
         else:
-            shared = "slurm" in getattr(item, "fixturenames", ())
+            needs = getattr(item, "fixturenames", ())
+            shared = "slurm" in needs and "nodes" not in needs
             groups.setdefault("slurm" if shared else str(item.path), []).append(item)
     longest = sorted(groups.values(), key=_about, reverse=True)
     hands: list[list[pytest.Item]] = [[] for _ in range(workers)]
@@ -86,7 +89,9 @@ def _seconds(test: pytest.Item) -> float:
     needs = getattr(test, "fixturenames", ())
     if "claude_program" in needs:
         return 9.0 if "e2e" in test.path.parts else 4.0
-    if "slurm" in needs or "nodes" in needs:
+    if "nodes" in needs:
+        return 70.0
+    if "slurm" in needs:
         return 7.0 if "e2e" in test.path.parts else 3.0
     if "e2e" in test.path.parts:
         return 4.0

@@ -217,6 +217,7 @@ prepare() { # the end is near
     clock
     note walltime "$walltime $now"
     [ -z "$auto_resubmit" ] || submit
+    ask_end # it may have been given more time since, or less
     walltime_hooks
 }
 

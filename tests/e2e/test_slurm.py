@@ -21,6 +21,8 @@ pytestmark = [pytest.mark.real, needs_slurm]
 
 MINUTES = os.environ.get("FLEET_TEST_WALLTIME")
 """Where it is set, a job's time limit really runs out: so many minutes, four at least."""
+PREEMPTED = os.environ.get("FLEET_TEST_PREEMPTED")
+"""Where it is set, a job of the real Claude Code is preempted, and once more while it resumes."""
 FOREVER = "while :; do sleep 1; done"
 ASKS = 'echo "hello home $COUNT"; while read -r line; do echo "heard $line"; done'
 TALKS = (
@@ -207,6 +209,36 @@ def test_claude_code_writes_down_where_it_is_before_its_jobs_end_and_goes_on_in_
     claude.json("prompt", "web", "Repeat SECOND")
     until(lambda: claude.asked("Repeat SECOND"), "the model is asked in the next job")
     assert claude.messages("Repeat SECOND") > claude.messages("Repeat FIRST") and claude.asked("Repeat FIRST") == 1
+
+
+@pytest.mark.skipif(not PREEMPTED, reason="takes its time: `make soak` tries it, or FLEET_TEST_PREEMPTED=1")
+def test_a_preempted_claude_code_goes_on_in_its_conversation_also_if_it_is_preempted_while_it_resumes(
+    claude: Claude, slurm: Cluster
+) -> None:
+    claude.json("start", claude.claude("web", prompt="Repeat FIRST", slurm={"mem": "500M", "partition": "grace"}))
+    before = claude.wait("web", phase="running", activity="ready")
+    assert claude.answer("web") == "FIRST"
+
+    def node_of(job: str) -> str:
+        return slurm.run("squeue", "-h", "-j", job, "-o", "%N").strip()
+
+    (first,) = jobs(slurm, "web")
+    others = [slurm.take(node_of(first))]
+    second = until(lambda: [job for job in jobs(slurm, "web") if job != first and node_of(job)], "its next job runs")[0]
+    resuming = until(
+        lambda: claude.status("web")["pid"] not in (None, before["pid"]) and claude.status("web")["pid"], "it resumes"
+    )
+    others.append(slurm.take(node_of(second)))
+    until(lambda: not alive(resuming), "it is preempted again")
+    slurm.run("scancel", others[0])
+    after = claude.wait("web", phase="running", activity="ready", restarts=2)
+    assert after["session_id"] == before["session_id"] and not alive(before["pid"])
+    deaths = [event["payload"] for event in claude.events("web", "phase") if event["payload"]["because"] == "Died"]
+    assert [death["reason"] for death in deaths] == ["Preempted", "Preempted"] and len(jobs(slurm, "web")) == 1
+    claude.json("prompt", "web", "Repeat SECOND")
+    until(lambda: claude.asked("Repeat SECOND"), "the model is asked in the last job")
+    assert claude.messages("Repeat SECOND") > claude.messages("Repeat FIRST") and claude.asked("Repeat FIRST") == 1
+    slurm.run("scancel", others[1])
 
 
 @pytest.fixture

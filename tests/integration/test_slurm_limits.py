@@ -1,7 +1,8 @@
 """What a cluster does to jobs by itself, for real: time limits that run out, room made for others, ends forgotten.
 
 SLURM's shortest limit is a minute, and its controller looks at limits every half minute. So all that waits for one is
-side by side on one cluster, and what takes no time beside it. Processes are tracked by cgroups where the machine has
+side by side on one cluster, and what takes no time beside it; and the time of jobs that run is cut, as an administrator
+may, so that it is up just before the controller looks. Processes are tracked by cgroups where the machine has
 them, as on most clusters: what is not ended by fleet in time is killed with its job then.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import subprocess
 import tempfile
 import time
 from collections import defaultdict
@@ -23,7 +25,7 @@ from fleet.runtimes import slurm_script
 from fleet.runtimes.slurm_cluster import Answer
 from fleet.runtimes.slurm_runs import Run
 from fleet.terms import Handle
-from tests.cluster import Cluster, SlurmHost, SlurmKit, cluster, happens, needs_slurm, tracking
+from tests.cluster import Cluster, SlurmHost, SlurmKit, cluster, happens, needs_slurm, no_mounts, tracking
 from tests.contract.hosts import until
 from tests.homes import Home
 
@@ -137,17 +139,37 @@ async def away(slurm: Cluster, home: Home) -> AsyncIterator[Watcher]:
     await made.host.close()
 
 
-async def half_way_to_a_tick(slurm: Cluster) -> None:
-    """A job that starts now is warned after some fifteen seconds: neither before its script is up, nor as late as by
-    the script's own clock."""
+@pytest.fixture
+def nodes() -> Iterator[Cluster | None]:
+    """Another cluster, whose nodes have mounts of their own; none where the machine gives nobody such."""
+    if no_mounts():
+        yield None
+        return
+    folder = Path(tempfile.mkdtemp(prefix="sl"))
+    with cluster(folder / "c", apart=True) as made:
+        yield made
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+async def soon_after_a_tick(slurm: Cluster) -> None:
+    """A job that starts now is not warned before its script is up."""
     phase = (time.monotonic() - slurm.since) % TICK
-    await asyncio.sleep((TICK / 2 - 4 - phase) % TICK)
+    if phase > TICK / 2:
+        await asyncio.sleep(TICK - phase)
+
+
+def end_at_a_tick(*agents: Agent) -> None:
+    """Their time is up just before the controller's next look but one."""
+    for agent in agents:
+        slurm = agent.fleet.slurm
+        phase = (time.monotonic() - slurm.since) % TICK
+        slurm.run("scontrol", "update", f"JobId={agent.job}", f"EndTime=now+{2 * TICK - 5 - phase:.0f}")
 
 
 async def test_what_a_cluster_does_to_jobs_by_itself(
-    fleet: Watcher, away: Watcher, slurm: Cluster, monkeypatch: pytest.MonkeyPatch
+    fleet: Watcher, away: Watcher, slurm: Cluster, nodes: Cluster | None, home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await half_way_to_a_tick(slurm)
+    await soon_after_a_tick(slurm)
     busy = {"walltime_signal": [{"sh": "sleep 300", "timeout": 300}]}
     warned, hooked, back, gone = await asyncio.gather(
         fleet.up("warned", time_limit=MINUTE),
@@ -162,6 +184,7 @@ async def test_what_a_cluster_does_to_jobs_by_itself(
         fleet.up("last", time_limit=MINUTE, auto_resubmit=False),
         *(away.up(name, time_limit=MINUTE) for name in ("alone", "cancelled", "killed")),
     )
+    end_at_a_tick(hooked, stuck, last, alone)
     for agent in (stuck, last):  # its job's script does not get to run until it is told to end
         agent.script().suspend()
     await away.host.leave()
@@ -173,6 +196,7 @@ async def test_what_a_cluster_does_to_jobs_by_itself(
         put_back_into_the_queue(back),
         cancelled_for_another(gone),
         with_nobody_there(away, alone, cancelled, killed),
+        *([cut_off_from_its_lease(nodes, home.path / "cut")] if nodes is not None else ()),
     )
 
 
@@ -240,3 +264,70 @@ async def with_nobody_there(away: Watcher, alone: Agent, cancelled: Agent, kille
     await until(lambda: seen.all and seen.all[-1].program == alone.run().program, "it is seen where it is")
     assert not seen.deaths and len(away.slurm.jobs(alone.handle)) == 1
     await alone.end()
+
+
+# -- a node that is cut off --------------------------------------------------------------------------------------------
+
+BEATS = """#!/bin/sh
+while :; do echo "$FLEET_RUN $(cut -d' ' -f1 /proc/uptime)" >>"$BEATS"; sleep 0.1; done
+"""
+
+
+def _on_node(slurm: Cluster, node: str, *argv: str) -> int:
+    """Run it among the node's own mounts."""
+    return subprocess.run(["nsenter", f"--target={slurm.slurmd(node).pid}", "--mount", *argv], check=False).returncode
+
+
+def _cut_off(slurm: Cluster, node: str, folder: Path) -> bool:
+    """Nothing that the node writes there arrives any more. Whether it is so: a file that is open there forbids it."""
+    return _on_node(slurm, node, "mount", "-o", "remount,bind,ro", str(folder)) == 0
+
+
+async def cut_off_from_its_lease(nodes: Cluster, home: Path) -> None:
+    """One live process for each conversation, also where a node is cut off, its lease file with it, and its job is
+    started again elsewhere."""
+    host = SlurmHost(nodes, home)
+    kit = SlurmKit(host)
+    leases, beats = host.places.agent("web") / "leases", Path(tempfile.mkdtemp(prefix="sb")) / "beats"
+    leases.mkdir(parents=True, exist_ok=True)
+    program = Path(host.folder) / "bin" / "beats"
+    program.write_text(BEATS)
+    program.chmod(0o755)
+    _on_node(nodes, "n1", "mount", "--bind", str(leases), str(leases))
+    nodes.run("scontrol", "update", "NodeName=n2", "State=DRAIN", "Reason=test")
+    slurmd = nodes.slurmd("n1")
+    try:
+        handle = kit.mint("web")
+        plan = kit.plan("web", "beats")
+        plan.env["BEATS"] = str(beats)
+        await kit.runtime.launch(plan, handle)
+        await happens(beats.exists, "the first run")
+        await happens(lambda: host.run_of(handle).program is not None, "its note")
+        looks = kit.watch(handle)
+        noted = host.run_of(handle).program
+        assert noted is not None
+        old = psutil.Process(noted.pid)
+        (job,) = nodes.run("squeue", "-h", "-o", "%i").split()
+        nodes.run("scontrol", "update", "NodeName=n2", "State=RESUME")
+
+        slurmd.suspend()
+        await happens(lambda: _cut_off(nodes, "n1", leases), "no lease is being written just now")
+        nodes.run("scontrol", "update", "NodeName=n1", "State=DOWN", "Reason=cut")
+        await happens(lambda: nodes.states().get(job) == "PENDING", "the job is requeued")
+        assert lives(old), "the old process lives when its job waits to run again"
+        nodes.run("scontrol", "update", f"JobId={job}", "StartTime=now")
+        await happens(lambda: nodes.states().get(job) == "RUNNING", "the job runs elsewhere")
+
+        def runs() -> list[tuple[str, float]]:
+            return [(line.split()[0], float(line.split()[1])) for line in beats.read_text().splitlines()]
+
+        await happens(lambda: any(run != "1" for run, _ in runs()), "the second run's program", 60)
+        assert not lives(old)
+        first = [at for run, at in runs() if run == "1"]
+        second = [at for run, at in runs() if run != "1"]
+        assert max(first) < min(second)
+        assert not looks.deaths
+    finally:
+        slurmd.resume()
+        await host.close()
+        shutil.rmtree(beats.parent, ignore_errors=True)
