@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import json
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -90,10 +90,10 @@ class Ledger:
     def __init__(self, database: Database) -> None:
         self._db = database
 
-    def load(self) -> dict[str, Record]:
-        """Every agent, at start-up."""
+    def load(self) -> Iterator[Record]:
+        """Every agent, at start-up: each is read as it is asked for, which of hundreds takes long."""
         rows = self._db.read_now(lambda c: c.execute("SELECT * FROM agents ORDER BY name").fetchall())
-        return {row["name"]: _record(row) for row in rows}
+        return map(_record, rows)
 
     async def save(self, record: Record) -> None:
         """Write the row whole; returns once it is committed."""

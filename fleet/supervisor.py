@@ -166,10 +166,12 @@ class Supervisor:
     # -- life of the daemon ----------------------------------------------------------------------------------------
 
     async def open(self) -> None:
-        """Take up every agent of the ledger as it stands."""
+        """Take up every agent of the ledger as it stands. One after the other: whoever speaks to the hub meanwhile is
+        answered in between."""
         self.hosts.on_host(self._on_host)
-        for record in self.ledger.load().values():
+        for record in self.ledger.load():
             self._add(record)
+            await asyncio.sleep(0)
         for name, rounds in {
             "events": self._write_events(),
             "net": self._again_and_again(self._caught_every, self._net),
@@ -183,7 +185,11 @@ class Supervisor:
         for runner in self.runners.values():
             if runner.runtime.far is not None:  # a host that is away must not keep the others waiting
                 runner.beside(runner.adopt(self._replay))
-        await asyncio.gather(*map(self._adopt, here))
+        adopting = []
+        for runner in here:
+            adopting.append(asyncio.ensure_future(self._adopt(runner)))
+            await asyncio.sleep(0)
+        await asyncio.gather(*adopting)
         for name, runner in self.runners.items():
             self._watch_spool(name)
             self._watch_spool_there(runner)

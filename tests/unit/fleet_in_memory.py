@@ -83,7 +83,8 @@ class Disk:
 
     def record(self, name: str) -> Record | None:
         """What is written down of an agent."""
-        return Ledger(_Reader(self)).load().get(name)  # type: ignore[arg-type]
+        kept = Ledger(_Reader(self)).load()  # type: ignore[arg-type]
+        return next((record for record in kept if record.name == name), None)
 
     def events(self, agent: str, kind: str) -> list[tuple[str, dict[str, Any]]]:
         """Name and payload of the stored events of a type, oldest first."""
