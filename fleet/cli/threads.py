@@ -24,7 +24,11 @@ def threads() -> None:
 @talk.as_json
 @talk.on_hub
 def list_(where: talk.Where, as_json: bool, **which: Any) -> int:
-    """List the newest conversations."""
+    """List the newest conversations.
+
+    COUNTED: how many of their messages count for the limits on turns; what operators say and what is said to a person
+    does not.
+    """
     return talk.read(where, hubreads.ask("threads list", **which), _list, as_json=as_json)
 
 
@@ -33,7 +37,7 @@ def _list(data: dict[str, Any]) -> None:
         output.message("no conversations")
         return
     output.table(
-        ("THREAD", "STATE", "OPENED", "BY", "MESSAGES", "TURNS"),
+        ("THREAD", "STATE", "OPENED", "BY", "MESSAGES", "COUNTED"),
         [
             (
                 str(t["id"]),

@@ -164,7 +164,7 @@ class Talk:
     """Where its first message is."""
     messages: int
     turns: int
-    """Messages that have caused turns."""
+    """Messages that have caused turns, as far as those count (`guardrails`)."""
 
     def to_json(self) -> dict[str, Any]:
         return {**self.thread.to_json(), "seq": self.seq, "messages": self.messages, "turns": self.turns}
