@@ -58,6 +58,15 @@ LINE_LIMIT = 16 * 1024 * 1024
 LOG_LINES = 200
 """How much of a log is shown, and followed from, where nobody says."""
 
+FOLLOWED = 600
+"""How many of a log's last lines are compared with those of half a second ago, by whoever follows it."""
+
+CAUGHT_UP = 5000
+"""How many are asked for where none of them is among those any more."""
+
+ON_SCREEN = 100
+"""How many of them may stand on the screen still, where a program may change them."""
+
 LOG_TAIL = 2_000_000
 """How much of a conversation's end `fleet logs` reads, in bytes, however long it is."""
 DIALOG_GOES = 2.0
@@ -213,14 +222,27 @@ class Operator:
         count = LOG_LINES if args.get("lines") is None else int(args["lines"])
         if not args.get("follow"):
             return Answer(await self._log(runner, count))
-        window = max(count, LOG_LINES)
+        window = max(count, FOLLOWED)
         shown: list[str] = (await self._log(runner, window))["lines"]
         for line in shown[len(shown) - min(count, len(shown)) :]:
             await progress({"line": line})
+        away = False
         while True:
+            if away is not (runner.life.phase is Phase.UNVERIFIABLE):
+                away = not away
+                why = f"{runner.name} cannot be seen: {report.why(runner)['message']}"
+                await progress({"note": why if away else f"{runner.name} is seen again"})
             await self.fleet.clock.sleep(0.5)
             lines = (await self._log(runner, window))["lines"]
-            fresh = _news(shown, lines)
+            fresh, joined = _news(shown, lines)
+            if not joined and len(lines) == window:  # after a cut there may be many
+                lines = (await self._log(runner, CAUGHT_UP))["lines"]
+                fresh, joined = _news(shown, lines)
+                lines = lines[-window:]
+            if not joined:
+                await progress(
+                    {"note": f"more lines went by than can be followed: `fleet logs {runner.name}` has them"}
+                )
             for line in fresh:
                 await progress({"line": line})
             shown = lines
@@ -257,7 +279,7 @@ class Operator:
     async def verb_pane(self, args: Args, progress: Progress) -> Answer:
         runner = self._one(args)
         if runner.handle is None or runner.life.phase not in (*UP, Phase.STOPPING):
-            why = f" ({runner.life.message})" if runner.life.phase is Phase.UNVERIFIABLE else ""
+            why = f" ({report.why(runner)['message']})" if runner.life.phase is Phase.UNVERIFIABLE else ""
             raise Held(f"{runner.name} has no pane: it is {runner.life.phase}{why}.", hint=f"fleet logs {runner.name}")
         pane = self._full(runner, {})["pane"]
         read_only = bool(args.get("read_only"))
@@ -419,9 +441,9 @@ class Operator:
             for runner in self.fleet.unreached():
                 if runner.name not in told and not self._going_down.done():
                     told.add(runner.name)
-                    told_of = f"waits for {runner.name}, which cannot be reached: {runner.life.message}"
+                    told_of = f"waits for {runner.name}, which cannot be reached: {report.why(runner)['message']}"
                     await progress({"message": f"{told_of} (`fleet shutdown --leave-unreachable` does not wait)"})
-        left = [{"name": r.name, "message": r.life.message} for r in self.fleet.unreached()]
+        left = [{"name": r.name, "message": report.why(r)["message"]} for r in self.fleet.unreached()]
         if not self._going_down.done():
             ends = [r.name for r in self.fleet.runners.values() if r.life.phase in UNENDED]
             data = {"stopped": [], "left": left, "daemon": "running"}
@@ -825,12 +847,25 @@ def _outcome(runner: Runner, was_running: bool) -> dict[str, Any]:
     }
 
 
-def _news(before: Sequence[str], after: Sequence[str]) -> Sequence[str]:
-    """The lines of `after` that came since `before`."""
-    for overlap in range(min(len(before), len(after)), 0, -1):
-        if before[-overlap] == after[0] and list(before[-overlap:]) == list(after[:overlap]):
-            return after[overlap:]
-    return after
+def _news(before: Sequence[str], after: Sequence[str]) -> tuple[Sequence[str], bool]:
+    """What the end of a log shows that it did not before: new lines, and from the first that was changed on its screen.
+    And whether it goes on where the other ended; else lines went by between the two."""
+    settled = max(0, len(before) - ON_SCREEN)
+    gone = 0  # how many of those before are not among the last ones any more
+    first = after[0] if after else None
+    while gone < settled and (before[gone] != first or before[gone:settled] != after[: settled - gone]):
+        gone += 1
+    joined, begin = gone < settled or not settled, 0
+    if not joined and (known := before[max(0, settled - 20) : settled]):
+        ends = range(len(after), len(known) - 1, -1)
+        end = next((end for end in ends if after[end - len(known) : end] == known), None)
+        joined, begin = end is not None, end or 0
+    same = begin
+    for was, line in zip(before[gone:], after[begin:], strict=False):
+        if was != line:
+            break
+        same += 1
+    return after[same:], joined
 
 
 def _failed(task: asyncio.Task[Any], error: BaseException) -> None:

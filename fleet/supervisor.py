@@ -757,6 +757,9 @@ class Supervisor:
             if reason is not None:
                 if runner.life.phase in (*UP, Phase.STOPPING):
                     runner.post(lifecycle.Lost(message=reason))
+                elif runner.life.phase is Phase.UNVERIFIABLE:
+                    runner.facts.unseen = reason
+                    self._changed(runner.name)
             else:
                 runner.beside(runner.host_back(self._replay))
         if reason is None and self.ledger.left_there():

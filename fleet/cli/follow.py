@@ -34,6 +34,8 @@ def follow(
     away_since: float | None = None
 
     def on_progress(line: dict[str, Any]) -> None:
+        if "note" in line:
+            output.message(str(line["note"]))
         if key not in line:
             return
         item = line[key]

@@ -23,6 +23,7 @@ import contextlib
 import logging
 import os
 import shlex
+import socket
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
@@ -209,6 +210,7 @@ class Link:
         given: dict[str, Any] = {"config": list(self.config) or ()}  # (): the person's own
         own = self._own_words()
         trusted: list[str] = []
+        wanted: asyncssh.SSHClientConnectionOptions | None = None
         try:
             wanted = asyncssh.SSHClientConnectionOptions(host=self.alias, **own, **given)
             _must_check(self.alias, wanted)
@@ -234,10 +236,12 @@ class Link:
         except asyncssh.HostKeyNotVerifiable as error:
             raise _host_key(self.alias, trusted, offered, str(error)) from error
         except asyncssh.PermissionDenied as error:
+            who = f" for the user {wanted.username}" if wanted is not None and wanted.username else ""
             raise Unauthenticated(
-                "it accepts none of our keys",
+                f"it accepts none of our keys{who}{_by_way_of(wanted)}",
                 hint=f"`ssh -o BatchMode=yes {self.alias} true` has to work: name the key as IdentityFile in"
-                " ssh_config or add it to the ssh agent, and its public half to authorized_keys there.",
+                " ssh_config or add it to the ssh agent (one with a passphrase has to be there: `ssh-add`), and its"
+                " public half to authorized_keys there.",
             ) from error
         except (asyncssh.KeyImportError, asyncssh.KeyEncryptionError) as error:
             raise Unauthenticated(
@@ -250,8 +254,9 @@ class Link:
             raise Unauthenticated(f"its ssh_config cannot be read: {error}") from error
         except (asyncssh.Error, OSError) as error:
             if isinstance(error, FileNotFoundError):
-                raise Unauthenticated(f"{error.filename} does not exist, and its ssh_config names it") from error
-            raise HostUnreachable(_words(error)) from error
+                whose = "the manifest" if error.filename == self.way.key else "its ssh_config"
+                raise Unauthenticated(f"{error.filename} does not exist, and {whose} names it") from error
+            raise HostUnreachable(_no_way(error, wanted)) from error
         return connection
 
     def _own_words(self) -> dict[str, Any]:
@@ -511,6 +516,22 @@ def _host_key(alias: str, trusted: Sequence[str], offered: Sequence[_Offered], s
         f"its host key is not known yet: {place} shows {print_}",
         hint=f"Compare it with what its administrator says, and accept it by `ssh {alias}` once.",
     )
+
+
+def _by_way_of(wanted: asyncssh.SSHClientConnectionOptions | None) -> str:
+    """The jump hosts on the way, of which an error does not say whether it is one of theirs."""
+    tunnel = wanted.tunnel if wanted is not None else None
+    return f", by way of {tunnel}" if isinstance(tunnel, str) and tunnel else ""
+
+
+def _no_way(error: Exception, wanted: asyncssh.SSHClientConnectionOptions | None) -> str:
+    """Why there is no connection, and to where it was tried."""
+    where = f"{wanted.host}, port {wanted.port}{_by_way_of(wanted)}" if wanted is not None else ""
+    if isinstance(error, socket.gaierror):
+        return f"there is no such name: {wanted.host if wanted is not None else ''}{_by_way_of(wanted)}"
+    if isinstance(error, OSError) and error.errno and where:
+        return f"{os.strerror(error.errno)} ({where})"
+    return f"{_words(error)} ({where})" if where else _words(error)
 
 
 def _words(error: Exception) -> str:

@@ -463,14 +463,15 @@ class SshRuntime:
             self._readable("link", f"{self.link.alias}: {reason}")
 
     def _readable(self, source: str, reason: str | None) -> None:
-        """One source's word on whether it can be read, made into the host's: the first bad, the last good."""
+        """One source's word on whether it can be read, made into the host's: the first bad, the last good. Why the way
+        to it does not carry is told anew where that changes: a person may have to act."""
         before = self._told_host
         if reason is None:
             self._unreadable.pop(source, None)
         else:
             self._unreadable[source] = reason
-        if bool(self._unreadable) != before:
-            self._told_host = not before
+        if bool(self._unreadable) != before or (source == "link" and reason is not None):
+            self._told_host = bool(self._unreadable)
             for callback in self._on_host:
                 callback(reason)
 

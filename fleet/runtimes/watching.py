@@ -22,6 +22,8 @@ from fleet.runtimes.multiplexers import Seen, ServerGone
 from fleet.settings import Places, Settings
 from fleet.terms import File, Handle, Look, Screen
 
+LOG_END = 20
+"""Lines of a log's end by which it is told what of a scrollback it has already."""
 SCREEN = "screen"
 """The file in a launch's folder that holds its pane's last screen …"""
 SCREEN_BEFORE = "screen-before"
@@ -49,7 +51,9 @@ class Watched:
         self.logged = False
         """Its last screen stands in the log."""
         self.log_end: Sequence[str] = ()
-        """What the log held of this launch when its pane began to be watched: the last lines."""
+        """What the log holds of this launch: the last lines."""
+        self.scrolled = 0
+        """How many lines of its pane's scrollback were taken in."""
         self._told: Look | None = None
         self._closed = False
 
@@ -108,24 +112,36 @@ class Watches(Generic[W]):
 
     # -- while it lives ------------------------------------------------------------------------------------------
 
-    async def recall(self, watched: W) -> None:
-        """Before its pane is watched: see what the log has of it already."""
+    async def recall(self, watched: Watched) -> None:
+        """Before its pane is watched: see what the log has of it already. (What this watch has added it knows.)"""
         handle = watched.handle
-        watched.log_end = await asyncio.to_thread(self.log(handle.agent).tail_of, handle.generation)
+        if not watched.log_end:
+            await self.log(handle.agent).flush()
+            watched.log_end = await asyncio.to_thread(self.log(handle.agent).tail_of, handle.generation)
 
     def saw(self, watched: W, seen: Seen) -> bool:
         """Take in a capture of its pane. Whether it shows something that lives."""
         if watched.closed():
             return False
-        self._take_in(watched.handle, seen, watched.log_end)
+        self._take_in(watched, seen)
         if seen.screen.dead or watched.dead:
             return False
         watched.screen = seen.screen
         return True
 
-    def _take_in(self, handle: Handle, seen: Seen, log_end: Sequence[str]) -> None:
-        lines = list(seen.scrolled)
-        self.log(handle.agent).add(not_kept(list(log_end), lines) if seen.first else lines)
+    def _take_in(self, watched: Watched, seen: Seen) -> None:
+        """Log what has left its screen. A multiplexer that is met anew shows its whole scrollback again."""
+        fresh = lines = list(seen.scrolled)
+        if seen.first:
+            end, taken = list(watched.log_end), watched.scrolled
+            counted = bool(taken) and lines[max(0, taken - len(end)) : taken] == end
+            fresh = lines[taken:] if counted else not_kept(end, lines)
+            watched.scrolled = len(lines)
+        else:
+            watched.scrolled += len(lines)
+        if fresh:
+            watched.log_end = (*watched.log_end, *fresh)[-LOG_END:]
+            self.log(watched.handle.agent).add(fresh)
 
     async def shown(self, handle: Handle, panes: Panes) -> Screen | None:
         """What the pane shows, if that can be told: ending an agent does not hang on a picture."""
@@ -180,8 +196,10 @@ class Watches(Generic[W]):
             if there and SCREEN not in there:
                 seen = await last()
                 if seen is not None:
-                    end = await asyncio.to_thread(log.tail_of, handle.generation) if seen.first else ()
-                    self._take_in(handle, seen, end)
+                    taking: Watched = watched or Watched(handle, lambda handle, look: None)
+                    if seen.first:
+                        await self.recall(taking)
+                    self._take_in(taking, seen)
                     text = shown = seen.screen.text.rstrip()
                     if before is not None and before.alternate and not seen.screen.alternate:
                         text = before.text.rstrip() + "\n\n" + text  # what was up, then what it said on leaving

@@ -71,6 +71,16 @@ async def test_a_host_whose_key_has_changed_is_not_used_and_the_change_is_named(
     assert "has changed" in said and f"ssh-keygen -R '[127.0.0.1]:{host.wire.port}'" in said
 
 
+async def test_a_host_key_that_changes_while_its_agents_run_is_told_as_that(kit: Kit, host: SshHost) -> None:
+    told: list[str | None] = []
+    kit.runtime.on_host(told.append)
+    kit.watch(await kit.launch("web"))
+    host.sshd.stop()
+    host.sshd.make_key("host")
+    host.sshd.start()
+    await until(lambda: told and "host key has changed" in (told[-1] or ""), "word of the new key")
+
+
 async def test_a_host_that_accepts_no_key_of_ours_is_told_as_such(host: SshHost) -> None:
     host.sshd.make_key("client")
     assert "none of our keys" in str(await refusal(host.link()))

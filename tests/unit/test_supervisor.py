@@ -1104,6 +1104,47 @@ async def test_a_shutdown_tells_at_once_whom_it_cannot_reach_and_goes_on_behind_
     assert world.host.living("web") == []
 
 
+async def test_who_follows_a_log_is_told_of_a_cut_and_misses_and_doubles_nothing_that_came_meanwhile(
+    world: World,
+) -> None:
+    daemon = await world.daemon()
+    await daemon.start(world.shell("web"))
+    await world.clock.turn(3)
+    world.host.logs["web"] = [f"line {n}" for n in range(300)]
+    told: list[Mapping[str, Any]] = []
+
+    async def progress(said: Mapping[str, Any]) -> None:
+        told.append(said)
+
+    following = asyncio.ensure_future(
+        daemon.operator.do("logs", {"target": "web", "lines": 1, "follow": True}, progress)
+    )
+    await world.clock.turn(1)
+    daemon["web"].post(lifecycle.Lost(message="the link is down"))
+    await world.clock.turn(1)
+    world.host.logs["web"] += [f"line {n}" for n in range(300, 3000)]
+    daemon["web"].post(lifecycle.Seen(alive=True))
+    await world.clock.turn(2)
+    following.cancel()
+    assert [said["note"] for said in told if "note" in said] == [
+        "web cannot be seen: the link is down",
+        "web is seen again",
+    ]
+    assert [said["line"] for said in told if "line" in said] == [f"line {n}" for n in range(299, 3000)]
+
+
+async def test_why_a_host_cannot_be_read_is_shown_as_it_was_told_last(world: World) -> None:
+    daemon = await world.daemon()
+    await daemon.start(world.shell("web"))
+    await world.clock.turn(3)
+    world.host.cut("the connection was lost")
+    await world.clock.turn(1)
+    world.host.cut("its host key has changed")
+    await world.clock.turn(1)
+    (web,) = (await daemon.verb("status", targets=["web"])).data["agents"]
+    assert (web["phase"], web["message"]) == ("unverifiable", "its host key has changed")
+
+
 async def test_a_shutdown_that_leaves_who_cannot_be_reached_ends_the_others_and_the_next_daemon_ends_those(
     world: World,
 ) -> None:

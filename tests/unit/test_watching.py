@@ -131,6 +131,21 @@ async def test_the_next_daemon_logs_only_what_is_new_of_a_whole_scrollback(watch
     assert (await lines(watches))[1:] == ["a", "b", "c", "d"]
 
 
+async def test_a_multiplexer_that_is_met_anew_doubles_no_line_that_is_not_written_yet_and_drops_none_like_it(
+    watches: Watches[Watched],
+) -> None:
+    watches.log("web").begin(HANDLE.generation, 0.0)
+    watched = watches.add(Watched(HANDLE, Told()))
+    await watches.recall(watched)
+    watches.saw(watched, seen("c\n", "a", "b", first=True))
+    watches.saw(watched, seen("d\n", "c"))
+    watches.saw(watched, seen("e\n", "a", "b", "c", "d", first=True))
+    watches.saw(watched, seen("e\n", *"abcd", *["tick"] * 40))
+    await watches.recall(watched)
+    watches.saw(watched, seen("e\n", *"abcd", *"abcd", *["tick"] * 45, "f", first=True))
+    assert (await lines(watches))[1:] == [*"abcd", *"abcd", *["tick"] * 45, "f", "e"]
+
+
 async def test_a_dead_pane_is_no_news_of_a_living_one_and_its_lines_are_logged(watches: Watches[Watched]) -> None:
     watched = watches.add(Watched(HANDLE, Told()))
     watches.saw(watched, seen("up\n"))
