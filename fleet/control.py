@@ -71,7 +71,7 @@ LOG_TAIL = 2_000_000
 """How much of a conversation's end `fleet logs` reads, in bytes, however long it is."""
 DIALOG_GOES = 2.0
 """Seconds after which a dialog of a started agent is one that a person should hear of."""
-DRAWN_WITHIN = 20.0
+NEXT_DRAWN_WITHIN = 20.0
 """The same where its pane shows another thing by now, or what fleet has settled: a busy machine draws late."""
 
 UNENDED = (Phase.STOPPING, Phase.UNVERIFIABLE)
@@ -709,7 +709,7 @@ class Operator:
                 await self.fleet.until(partial(_moved, runners, seen), min(remaining, 0.5))
             # A dialog that was just settled still stands on the last screen for a moment.
             await self.fleet.until(partial(_nobody_asks, runners), DIALOG_GOES)
-            await self.fleet.until(partial(_all_drawn, runners), DRAWN_WITHIN)
+            await self.fleet.until(partial(_all_drawn, runners), NEXT_DRAWN_WITHIN)
         agents = [_outcome(r, r.name in running) for r in runners]
         if not args.get("wait", True):
             for agent in agents:  # nothing has come of it yet: what is known is of before

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import signal
 import sys
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -122,7 +123,11 @@ class Table:
         return rows
 
 
-def census(name: str = MARK) -> tuple[dict[int, Row], dict[Process, str]]:
+Census = tuple[dict[int, Row], dict[Process, str]]
+"""See `census`."""
+
+
+def census(name: str = MARK) -> Census:
     """Every living process by its pid, and what a variable says in each one's environment.
 
     A table takes its time to read: a process that hands over to its child meanwhile, and ends, would be in none. So
@@ -140,6 +145,28 @@ def census(name: str = MARK) -> tuple[dict[int, Row], dict[Process, str]]:
         came = range(before + 1, newest + 1)
         fresh = {pid: row for pid in came if (row := _row(pid))} if came else table()  # where pids begin anew: all
     return rows, found
+
+
+class Censuses:
+    """The same for many who ask at a time, as where a whole fleet ends: each gets one that was begun after it asked,
+    and those who ask while one is taken share the next."""
+
+    def __init__(self) -> None:
+        self._taken: asyncio.Task[Census] | None = None
+        """The one that was begun last."""
+        self._next: asyncio.Task[Census] | None = None
+        """The one that begins once that is done."""
+
+    async def read(self) -> Census:
+        if self._next is None:
+            self._next = asyncio.get_running_loop().create_task(self._take_after(self._taken), name="fleet-census")
+        return await asyncio.shield(self._next)  # who gives up takes it from nobody else
+
+    async def _take_after(self, before: asyncio.Task[Census] | None) -> Census:
+        if before is not None:
+            await asyncio.wait({before})
+        self._taken, self._next = self._next, None
+        return await asyncio.to_thread(census)
 
 
 def _newest_pid() -> int:
@@ -233,24 +260,37 @@ def send(process: Process, number: int) -> bool:
     return True
 
 
-async def end(search: Callable[[], set[Process]], *, grace: float, spare: Iterable[Process] = ()) -> tuple[int, ...]:
+async def end(
+    search: Callable[[], set[Process]],
+    *,
+    grace: float,
+    spare: Iterable[Process] = (),
+    look: Callable[[], Awaitable[set[Process]]] | None = None,
+) -> tuple[int, ...]:
     """End all that `search` finds: SIGTERM, `grace` seconds, SIGKILL, until it finds nothing. Pids that were killed.
 
-    `search` reads the process table and runs in a thread. `spare` gets no SIGTERM, and SIGKILL only when it is all
+    `search` reads the process table and runs in a thread; `look` finds the same, where that can be had for less
+    (`Censuses`). `spare` gets no SIGTERM, and SIGKILL only when it is all
     that is left: the launcher, which ends with its program and still has to note how that ended. What was once
     found is held on to, also when its parent has gone and it can no longer be found. Raise `TimeoutError` where
     something does not vanish.
     """
-    hunt = _Hunt(search, frozenset(spare))
+    hunt = _Hunt(search, frozenset(spare), look)
     return () if await hunt.terminate(grace) else await hunt.kill()
 
 
 class _Hunt:
     """The end of one tree."""
 
-    def __init__(self, search: Callable[[], set[Process]], spared: frozenset[Process]) -> None:
+    def __init__(
+        self,
+        search: Callable[[], set[Process]],
+        spared: frozenset[Process],
+        look: Callable[[], Awaitable[set[Process]]] | None,
+    ) -> None:
         self._search = search
         self._spared = spared
+        self._find = look or functools.partial(asyncio.to_thread, search)
         self._ever: set[Process] = set()
         self._left: set[Process] = set()
         self._grew = False
@@ -259,7 +299,7 @@ class _Hunt:
 
     async def _look(self) -> set[Process]:
         """All that is left of it."""
-        found = await asyncio.to_thread(self._search)
+        found = await self._find()
         self._grew = self._grew or bool(self._ever and found - self._ever)
         self._ever |= found
         self._left = {process for process in self._left | found if alive(process)}

@@ -40,8 +40,8 @@ LIVES = (Phase.STARTING, Phase.RUNNING, Phase.STOPPING, Phase.UNVERIFIABLE)
 """Phases in which the program may still be there."""
 IDLE = frozenset({Activity.READY, Activity.LIMITED})
 """What a program is while its composer waits for a prompt; at a limit that has ended, its next turn tells it."""
-DRAWN_WITHIN = 15.0
-"""Seconds until what was typed must stand in the composer: a busy program draws late."""
+ALL_DRAWN_WITHIN = 15.0
+"""Seconds until all of what was typed must stand in the composer: a busy program draws late."""
 LOOK_EVERY = 0.1
 LOOKS = 200
 """At most, while what was typed is taken out: `BACK` keys between two of them."""
@@ -356,7 +356,7 @@ class Agents:
         it late; where its composer stays empty, all of it was lost."""
         if not runner.harness.has_sessions:
             return Typing.HELD if _asks(runner) else Typing.SUBMITTED
-        until = self._clock.now() + DRAWN_WITHIN
+        until = self._clock.now() + ALL_DRAWN_WITHIN
         while True:
             screen = (await runner.runtime.look(handle)).screen
             verdict = self._verdict(runner, screen) if screen else None

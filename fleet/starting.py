@@ -23,7 +23,7 @@ WRITTEN_EVERY = 10.0
 SUBMIT_AGAIN = (2.0, 8.0, 20.0)
 """Seconds to wait after each Enter for a typed message to be taken, before the next one."""
 DRAWN_WITHIN = 5.0
-"""Seconds until what was typed must stand in the composer: a busy program draws late."""
+"""Seconds until something of what was typed must be seen in the composer: a busy program draws late."""
 HALF_DRAWN = 1.0
 """Seconds that a dialog at the start must stand before a person is told of it: it is drawn piece by piece."""
 GOES_AWAY = 5.0

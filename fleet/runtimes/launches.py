@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fleet import processes
+from fleet.processes import Row
 from fleet.runtimes import files
 from fleet.terms import File, Process
 
@@ -96,7 +97,11 @@ def pane(folder: Path) -> tuple[str, str] | None:
 
 def search(folders: Iterable[Path]) -> set[Process]:
     """All processes of these launches that live: by their trees, by the mark they bear, by having been seen."""
-    rows, marks = processes.census()
+    return found(folders, *processes.census())
+
+
+def found(folders: Iterable[Path], rows: Mapping[int, Row], marks: Mapping[Process, str]) -> set[Process]:
+    """The same in a census that was taken."""
     roots: list[Process] = []
     generations = set()
     for folder in folders:

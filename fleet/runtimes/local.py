@@ -72,6 +72,7 @@ class LocalRuntime:
         """Multiplexers that do not answer, and why."""
         self._tasks = Tasks(_failed)
         self._launching = asyncio.Semaphore(LAUNCHED_AT_ONCE)
+        self._censuses = processes.Censuses()
         self._folders = FolderWatch(clock)
         self._remembering: asyncio.Task[None] | None = None
 
@@ -335,7 +336,7 @@ class LocalRuntime:
                 await asyncio.to_thread(launches.forget_oldest, root, keep, KEPT_LAUNCHES)
             return ()
         facts = [await asyncio.to_thread(launches.facts, folder) for folder in folders]
-        there = await asyncio.to_thread(launches.search, folders)
+        there = await self._search(folders)
         if there:
             await self._kill(folders, grace, [fact.launcher for fact in facts if fact.launcher is not None])
         for folder in folders:
@@ -353,10 +354,15 @@ class LocalRuntime:
             await self._of(handle).close_pane(folder.name)
 
     async def _kill(self, folders: Sequence[Path], grace: float, spare: Sequence[Process]) -> tuple[int, ...]:
+        search, look = functools.partial(launches.search, folders), functools.partial(self._search, folders)
         try:
-            return await processes.end(functools.partial(launches.search, folders), grace=grace, spare=spare)
+            return await processes.end(search, grace=grace, spare=spare, look=look)
         except TimeoutError as error:
             raise Unconfirmed(str(error)) from error
+
+    async def _search(self, folders: Sequence[Path]) -> set[Process]:
+        """All processes of these launches that live. Whoever asks at the same time shares the census."""
+        return await asyncio.to_thread(launches.found, folders, *await self._censuses.read())
 
     async def _remember(self) -> None:
         """Now and then note who is in the launches' trees, so that who leaves them is found at the end."""

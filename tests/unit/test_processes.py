@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 
 import pytest
@@ -122,6 +123,44 @@ def test_who_comes_while_the_table_is_read_is_in_it(monkeypatch: pytest.MonkeyPa
         for child in came:
             child.kill()
             child.wait()
+
+
+async def test_those_who_ask_at_a_time_share_a_census_that_was_begun_after_they_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    taken: list[threading.Event] = []
+    begun = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def census() -> processes.Census:
+        taken.append(goes_on := threading.Event())
+        number = len(taken)
+        loop.call_soon_threadsafe(begun.set)
+        assert goes_on.wait(30)
+        return {number: row(number, 0)}, {}
+
+    async def next_begins() -> None:
+        await begun.wait()
+        begun.clear()
+
+    monkeypatch.setattr(processes, "census", census)
+    censuses = processes.Censuses()
+    first = asyncio.create_task(censuses.read())
+    await next_begins()
+    later = [asyncio.create_task(censuses.read()) for _ in range(5)]
+    gives_up = asyncio.create_task(censuses.read())
+    await asyncio.sleep(0)
+    gives_up.cancel()
+    taken[0].set()
+    assert set((await first)[0]) == {1}
+    await next_begins()
+    last = asyncio.create_task(censuses.read())
+    await asyncio.sleep(0)
+    taken[1].set()
+    assert [set(rows) for rows, _ in await asyncio.gather(*later)] == [{2}] * 5
+    await next_begins()
+    taken[2].set()
+    assert set((await last)[0]) == {3} and len(taken) == 3 and gives_up.cancelled()
 
 
 async def spawn(line: str, stdin: int | None = None) -> asyncio.subprocess.Process:
