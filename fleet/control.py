@@ -197,6 +197,8 @@ class Operator:
         if not args.get("follow"):
             told = [e.to_json() for e in await self.fleet.events.list(agent=agent, type=kind, after=after, limit=limit)]
             return Answer({"events": told}, warnings=[] if told else await self._no_such_type(kind))
+        if limit == 0 and (newest := await self.fleet.events.list(limit=1)):  # only what comes from now on
+            after = max(after or 0, newest[-1].id or 0)
         while True:
             more = self.fleet.events.more()
             for event in await self.fleet.events.list(agent=agent, type=kind, after=after, limit=limit):

@@ -891,6 +891,24 @@ async def test_a_shutdown_is_remembered_and_undone_by_a_start_without_a_name(wor
     assert phases(daemon) == {"up": Phase.RUNNING, "down": Phase.STOPPED}
 
 
+async def test_who_follows_from_now_on_hears_nothing_from_before(world: World, daemon: Daemon) -> None:
+    told: list[str] = []
+
+    async def progress(line: Any) -> None:
+        told.append(line["event"]["name"])
+
+    await daemon.start(world.shell("web"))
+    await world.clock.turn(2)
+    args = {"agent": "web", "type": "phase", "follow": True, "limit": 0}
+    following = asyncio.ensure_future(daemon.operator.do("events", args, progress))
+    await settle()
+    await daemon.verb("stop", targets=["web"])
+    await world.clock.turn(2)
+    assert told == ["stopping", "stopped"]
+    following.cancel()
+    await asyncio.gather(following, return_exceptions=True)
+
+
 async def test_removing_one_ends_it_and_forgets_it(world: World, daemon: Daemon) -> None:
     await daemon.start(world.shell("web"), world.shell("web-2"))
     await world.clock.turn(2)
