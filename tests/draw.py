@@ -11,7 +11,7 @@ from pathlib import Path
 from fleet.cli import reference
 from fleet.hub import app, wire
 from fleet.manifests import schema
-from tests import accuracy, architecture, hub_page, states
+from tests import accuracy, architecture, hub_page, lists, states
 
 ROOT = Path(__file__).parent.parent
 BENCHMARKS = ROOT / "docs" / "benchmarks.md"
@@ -58,8 +58,10 @@ DRAWN: dict[str, Callable[[], str]] = {
     "docs/architecture.md": architecture.drawn,
     "docs/benchmarks.md": benchmarks,
     "docs/cli.md": reference.reference,
+    "docs/errors.md": lists.error_list,
     "docs/hub.md": hub_page.drawn,
     "docs/manifest.md": schema.reference,
+    "docs/settings.md": lists.settings,
     "docs/states.md": states.drawn,
 }
 
