@@ -155,7 +155,7 @@ def after_death(death: Death, budget: Budget, now: float, policy: Policy) -> tup
     if death.cause is Cause.UNRECOVERABLE:
         return budget, StayDown(True, "Unrecoverable", f"It {how}; the same launch could only fail again.")
     if death.cause in _ITS_JOB:
-        return budget, _ITS_JOB[death.cause]
+        return budget, _after_its_job(death)
     if death.cause in NOBODYS_FAULT:
         return budget, _after_loss(death.cause, now, policy)
     if (end := _left_alone(death, policy)) is not None:
@@ -236,6 +236,15 @@ def _after_loss(cause: Cause, now: float, policy: Policy) -> Decision:
     if policy.policy == "never":
         return StayDown(True, reason, f"{what}, and its policy is never to restart it.")
     return ComeBack(now, reason, f"{what}; it comes back in its turn.")
+
+
+def _after_its_job(death: Death) -> StayDown:
+    """With the name of what was cancelled, where that is known: its job, or the booking that it lived in."""
+    end = _ITS_JOB[death.cause]
+    if death.cause is not Cause.CANCELLED or not death.words:
+        return end
+    words = death.words.rstrip(".")
+    return replace(end, message=f"{words[:1].upper()}{words[1:]}. `fleet start` brings it back.")
 
 
 def _left_alone(death: Death, policy: Policy) -> StayDown | None:

@@ -780,7 +780,9 @@ class _Chain:
         """Why it is over, where that is not the program's own doing: a word and a clause."""
         cause, run = self.handoff.ended, self.present
         if self.handoff.called_off:
-            cause = Cause.CANCELLED
+            return Cause.CANCELLED.value, f"the job that was to follow job {self.handoff.job} was cancelled"
+        if cause is Cause.CANCELLED:
+            return cause.value, f"job {self.handoff.job} was cancelled"
         if cause in (None, Cause.EXITED):
             lost = run is not None and run.ended == "lease"
             return ("host", "its lease could not be renewed") if lost else (None, None)

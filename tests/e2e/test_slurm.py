@@ -69,14 +69,13 @@ def test_what_is_rendered_is_what_the_controller_would_take(fleet: Fleet, slurm:
     script = home.write("job", agent["script"])
     subprocess.run(["bash", "-n", str(script)], check=True)
     assert "to start at" in slurm.run("sbatch", "--test-only", str(script))
-    (job, *_) = fleet.json("check", fleet.shell("web", FOREVER, slurm=section))["checks"]
-    assert (job["name"], job["status"]) == ("job", "ok") and "to start at" in job["message"]
-    nowhere = fleet.shell("web", FOREVER, slurm=section | {"partition": "nosuch"})
-    (job, *_) = fleet.json("check", nowhere, code=1)["checks"]
-    assert (job["name"], job["status"]) == ("job", "fail") and "nosuch" in job["message"]
-    over = fleet.shell("web", FOREVER, slurm=section | {"partition": "brief"})
-    (job, *_) = fleet.json("check", over, code=1)["checks"]
-    assert (job["name"], job["status"]) == ("job", "fail") and "PartitionTimeLimit" in job["message"]
+    paths = [fleet.shell("web", FOREVER, slurm=section)]
+    paths += [fleet.shell(name, FOREVER, slurm=section | {"partition": name}) for name in ("nosuch", "brief")]
+    checks = fleet.json("check", *paths, code=1)["checks"]
+    told = {check["agent"]: (check["status"], check["message"]) for check in checks if check["name"] == "job"}
+    assert [status for status, _ in told.values()] == ["ok", "fail", "fail"]
+    assert "to start at" in told["web"][1] and "nosuch" in told["nosuch"][1]
+    assert "PartitionTimeLimit" in told["brief"][1]
     assert agent["commands"][0].startswith("sbatch ")
     assert "very-secret" not in agent["script"] and FOREVER not in agent["script"]
 
@@ -301,10 +300,10 @@ def test_agents_and_bookings_are_submitted_over_ssh_and_a_cut_link_says_nothing_
     until((login.folder / "bookings" / "pool" / "place").exists, "the booking has its node")
     there = {"remote": {"host": "there"}, "slurm": {"reservation": "pool", "mem": "100M"}}
     path, other = away.shell("one", TALKS, env={"COUNT": "one"}, **there), there["slurm"] | {"reservation": "other"}
-    (answers, booking) = away.json("check", path)["checks"]
+    checked = away.json("check", path, away.shell("two", ASKS, **there | {"slurm": other}), code=1)["checks"]
+    (answers, booking, _, missing) = checked
     assert answers["status"] == "ok" and booking["message"].startswith(f"pool is booked: job {job} on n")
-    (_, booking) = away.json("check", away.shell("two", ASKS, **there | {"slurm": other}), code=1)["checks"]
-    assert booking["remedy"].startswith("`fleet slurm book other --host there")
+    assert missing["remedy"].startswith("`fleet slurm book other --host there")
     told = away.json("start", path)
     assert [agent["outcome"] for agent in told["agents"]] == ["started"]
     until(lambda: "hello home one" in "\n".join(away.json("logs", "one")["lines"]), "its first line is in the log")

@@ -279,3 +279,10 @@ def test_every_death_has_a_decision_with_a_reason_and_no_wait_lies_in_the_past(
     assert decision.message.endswith((".", '."'))
     if isinstance(decision, ComeBack):
         assert decision.at >= NOW
+
+
+def test_who_is_down_with_its_job_says_which_job_or_booking_that_was() -> None:
+    released = replace(NO_START, cause=Cause.CANCELLED, words="its booking pool was released")
+    end = decide(released)
+    assert end == StayDown(False, "JobCancelled", "Its booking pool was released. `fleet start` brings it back.")
+    assert "Somebody cancelled its job" in decide(replace(released, words=None)).message
