@@ -17,7 +17,7 @@ from types import FrameType
 
 from fleet.errors import DaemonBusy
 
-DELAY, DELAY_MAX, SETTLED = 0.05, 30.0, 60.0
+DELAY, DELAY_MAX, SETTLED = 0.01, 30.0, 60.0
 """Seconds before the next attempt …"""
 AT_ONCE = 5
 """… doubled for each death, in a row of more than these, of a daemon that has not lived for `SETTLED`."""
