@@ -76,3 +76,35 @@ async def test_mail_of_an_agent_that_is_down_waits_and_is_taken_up_once_when_it_
         agents.start("clerk")
         told = await exchange.ask_json(await exchange.ask_end(ALICE, asked.id))
         assert told["outcome"] == "answered" and len(agents.turns) == 1
+
+
+async def test_of_a_long_backlog_all_is_served_once_in_order_past_what_is_paused(tmp_path: Path) -> None:
+    running: set[str] = set()
+    served = asyncio.Queue[str]()
+    most = 0
+
+    async def busy(message: Message) -> str:
+        nonlocal most
+        running.add(message.id)
+        most = max(most, len(running))
+        await asyncio.sleep(0)
+        running.remove(message.id)
+        served.put_nowait(message.id)
+        return ""
+
+    async with hub(tmp_path, {"clerk": busy}, max_parallel=2) as (exchange, agents):
+        agents.stop("clerk")
+        sent = [await exchange.send(ALICE, {"to": "clerk", "text": f"work {number}"}) for number in range(60)]
+        paused, free = [one.id for one in sent[:20]], [one.id for one in sent[20:]]
+        threads = [(await exchange.receipt(ALICE, id))["thread"] for id in paused]
+        for thread in threads:
+            await exchange.thread_act(ALICE, thread, "pause")
+        agents.start("clerk")
+        assert [await served.get() for _ in free] == free
+        for id in paused:
+            [recipient] = (await exchange.receipt(ALICE, id))["recipients"]
+            assert (recipient["state"], recipient["reason"]) == ("queued", "paused")
+        for thread in threads:
+            await exchange.thread_act(ALICE, thread, "resume")
+        assert [await served.get() for _ in paused] == paused
+        assert (len(agents.turns), most) == (len(sent), 2)
