@@ -160,8 +160,8 @@ async def test_tenants_of_a_booking_whose_script_is_killed_end_and_wait_for_anot
     program = (await kit.runtime.look(handle)).program
     job, _, socket = (host.places.state / "bookings" / "other" / "place").read_text().split()
     slurm.script(job).kill()
-    death = await looks.death()
-    assert death.gone == "host" and program is not None and not lives(program.pid)
+    assert (await looks.death()).gone == "host" and program is not None
+    await happens(lambda: not lives(program.pid), "its program has ended")
     with pytest.raises(HostUnreachable, match="the booking other has no node"):
         await kit.runtime.launch(kit.plan("orphan", "greeter"), kit.mint("orphan"))
     await happens(lambda: not Path(socket).parent.exists(), "its tmux has ended")
