@@ -241,7 +241,7 @@ class Operator:
                 lines = (await self._log(runner, CAUGHT_UP))["lines"]
                 fresh, joined = _news(shown, lines)
                 lines = lines[-window:]
-            if not joined:
+            if not joined and len(fresh) >= CAUGHT_UP:
                 await progress(
                     {"note": f"more lines went by than can be followed: `fleet logs {runner.name}` has them"}
                 )
@@ -362,7 +362,7 @@ class Operator:
                 "was": was[r.name],
                 "phase": r.life.phase,
                 "exit_status": r.life.exit_status,
-                "message": r.life.message,
+                "message": report.why(r)["message"],
             }
             for r in chosen
         ]
@@ -857,7 +857,7 @@ def _news(before: Sequence[str], after: Sequence[str]) -> tuple[Sequence[str], b
     first = after[0] if after else None
     while gone < settled and (before[gone] != first or before[gone:settled] != after[: settled - gone]):
         gone += 1
-    joined, begin = gone < settled or not settled, 0
+    joined, begin = gone < settled if settled else before[:1] == after[:1], 0
     if not joined and (known := before[max(0, settled - 20) : settled]):
         ends = range(len(after), len(known) - 1, -1)
         end = next((end for end in ends if after[end - len(known) : end] == known), None)

@@ -10,7 +10,8 @@ def numbered(first: int, last: int) -> list[str]:
 
 
 def test_what_comes_is_told_once_also_where_the_lines_are_alike() -> None:
-    assert _news([], ["a"]) == (["a"], True)
+    assert _news([], []) == ([], True)
+    assert _news([], ["a"]) == (["a"], False)
     assert _news(["a"], ["a"]) == ([], True)
     assert _news(["tick"] * 300, ["tick"] * 310) == (["tick"] * 10, True)
     assert _news(numbered(1, FOLLOWED), numbered(301, FOLLOWED + 300)) == (numbered(FOLLOWED + 1, FOLLOWED + 300), True)
@@ -27,4 +28,6 @@ def test_what_went_by_in_a_cut_is_told_from_where_it_ended_and_else_that_some_is
     whole = numbered(1, 5 * FOLLOWED - 1)
     assert _news(before, whole) == (numbered(FOLLOWED + 1, 5 * FOLLOWED - 1), True)
     assert _news(before, whole[FOLLOWED // 2 :])[0] == numbered(FOLLOWED + 1, 5 * FOLLOWED - 1)
+    assert _news(["line 1"], later) == (later, False), "the rest of them is asked for"
+    assert _news(["line 1"], whole) == (whole[1:], True)
     assert _news(numbered(1, ON_SCREEN), [*numbered(1, ON_SCREEN), "more"]) == (["more"], True)
