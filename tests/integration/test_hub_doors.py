@@ -601,7 +601,7 @@ async def test_a_reader_without_progress_is_cut_off_and_goes_on_by_its_position(
 
 
 async def test_a_client_that_never_answers_a_ping_is_taken_for_gone() -> None:
-    async with running_hub(pace=Pace(ping=0.2), **LOOSE) as hub, hub.deaf("op"), hub.socket("op") as alive:
+    async with running_hub(pace=Pace(ping=1.0), **LOOSE) as hub, hub.deaf("op"), hub.socket("op") as alive:
         assert hub.server.streams is not None
         streams = hub.server.streams
         assert len(streams.readers) == 2
