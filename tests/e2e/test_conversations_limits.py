@@ -107,7 +107,7 @@ def test_every_reason_for_which_a_message_stopped_is_listed(talk: Talk) -> None:
 
 
 def test_the_acts_of_an_operator_stand_in_the_audit_in_order_when_the_messages_are_gone() -> None:
-    with talking(hub_kept_days=2e-5, hub_clean_every=0.5) as talk:
+    with talking(hub_kept_days=2e-5, hub_clean_every=1) as talk:
         talk.cast({"bob": SILENT})
         sent = talk.caller("alice").send("bob", "Hello")
         first = sent["seq"]
