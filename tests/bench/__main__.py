@@ -18,10 +18,12 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
+import psutil
+
 from fleet import __version__
 from tests import orochi
 from tests.bench import hub_rows, peer, rows, slurm_rows, ssh_rows
-from tests.bench.measure import calm, machine
+from tests.bench.measure import calm, machine, taken_away
 from tests.bench.ours import TRIVIAL, OurFleet
 from tests.bench.rows import ROOT, Row, Sizes
 
@@ -80,14 +82,14 @@ class Table:
     peers: str
     mark: str
 
-    def written(self, text: str, found: list[str], load: float) -> str:
+    def written(self, text: str, found: list[str], meanwhile: str) -> str:
         """The document with these lines in the table's place, and with how and on what they were taken."""
         begin, end = f"<!-- {self.mark} -->", f"<!-- /{self.mark} -->"
         if begin not in text or end not in text:
             raise ValueError(f"{DOCUMENT} has no {begin} … {end}")
         today = datetime.datetime.now(datetime.UTC).date()
         table = [
-            f"`make bench`, {today}, fleet {__version__}, {self.peers}. {machine()}. Load when it began: {load:.1f}.",
+            f"`make bench`, {today}, fleet {__version__}, {self.peers}. {machine()}. {meanwhile}",
             "",
             "| what | goal | found | kept |",
             "|---|---|---|---|",
@@ -147,7 +149,7 @@ def main() -> int:
         wanted = [part for part in table.parts if part in (args.parts or table.parts)]
         if args.only not in (None, name) or not wanted:
             continue
-        load, found = os.getloadavg()[0], []
+        load, before, found = os.getloadavg()[0], psutil.cpu_times()._asdict(), []
         for part in wanted:
             began = time.monotonic()
             print(f"— {name}: {part}", flush=True)
@@ -158,7 +160,11 @@ def main() -> int:
                 print(found[-1], flush=True)
             print(f"  ({time.monotonic() - began:.0f} s)", flush=True)
         if not args.parts and not args.quick:
-            DOCUMENT.write_text(table.written(DOCUMENT.read_text(), found, load))
+            meanwhile = (
+                f"Load when it began: {load:.1f}; its host kept {100 * taken_away(before):.1f} % of the processors "
+                "for others meanwhile."
+            )
+            DOCUMENT.write_text(table.written(DOCUMENT.read_text(), found, meanwhile))
             print(f"Written to {DOCUMENT.relative_to(ROOT)}", flush=True)
     return int(failed)
 

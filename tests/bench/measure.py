@@ -95,6 +95,13 @@ def until(what: Callable[[], bool], *, within: float, every: float = 0.01) -> fl
     return time.monotonic() - started
 
 
+def taken_away(before: Mapping[str, float]) -> float:
+    """The share of the processors' time since then that a virtual machine's host kept for others."""
+    now = psutil.cpu_times()._asdict()
+    passed = {kind: now[kind] - before[kind] for kind in now}
+    return passed.get("steal", 0.0) / max(sum(passed.values()), 1e-9)
+
+
 def calm() -> None:
     """Have all that was written so far on the disk: nobody's commit is to wait for what another has left unwritten."""
     os.sync()
