@@ -47,12 +47,8 @@ WORTH_IT = 256
 FRAME = 4096 + 24
 """Bytes that a page takes in the write-ahead log."""
 
-ROOM_REST = 0.02
-"""Seconds without a write after which room is made in it: soon, since every commit without room may have to wait …"""
-
-ROOM_AT_ONCE = 512 * 1024
-"""… in pieces of so many bytes, each of which takes hardly longer than a commit: whoever comes meanwhile waits for one.
-(A quarter of it takes nine tenths of the time, twice as much half as long again.)"""
+ROOM_AT_ONCE = 2**20
+"""Bytes of room that are written at once."""
 
 PLENTY = 8
 """Room is made where the disk has so many times as much."""
@@ -95,7 +91,7 @@ class Migrations:
 class Database:
     """The open database. Made by `open`; `close` it."""
 
-    def __init__(self, path: Path, writer: sqlite3.Connection, roomy: bool = False) -> None:
+    def __init__(self, path: Path, writer: sqlite3.Connection) -> None:
         self.path = path
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._closing = False
@@ -106,7 +102,7 @@ class Database:
         # A daemon thread: a loop that crashed must not hang the process; what was not answered is not promised.
         self._writer = threading.Thread(
             target=_write_all,
-            args=(writer, self._jobs, _Pauses(writer, path if roomy else None)),
+            args=(writer, self._jobs, _Pauses(writer)),
             name="fleet-db-write",
             daemon=True,
         )
@@ -115,7 +111,8 @@ class Database:
     @classmethod
     def open(cls, path: Path, migrations: Sequence[Migrations], *, roomy: bool = False) -> Database:
         """Open or create the file (0600), and bring every module's schema to its newest step, all or none. `roomy`:
-        somebody waits for each of many small commits, so that space is spent to have them sooner.
+        somebody waits for each of many small commits, so that space, and a tenth of a second of the opening, is spent
+        to have them sooner.
 
         Where there is something to migrate in a file that holds something, a copy stands beside it first
         (`fleet.db.bak-N`). Raise `NetworkFilesystem`, `SchemaTooNew`, `StorageFull` or `StorageError`; the file is
@@ -128,10 +125,12 @@ class Database:
             connection = _connect(path, read_only=False)
             try:
                 _migrate(connection, path, migrations)
+                if roomy:
+                    _make_room(connection, path.with_name(path.name + "-wal"))
             except BaseException:
                 connection.close()
                 raise
-        return cls(path, connection, roomy)
+        return cls(path, connection)
 
     async def write(self, fn: Fn[T]) -> T:
         """Run `fn` in a transaction on the writer's connection, and return its value once it is committed.
@@ -243,10 +242,8 @@ def _write_all(connection: sqlite3.Connection, jobs: queue.SimpleQueue[_Job | No
 class _Pauses:
     """What the writer does while nobody waits, a little at a time, so that those who come then do not have to."""
 
-    def __init__(self, connection: sqlite3.Connection, roomy: Path | None) -> None:
+    def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
-        self._log = None if roomy is None else roomy.with_name(roomy.name + "-wal")
-        """The write-ahead log that has no room yet."""
         self._written = 0
         """Since the log was brought into the file."""
         self.due: float | None = None
@@ -254,46 +251,39 @@ class _Pauses:
 
     def written(self, count: int) -> None:
         self._written += count
-        if self._log is not None:
-            self.due = ROOM_REST
-        else:
-            self.due = REST if self._written >= WORTH_IT else None
+        self.due = REST if self._written >= WORTH_IT else None
 
     def use(self) -> None:
         """Do some of it."""
-        if self._log is not None:
-            self.due = 0.0
-            if not _make_room(self._log):
-                self._log = None
-                self.written(0)
-            return
         self._written, self.due = 0, None
         with contextlib.suppress(sqlite3.Error):  # the next commits will do it
             self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
 
-def _make_room(log: Path) -> bool:
-    """Put zeros behind what is in the write-ahead log. Whether there is more to do.
+def _make_room(connection: sqlite3.Connection, log: Path) -> None:
+    """Put zeros behind what is in the write-ahead log, as far as it grows before a commit empties it. After a kill the
+    log is as long as it was, and nothing is left to do.
 
     A commit that makes the file longer has to wait for the file system's own journal, and with it for what everybody
     else writes: on ext4 ten times as long, one time in ten. SQLite reads no further than the first frame that is none,
     and writes over what follows.
     """
     whole = LOG_PAGES * FRAME
-    try:
-        with log.open("r+b", buffering=0) as file:
-            size, disk = file.seek(0, os.SEEK_END), os.fstatvfs(file.fileno())
-            if size >= whole or disk.f_bavail * disk.f_frsize < PLENTY * whole:
-                return False
-            try:
-                file.write(bytes(min(whole - size, ROOM_AT_ONCE)))
-                os.fsync(file.fileno())
-            except OSError:
-                file.truncate(size)
-                raise
-    except OSError:  # it is a help, not a need
-        return False
-    return True
+    if not log.exists() or not log.stat().st_size:  # something has to be in it first
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        connection.execute(f"PRAGMA user_version = {version}")
+    # That there is none is no reason to open nothing: it is a help, not a need.
+    with contextlib.suppress(OSError), log.open("r+b", buffering=0) as file:
+        size, disk = file.seek(0, os.SEEK_END), os.fstatvfs(file.fileno())
+        if size >= whole or disk.f_bavail * disk.f_frsize < PLENTY * whole:
+            return
+        try:
+            while (left := whole - file.tell()) > 0:
+                file.write(bytes(min(left, ROOM_AT_ONCE)))
+            os.fsync(file.fileno())
+        except OSError:
+            file.truncate(size)
+            raise
 
 
 def _waiting(first: _Job, jobs: queue.SimpleQueue[_Job | None]) -> tuple[list[_Job], bool]:

@@ -404,60 +404,55 @@ def pause(pauses: db._Pauses) -> None:
         pauses.use()
 
 
-async def test_where_commits_are_waited_for_a_pause_makes_room_for_the_next_ones(tmp_path, monkeypatch):
+async def test_where_commits_are_waited_for_there_is_room_for_them_from_the_beginning(tmp_path, monkeypatch):
     monkeypatch.setattr(db, "LOG_PAGES", 600)
+    monkeypatch.setattr(db, "ROOM_AT_ONCE", 1_000_000)
     log = tmp_path / "fleet.db-wal"
-    database = Database.open(tmp_path / "fleet.db", [NOTES])
-    await database.write(insert("a"))
-    with contextlib.closing(sqlite3.connect(":memory:")) as writer:
-        pauses = db._Pauses(writer, tmp_path / "fleet.db")
-        assert pauses.due is None
-        pauses.written(1)
-        assert pauses.due == db.ROOM_REST
-        pause(pauses)
-    assert log.stat().st_size == 600 * db.FRAME
-    await database.write(insert("b"))
-    assert log.stat().st_size == 600 * db.FRAME
-    copy = tmp_path / "copy"
-    copy.mkdir()
-    for name in ("fleet.db", "fleet.db-wal"):
-        shutil.copy(tmp_path / name, copy / name)
-    assert await database.read(texts) == ["a", "b"]
-    await database.close()
-    assert not log.exists()
-    after_a_kill = Database.open(copy / "fleet.db", [NOTES])
+    for text in ("a", "b"):  # a new file, and one that was left in order: its log is gone then
+        assert not log.exists()
+        database = Database.open(tmp_path / "fleet.db", [NOTES], roomy=True)
+        assert log.stat().st_size == 600 * db.FRAME
+        await database.write(insert(text))
+        assert log.stat().st_size == 600 * db.FRAME
+        copy = tmp_path / text
+        copy.mkdir()
+        for name in ("fleet.db", "fleet.db-wal"):
+            shutil.copy(tmp_path / name, copy / name)
+        await database.close()
+    after_a_kill = Database.open(copy / "fleet.db", [NOTES], roomy=True)
+    assert (copy / "fleet.db-wal").stat().st_size == 600 * db.FRAME
     assert after_a_kill.read_now(texts) == ["a", "b"]
     assert after_a_kill.read_now(lambda c: c.execute("PRAGMA integrity_check").fetchone()[0]) == "ok"
     await after_a_kill.close()
 
 
-def test_no_room_is_made_on_a_disk_that_has_little_nor_in_a_log_that_is_not_there(tmp_path, monkeypatch):
-    log = tmp_path / "fleet.db-wal"
-    assert not db._make_room(log)
-    assert not log.exists()
-    log.write_bytes(b"frames")
+async def test_no_room_is_made_on_a_disk_that_has_little_nor_where_nobody_waits(tmp_path, monkeypatch):
     monkeypatch.setattr(db, "PLENTY", 10**9)
-    assert not db._make_room(log)
-    assert log.read_bytes() == b"frames"
+    for name, roomy in (("little.db", True), ("else.db", False)):
+        database = Database.open(tmp_path / name, [NOTES], roomy=roomy)
+        await database.write(insert("a"))
+        assert (tmp_path / f"{name}-wal").stat().st_size < 100 * db.FRAME
+        await database.close()
 
 
-def test_room_that_cannot_be_made_leaves_the_log_as_it_was(tmp_path, monkeypatch):
-    log = tmp_path / "fleet.db-wal"
-    log.write_bytes(b"frames")
-
+async def test_room_that_cannot_be_made_leaves_the_log_as_it_was(tmp_path, monkeypatch):
     def full(fd: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(os, "fsync", full)
-    assert not db._make_room(log)
-    assert log.read_bytes() == b"frames"
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        database = Database.open(tmp_path / "fleet.db", [NOTES], roomy=True)
+    assert (tmp_path / "fleet.db-wal").stat().st_size < 100 * db.FRAME
+    await database.write(insert("a"))
+    assert await database.read(texts) == ["a"]
+    await database.close()
 
 
 def test_a_pause_after_many_writes_brings_the_log_into_the_file(tmp_path):
     path = tmp_path / "fleet.db"
     path.touch()
     with contextlib.closing(db._connect(path, read_only=False)) as connection:
-        pauses = db._Pauses(connection, None)
+        pauses = db._Pauses(connection)
         connection.execute("CREATE TABLE notes (text TEXT)")
         connection.execute("INSERT INTO notes VALUES (?)", ("x" * 100_000,))
         pauses.written(db.WORTH_IT - 1)
