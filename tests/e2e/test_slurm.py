@@ -21,8 +21,6 @@ pytestmark = [pytest.mark.real, needs_slurm]
 
 MINUTES = os.environ.get("FLEET_TEST_WALLTIME")
 """Where it is set, a job's time limit really runs out: so many minutes, four at least."""
-PREEMPTED = os.environ.get("FLEET_TEST_PREEMPTED")
-"""Where it is set, a job of the real Claude Code is preempted, and once more while it resumes."""
 FOREVER = "while :; do sleep 1; done"
 ASKS = 'echo "hello home $COUNT"; while read -r line; do echo "heard $line"; done'
 TALKS = (
@@ -210,7 +208,6 @@ def test_claude_code_writes_down_where_it_is_before_its_jobs_end_and_goes_on_in_
     assert claude.messages("Repeat SECOND") > claude.messages("Repeat FIRST") and claude.asked("Repeat FIRST") == 1
 
 
-@pytest.mark.skipif(not PREEMPTED, reason="takes its time: `make soak` tries it, or FLEET_TEST_PREEMPTED=1")
 def test_a_preempted_claude_code_goes_on_in_its_conversation_also_if_it_is_preempted_while_it_resumes(
     claude: Claude, slurm: Cluster
 ) -> None:
