@@ -1096,12 +1096,18 @@ async def test_a_shutdown_is_written_down_where_its_ends_have_left_space(world: 
     assert [runner.name for runner in daemon.supervisor.was_up()] == ["web"]
 
 
-async def test_a_shutdown_tells_at_once_whom_it_cannot_reach_and_goes_on_behind_who_asked(world: World) -> None:
+async def cut_off(world: World) -> Daemon:
+    """A daemon that does not see its one agent, web, any more."""
     daemon = await world.daemon()
     await daemon.start(world.shell("web"))
     await world.clock.turn(3)
     world.host.cut()
     await world.clock.turn(1)
+    return daemon
+
+
+async def test_a_shutdown_tells_at_once_whom_it_cannot_reach_and_goes_on_behind_who_asked(world: World) -> None:
+    daemon = await cut_off(world)
     told: list[str] = []
     heard = asyncio.Event()
 
@@ -1166,11 +1172,7 @@ async def test_why_a_host_cannot_be_read_is_shown_as_it_was_told_last(world: Wor
 async def test_a_shutdown_that_leaves_who_cannot_be_reached_ends_the_others_and_the_next_daemon_ends_those(
     world: World,
 ) -> None:
-    daemon = await world.daemon()
-    await daemon.start(world.shell("web"))
-    await world.clock.turn(3)
-    world.host.cut()
-    await world.clock.turn(1)
+    daemon = await cut_off(world)
     answer = await daemon.verb("shutdown", leave_unreachable=True)
     assert (answer.exit_code, answer.data["stopped"], answer.data["daemon"]) == (5, [], "ending")
     assert "web may still run" in answer.warnings[0]
