@@ -176,7 +176,7 @@ class Preparing:
         )
         notes: dict[str, Any] = {"version": told, "cwd": cwd, "wrote": wrote}
         if conversation.session_id and conversation.session_id != self._record.session_id:
-            notes |= {"session_id": conversation.session_id, "session_used": False, "transcript": None}
+            notes |= {"session_id": conversation.session_id, "transcript": None}
         return Prepared(planned, notes, (*self._warnings, *warnings, *launch.warnings))
 
     async def _working_folder(self, env: Mapping[str, str]) -> str:
@@ -225,17 +225,23 @@ class Preparing:
             return Conversation("", exists=False, fresh=not record.session_used)
         path = transcript_path(record, self._harness, env, cwd)
         tail = await self._runtime.read(path, tail=TRANSCRIPT_TAIL) if path else None
-        used = record.session_used
         if tail is not None and not self._harness.resumable(tail) and not must_resume:
             # Its id is taken and nothing is in it: only a new one can be launched.
-            session_id, tail, used = str(uuid.uuid4()), None, False
+            session_id, tail = str(uuid.uuid4()), None
         exists = tail is not None or must_resume
         if self._spec.session == "continue" and not exists:
             raise LaunchError(
                 f"session: continue, but {record.name} has no recorded conversation to go on with.",
                 hint="Use session: continue-or-new, or start it once with `fleet start --fresh`.",
             )
-        return Conversation(session_id, exists=exists, fresh=not exists and not used)
+        if record.session_used and not exists:
+            prompted = self._spec.prompt is not None or self._spec.prompt_file is not None
+            again = f", without its first prompt: `fleet start {record.name} --fresh` gives it again"
+            self._warnings.append(
+                f"nothing of its conversation {record.session_id} was kept: the program ended before it wrote it down, "
+                f"or somebody deleted it. A new one is begun{again if prompted else ''}"
+            )
+        return Conversation(session_id, exists=exists, fresh=not exists and not record.session_used)
 
     async def _first_message(self, env: Mapping[str, str]) -> str | None:
         if self._spec.prompt_file is None:

@@ -7,8 +7,10 @@ needs something to last, it opens the gate itself: no test counts on how fast th
 from __future__ import annotations
 
 import json
+import signal
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -290,6 +292,27 @@ def test_a_crash_is_followed_by_the_same_conversation_and_the_prompt_is_not_give
     assert fleet.messages("Repeat AGAIN") > fleet.messages("Repeat HELLO"), "the model is told what was before"
 
 
+@pytest.mark.parametrize("way", ["prompt", "prompt_file"])
+def test_a_prompt_is_not_given_again_where_the_program_was_killed_before_it_wrote_its_conversation(
+    fleet: Claude, way: str
+) -> None:
+    fleet.home.write("first.txt", "Repeat HELLO")
+    fleet.ready("web", **{way: "Repeat HELLO" if way == "prompt" else "first.txt"}, workdir=".", **ASKS_NOTHING)
+    before = fleet.wait("web", activity="ready", last_assistant_msg="HELLO")
+    written = Path(fleet.hooks("web", "Stop")[-1]["payload"]["transcript_path"])
+    kill(before["pid"], signal.SIGSTOP)  # what it writes shortly after its answer is cut off, as its death would
+    written.write_text('{"type":"permission-mode","permissionMode":"bypassPermissions"}\n')
+    kill(before["pid"])
+    after = fleet.wait("web", phase="running", activity="ready", restarts=1)
+    assert after["session_id"] != before["session_id"]
+    assert [before["session_id"] in told for told in fleet.json("inspect", "web")["warnings"]] == [True]
+    fleet.type("web", "Repeat AGAIN")
+    fleet.wait("web", activity="ready", last_assistant_msg="AGAIN")
+    assert (fleet.asked("Repeat HELLO"), fleet.asked("Repeat AGAIN")) == (1, 1)
+    fleet.run("restart", "web", "--fresh")
+    until(lambda: fleet.asked("Repeat HELLO") == 2, "it is given where a person says so")
+
+
 def test_a_session_that_is_always_new_is_new_at_each_start_and_has_the_prompt_each_time(fleet: Claude) -> None:
     before = fleet.ready("web", prompt="Repeat HELLO", session="new")["session_id"]
     fleet.answer("web")
@@ -326,6 +349,7 @@ def test_a_prompt_from_a_file_is_typed_once_and_submitted_once(fleet: Claude) ->
     assert fleet.answer("web") == "FROM-A-FILE"
     submitted = fleet.hooks("web", "UserPromptSubmit")
     assert [e["payload"]["prompt"].strip() for e in submitted] == [text]
+    fleet.wait("web", last_assistant_msg="FROM-A-FILE")  # it is written down, not only told
     pid = fleet.wait("web", activity="ready", draft=False)["pid"]
     kill(pid)
     fleet.wait("web", phase="running", activity="ready", restarts=1)

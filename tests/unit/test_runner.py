@@ -670,6 +670,30 @@ def _transcripts(world: World, session_id: str) -> list[str]:
     return [f"/home/u/.claude/projects/-work/{session_id}.jsonl"]
 
 
+@pytest.mark.parametrize("kept", [None, b'{"type":"permission-mode"}\n'], ids=["no transcript", "one without a word"])
+@pytest.mark.parametrize("prompted", [False, True], ids=["never prompted", "prompted"])
+async def test_a_prompt_that_was_taken_is_given_to_no_second_conversation(
+    world: World, daemon: Daemon, kept: bytes | None, prompted: bool
+) -> None:
+    """The program had not written its conversation down when it was killed."""
+    await daemon.start(world.claude_code(prompt="Do it"))
+    draw(world.host.pane("web"), "idle-manual")
+    await world.clock.turn(2)
+    first = daemon["web"].record.session_id
+    assert first is not None
+    if prompted:
+        await daemon.hook("UserPromptSubmit")
+    if kept is not None:
+        world.host.files[_transcripts(world, first)[0]] = kept
+    world.host.pane("web").kill()
+    await world.clock.turn(1)
+    argv = world.host.pane("web").plan.argv
+    assert "--resume" not in argv
+    assert (argv[argv.index("--session-id") + 1] == first) is (kept is None)
+    assert any("Do it" in word for word in argv) is not prompted
+    assert any(first in told and "--fresh" in told for told in daemon["web"].facts.warnings) is prompted
+
+
 async def test_a_resume_that_dies_at_once_gets_one_new_conversation_and_no_loop(world: World, daemon: Daemon) -> None:
     await _ready(world, daemon)
     await daemon.hook("UserPromptSubmit")
