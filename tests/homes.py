@@ -200,6 +200,15 @@ def left_behind(folder: Path) -> list[psutil.Process]:
 
     This process, those it came from and the run's own workers are not meant.
     """
+    return [process for process, _ in _under(folder)]
+
+
+def commands_left(folder: Path) -> list[list[str]]:
+    """The command lines of these processes, each as it was when it was found: it may be gone a moment later."""
+    return [argv for _, argv in _under(folder)]
+
+
+def _under(folder: Path) -> list[tuple[psutil.Process, list[str]]]:
     mark = str(folder)
     spared = {os.getpid(), *(p.pid for p in psutil.Process().parents())}
     holders = {c.pid for c in psutil.net_connections("unix") if c.pid and str(c.laddr).startswith(mark)}
@@ -214,7 +223,7 @@ def left_behind(folder: Path) -> list[psutil.Process]:
         except psutil.Error:  # gone meanwhile, a zombie, or another user's
             continue
         if WORKER not in argv and (process.pid in holders or any(mark in word for word in told)):
-            found.append(process)
+            found.append((process, argv))
     return found
 
 

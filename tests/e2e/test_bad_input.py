@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.fleets import Fleet, alive, kill, until
-from tests.homes import Home, fleet_argv, left_behind
+from tests.homes import Home, commands_left, fleet_argv
 
 pytestmark = pytest.mark.real
 
@@ -552,7 +552,7 @@ def test_a_shutdown_leaves_no_process_no_socket_and_no_tmux_server(fleet: Fleet)
     keeper = fleet.keeper_pid()
     fleet.run("shutdown")
     until(lambda: keeper is not None and not alive(keeper), "the keeper has ended")
-    assert [p.cmdline() for p in left_behind(fleet.home.path)] == []
+    assert commands_left(fleet.home.path) == []
     assert list((fleet.home.path / "fleet" / "run").iterdir()) == []
     time_of_log = (state(fleet) / "daemon.log").stat().st_mtime
     assert time_of_log <= time.time()
