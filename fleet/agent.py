@@ -69,6 +69,8 @@ class Parts:
     """The ledger could not be written, or could again."""
     changed: Callable[[str], None]
     """Something about the agent of that name is different now."""
+    take_in: Callable[[str], Awaitable[None]]
+    """Returns once what the agent's hooks have left in its spool so far has been heard, as far as it can be."""
     admit: Admit = no_hub
 
 

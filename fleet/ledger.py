@@ -58,7 +58,8 @@ class Record:
     """The newest launch, also after its end."""
     session_id: str | None = None
     session_used: bool = False
-    """Whether the conversation ever got a prompt: a resumed one gets none again."""
+    """Whether it ever got a prompt since it was last begun afresh: then no restart gives it its first one again, nor
+    does another conversation that its program has gone on with (`/clear`)."""
     session_used_at: float | None = None
     """Since when that is so."""
     transcript: str | None = None

@@ -127,8 +127,10 @@ class Preparing:
         env |= {"FLEET_HUB": hub, "FLEET_TOKEN_FILE": token.path}
         return (token,)
 
-    async def launch(self, around: Surroundings, version: Version, *, must_resume: bool) -> Prepared:
-        """Everything decided. With `must_resume` the program itself has said that its conversation is there."""
+    async def launch(self, record: Record, around: Surroundings, version: Version, *, must_resume: bool) -> Prepared:
+        """Everything decided. `record`: as it stands now that no older launch can add to it. With `must_resume` the
+        program itself has said that its conversation is there."""
+        self._record = record
         spec, handle, cwd, env = self._spec, self._handle, around.cwd, around.env
         paths = self._harness.wants(spec, env, cwd)
         there = sources.workspace_files(
@@ -235,13 +237,21 @@ class Preparing:
                 hint="Use session: continue-or-new, or start it once with `fleet start --fresh`.",
             )
         if record.session_used and not exists:
-            prompted = self._spec.prompt is not None or self._spec.prompt_file is not None
-            again = f", without its first prompt: `fleet start {record.name} --fresh` gives it again"
-            self._warnings.append(
-                f"nothing of its conversation {record.session_id} was kept: the program ended before it wrote it down, "
-                f"or somebody deleted it. A new one is begun{again if prompted else ''}"
-            )
+            self._warnings.append(self._begun_anew())
         return Conversation(session_id, exists=exists, fresh=not exists and not record.session_used)
+
+    def _begun_anew(self) -> str:
+        """Why an agent that has been at work is launched with an empty conversation."""
+        record = self._record
+        why = (
+            "its conversation could not be resumed"
+            if record.life.budget.renewed
+            else f"nothing of its conversation {record.session_id} was kept: the program ended before it wrote it "
+            "down, or somebody deleted it"
+        )
+        prompted = self._spec.prompt is not None or self._spec.prompt_file is not None
+        again = f", without its first prompt: `fleet start {record.name} --fresh` gives it again"
+        return f"{why}. A new one is begun{again if prompted else ''}"
 
     async def _first_message(self, env: Mapping[str, str]) -> str | None:
         if self._spec.prompt_file is None:

@@ -9,6 +9,7 @@ What is in a launch's box (harnesses/mail.sh):
     taken/KEY,PID      was taken by that process, for the program
     bell               is written to ring
     heard              what was written to the bell that was heard last
+    owner              the pid of the program that it is served to
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from fleet.hub.delivery import Agent, HandedOver, Seen, Sign, Ways, appears
 from fleet.hub.message import Message, Way
 from fleet.hub.reach import TurnEnd, Typing
 from fleet.keys import BEFORE_ENTER, harmless, typed
+from fleet.processes import MARK
 from fleet.runner import Runner
 from fleet.terms import Activity, File, Handle, HookEvent, Phase, Screen, Verdict
 
@@ -409,7 +411,8 @@ class Agents:
         runner = self._runners[name]
         notes = self._notes_of(runner)
         found = None if handed.way is Way.TYPED else await self._find(runner, key)
-        alive = self._is_alive(runner, handed, found)  # before its conversation is read: what is not there then is not
+        # Before its conversation is read: what is not there then is not.
+        alive = self._is_alive(runner, handed, found) or await self._lingers(runner, found)
         read = await self._read(runner, notes, messages, since)
         taken_at, taker, heard_at = None, False, None
         if found is not None and found.taker is not None:
@@ -438,6 +441,17 @@ class Agents:
         if handed.way is Way.TYPED:
             return life.launched_at is None or life.launched_at <= handed.at
         return found is not None and found.generation == handle.generation
+
+    async def _lingers(self, runner: Runner, found: Found | None) -> bool:
+        """Whether the program is still there although its launch is over: one that has lost its terminal writes down
+        what it has before it goes. It is known by the box that it owns, and by its launch's mark."""
+        if runner.handle is None:
+            return False
+        generation = found.generation if found is not None else runner.handle.generation
+        box = found.box if found is not None else f"{runner.handle.folder}/{BOX}"
+        owner = (await runner.runtime.read(f"{box}/owner") or b"").strip().decode(errors="replace")
+        environ = await runner.runtime.read(f"/proc/{owner}/environ") if owner.isdigit() else None
+        return environ is not None and f"{MARK}={generation}".encode() in environ.split(b"\0")
 
     async def _heard_at(self, runner: Runner, box: str) -> float | None:
         """When that bell was rung which was heard last: the mail hook notes it."""

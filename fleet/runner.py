@@ -184,7 +184,10 @@ class Runner(Agent):
         if not self.harness.has_sessions or headless:  # a headless agent has one for each conversation
             return self._noting_use(replace(record, session_id=None, session_used=record.session_used and not fresh))
         if fresh or record.session_id is None or record.spec.session == "new":
-            anew = replace(record, session_id=str(uuid.uuid4()), session_used=False, transcript=None)
+            # One that only takes the place of what could not be resumed gets no first prompt again.
+            instead = record.life.budget.renewed and record.session_id is not None and record.spec.session != "new"
+            used = record.session_used and instead
+            anew = replace(record, session_id=str(uuid.uuid4()), session_used=used, transcript=None)
             return self._noting_use(anew)
         return record
 
@@ -331,20 +334,24 @@ class Runner(Agent):
 
     async def _prepare(self, handle: Handle) -> LaunchPlan:
         """Everything decided about the launch, and what the record is to say of it written down. No older launch's
-        process lives any more: it might still write what is read."""
+        process lives any more, and its last hooks are heard: they might still change what is decided by."""
         parts = self.parts
         preparing = Preparing(
             self.record, self.harness, handle, self.runtime, parts.places, parts.settings, parts.admit, parts.hosts.here
         )
-        purged = self.runtime.purge(self.name, keep=handle.generation, grace=parts.settings.kill_grace)
-        _, around = await together(purged, preparing.surroundings())
+        _, around = await together(self._outlast(handle), preparing.surroundings())
         self.facts.cwd, self.facts.env = around.cwd, around.env
         version = partial(parts.version, self.runtime)
-        prepared = await preparing.launch(around, version, must_resume=self._must_resume)
+        prepared = await preparing.launch(self.record, around, version, must_resume=self._must_resume)
         self._must_resume = False
         self.facts.warnings = (*self.facts.warnings, *prepared.warnings)
         await self.amend(**prepared.notes)
         return prepared.plan
+
+    async def _outlast(self, handle: Handle) -> None:
+        """What is left of older launches goes, and what their hooks have left behind is heard."""
+        await self.runtime.purge(self.name, keep=handle.generation, grace=self.parts.settings.kill_grace)
+        await self.parts.take_in(self.name)
 
     # -- its death -------------------------------------------------------------------------------------------------
 
@@ -362,6 +369,7 @@ class Runner(Agent):
                     self.senses.watch(handle)
                     self.senses.on_look(handle, look)
                 return
+        await self.parts.take_in(self.name)  # its last words, while they are still those of the present launch
         cause, words = restart.Cause.CRASH, None
         with self.guarded("cause"):  # whatever its last words are, it is dead
             cause, words = await self._cause(handle, look)

@@ -223,13 +223,15 @@ class Senses:
     async def on_hook(self, event: HookEvent) -> None:
         """An event of the program's hooks, already stored. Only the owner's word moves the state."""
         agent = self._agent
+        if _uses(event, agent.record.session_id) and not agent.record.session_used:
+            await agent.learn(session_used=True)  # that is so whenever it is heard, also after the launch
         if not self._is_owners(event):
             return
         if event.session_id and event.session_id != agent.record.session_id and _binds(event):
-            await agent.learn(session_id=event.session_id, session_used=event.name == "UserPromptSubmit")
+            await agent.learn(session_id=event.session_id)
             agent.parts.record_event(agent.name, "session", event.session_id, {"because": event.name})
-        if event.name == "UserPromptSubmit" and not agent.record.session_used:
-            await agent.learn(session_used=True)
+            if _uses(event, event.session_id) and not agent.record.session_used:
+                await agent.learn(session_used=True)
         path = event.payload.get("transcript_path")
         if isinstance(path, str) and path != agent.record.transcript and event.session_id == agent.record.session_id:
             await agent.learn(transcript=path)
@@ -323,6 +325,11 @@ class Senses:
             if facts.transcript.lines or len(tail) < length or length >= TRANSCRIPT_MOST:
                 return
             length *= 8  # the program's own snapshots fill tens of kilobytes
+
+
+def _uses(event: HookEvent, session_id: str | None) -> bool:
+    """Whether it tells of a prompt that this conversation got."""
+    return event.name == "UserPromptSubmit" and session_id is not None and event.session_id == session_id
 
 
 def _binds(event: HookEvent) -> bool:

@@ -67,6 +67,8 @@ ATTEND_EVERY = 0.5
 """Seconds between two looks for agents that are to be judged again …"""
 ATTEND_SETTLED = 0.8
 """… and where all are settled: as between two sweeps where nothing moves, and far less than `ATTEND`."""
+TAKEN_IN_WITHIN = 5.0
+"""Seconds that a death or a launch waits at most for what hooks have left in the spool: a host may be slow."""
 SECOND_LOOK = 0.25
 """Seconds after which a death that nothing explains is looked at again."""
 REACH_AGAIN = 5.0
@@ -160,6 +162,7 @@ class Supervisor:
             record_event=self.record_event,
             storage=self._on_storage,
             changed=self._changed,
+            take_in=self._take_in,
             admit=lambda spec, generation: self.admit(spec, generation),
         )
 
@@ -792,6 +795,19 @@ class Supervisor:
     async def _collect(self, name: str | None) -> None:
         """Store what lies in the spool, then tell the agents whose hooks it was."""
         await self._heard(await self._drain.drain(name))
+
+    async def _take_in(self, name: str) -> None:
+        """Hear what an agent's hooks have told so far. What cannot be had within a moment is heard later."""
+        runner = self.runners[name]
+        host = runner.runtime
+        try:
+            async with asyncio.timeout(TAKEN_IN_WITHIN):
+                if host.far is None:
+                    await self._collect(name)
+                else:
+                    await self._collect_there(host.far, name, spool_of(name, host, self.places))
+        except TimeoutError:
+            log.warning("agent %s: what its hooks told last is not heard within %g s", name, TAKEN_IN_WITHIN)
 
     async def _heard(self, events: Sequence[HookEvent]) -> None:
         for event in events:

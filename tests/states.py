@@ -110,7 +110,8 @@ def _numbers(policy: Policy) -> str:
   the agent is started, or told to go on where it lives. One that says it goes on by itself is only watched.
   Elsewhere a person does it. What was said to the agent meanwhile is delivered when the limit ends.
 - The loss of a host or multiplexer is nobody's fault: it charges no budget, and its agents come back in turn.
-- A resume that the program gives up within seconds gets one new conversation, never a second.
+- A resume that the program gives up within seconds gets one new conversation, without the first prompt, never a
+  second.
 - A person's `start` or `restart` clears what was used up. So does `reset`, which also lets a parked agent come back
   as soon as the brake allows. A `start` that finds the agent up changes nothing.
 - `restarts` counts the launches that fleet made by itself since a person last started, restarted or reset the agent.

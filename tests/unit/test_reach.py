@@ -10,9 +10,12 @@ import pytest
 from fleet.harnesses.claude_code import ClaudeCode
 from fleet.harnesses.screens import Rules
 from fleet.health.classify import View
-from fleet.reach import begins, shows
+from fleet.hub.delivery import HandedOver, Seen, Sign
+from fleet.hub.message import Message, Way
+from fleet.reach import Agents, begins, shows
 from fleet.settings import Places
 from fleet.terms import Screen
+from tests.unit.fleet_in_memory import World, draw
 
 LINE = "all work and no play makes a long prompt "
 
@@ -137,3 +140,46 @@ def test_where_the_tail_begins_is_told_by_its_first_line_that_was_not_attached_l
     assert begins is not None
     assert round(begins % 3600) == 25 * 60 + 1
     assert ClaudeCode().read_said(b"").begins is None
+
+
+KEY = "00000000000000100-doorbell"
+MAIL = Message(id="m-1", workspace="main", sender="bob", to=("web",), text="hello", at=0.0, thread="t-1")
+
+
+@pytest.mark.parametrize("whose", ["the program", "a stranger with its pid"])
+async def test_what_a_program_without_a_terminal_still_writes_down_is_waited_for(tmp_path: Any, whose: str) -> None:
+    """Its launch is over, and the next one is under way, before it has written the message into its conversation."""
+    world = World(tmp_path)
+    daemon = await world.daemon()
+    await daemon.start(world.claude_code())
+    draw(world.host.pane("web"), "idle-manual")
+    await world.clock.turn(2)
+    runner, host = daemon["web"], world.host
+    assert runner.handle is not None
+    box, mark = f"{runner.handle.folder}/box", runner.handle.generation
+    handed = HandedOver(way=Way.DOORBELL, at=world.clock.now(), acted_at=world.clock.now())
+    agents = Agents(
+        daemon.supervisor.runners, world.clock, lambda harness: None, daemon.supervisor.events.of_generation
+    )
+    await agents.put("web", KEY, "<its text>", Way.DOORBELL)
+    host.files[f"{box}/taken/{KEY},99"] = host.files.pop(f"{box}/d.{KEY}")
+    host.files[f"{box}/owner"] = b"4242\n"
+    environ = f"FLEET_GENERATION={mark}" if whose == "the program" else f"FLEET_GENERATION={mark}0"
+    host.files["/proc/4242/environ"] = f"HOME=/home/u\0{environ}\0".encode()
+
+    async def seen() -> Seen:
+        (one,) = await agents.seen("web", KEY, handed, [MAIL], 0.0)
+        return one
+
+    assert (await seen()).alive
+    host.pane("web").kill()
+    await world.clock.turn(1)
+    assert runner.handle.generation != mark
+    assert (await seen()).alive is (whose == "the program")
+    host.files[f"/home/u/.claude/projects/-work/{runner.record.session_id}.jsonl"] = line(
+        type="user", message={"content": '<fleet-message-x id="m-1" from="bob">'}
+    )
+    del host.files["/proc/4242/environ"]
+    told = await seen()
+    assert (told.alive, told.signs) == (False, {Sign.TRANSCRIPT})
+    await world.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -629,6 +630,8 @@ async def _ready(world: World, daemon: Daemon) -> None:
 )
 async def test_a_hook_of_something_else_moves_nothing(world: World, daemon: Daemon, foreign: dict[str, object]) -> None:
     await _ready(world, daemon)
+    await daemon.hook("UserPromptSubmit")
+    await daemon.hook("Stop")
     record, state = daemon["web"].record, daemon["web"].state.activity
     await daemon.hook("UserPromptSubmit", **foreign)
     await daemon.hook("PreToolUse", **foreign, payload={"tool_name": "Bash", "tool_input": {}})
@@ -694,8 +697,77 @@ async def test_a_prompt_that_was_taken_is_given_to_no_second_conversation(
     assert any(first in told and "--fresh" in told for told in daemon["web"].facts.warnings) is prompted
 
 
+async def test_a_prompt_that_was_taken_just_before_the_end_is_heard_of_before_the_next_launch(
+    world: World, daemon: Daemon
+) -> None:
+    """Its hook has told it, and the daemon was slower than the death."""
+    await daemon.start(world.claude_code(prompt="Do it"))
+    await world.clock.turn(2)
+    _leave_in_spool(world, "UserPromptSubmit", session_id=daemon["web"].record.session_id)
+    world.host.pane("web").kill()
+    await world.clock.turn(1)
+    assert not any("Do it" in word for word in world.host.pane("web").plan.argv)
+
+
+async def test_a_prompt_that_was_taken_just_before_a_stop_is_heard_of_before_the_next_start(
+    world: World, daemon: Daemon
+) -> None:
+    spec = world.claude_code(prompt="Do it")
+    await daemon.start(spec)
+    await world.clock.turn(2)
+    first = world.host.pane("web")
+    await daemon.supervisor.stop([daemon["web"]])
+    _leave_in_spool(world, "UserPromptSubmit", session_id=daemon["web"].record.session_id)
+    await daemon.start(spec)
+    assert world.host.pane("web") is not first
+    assert not any("Do it" in word for word in world.host.pane("web").plan.argv)
+
+
+async def test_an_agent_that_is_killed_after_a_clear_goes_on_with_the_new_conversation_and_no_prompt(
+    world: World, daemon: Daemon
+) -> None:
+    """Neither that hook nor the new conversation's transcript was seen before its death."""
+    await daemon.start(world.claude_code(prompt="Do it"))
+    draw(world.host.pane("web"), "idle-manual")
+    await world.clock.turn(2)
+    await daemon.hook("UserPromptSubmit")
+    await daemon.hook("Stop")
+    _leave_in_spool(world, "SessionStart", session_id="new-one", source="clear")
+    world.host.pane("web").kill()
+    await world.clock.turn(1)
+    argv = world.host.pane("web").plan.argv
+    assert argv[argv.index("--session-id") + 1] == "new-one"
+    assert not any("Do it" in word for word in argv)
+
+
+async def test_a_first_message_is_not_typed_again_after_a_clear_and_a_daemons_end(world: World, daemon: Daemon) -> None:
+    world.host.files["/work/first.txt"] = b"Do it"
+    await daemon.start(world.claude_code(prompt_file="/work/first.txt"))
+    pane = world.host.pane("web")
+    draw(pane, "idle-manual")
+    await _until_typed(world, pane)
+    await daemon.hook("UserPromptSubmit")
+    await daemon.hook("Stop")
+    typed = list(pane.typed)
+    await daemon.hook("SessionStart", session_id="new-one", payload={"source": "clear"})
+    daemon.kill()
+    daemon = await world.daemon()
+    await world.clock.turn(5)
+    assert daemon["web"].state.activity is Activity.READY
+    assert pane.typed == typed
+
+
+def _leave_in_spool(world: World, event: str, **payload: object) -> None:
+    """What a hook of the program has written, and no daemon has looked at."""
+    pane = world.host.pane("web")
+    content = json.dumps({"hook_event_name": event, **payload})
+    (world.places.spool / "web" / f"{pane.handle.generation},{pane.pid},100.01,77").write_text(content)
+
+
 async def test_a_resume_that_dies_at_once_gets_one_new_conversation_and_no_loop(world: World, daemon: Daemon) -> None:
-    await _ready(world, daemon)
+    await daemon.start(world.claude_code(prompt="Do it"))
+    draw(world.host.pane("web"), "idle-manual")
+    await world.clock.turn(2)
     await daemon.hook("UserPromptSubmit")
     first = daemon["web"].record.session_id
     assert first is not None
@@ -707,6 +779,8 @@ async def test_a_resume_that_dies_at_once_gets_one_new_conversation_and_no_loop(
     await world.clock.turn(1)
     argv = world.host.pane("web").plan.argv
     assert argv[argv.index("--session-id") + 1] not in (first, None)
+    assert not any("Do it" in word for word in argv), "a prompt that was taken is given to no second conversation"
+    assert any("could not be resumed" in told for told in daemon["web"].facts.warnings)
     world.host.pane("web").exit(1)
     await world.clock.turn(4)
     assert phase(daemon) is Phase.BACKOFF, "the next one is an ordinary failed start"
