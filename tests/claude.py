@@ -17,6 +17,7 @@ import subprocess
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -113,7 +114,8 @@ class Program:
     def close(self) -> None:
         """End it and all that it started, and its tmux server."""
         if self.beside("launcher").exists() and not self.beside("exit").exists():
-            os.kill(self.pid, signal.SIGTERM)
+            with suppress(ProcessLookupError):  # it ends just now
+                os.kill(self.pid, signal.SIGTERM)
             self.ended()
         self.tmux("kill-server")
 
@@ -220,6 +222,15 @@ class Program:
 
     def reaches(self, activity: Activity) -> Program:
         until(lambda: self.activity is activity, f"its own word says {activity}; the screen:\n{self.screen}")
+        return self
+
+    def shows(self, text: str) -> Program:
+        until(lambda: text in self.screen, f"{text!r} is drawn; the screen:\n{self.screen}")
+        return self
+
+    def notes(self, answer: str) -> Program:
+        """It writes its answer down some while after it has told of it: only then there is a conversation to resume."""
+        until(lambda: self.transcript.last_assistant_message == answer, f"the transcript has {answer}")
         return self
 
     def hears(self, name: str, **payload: Any) -> HookEvent:

@@ -25,6 +25,7 @@ import psutil
 import pytest
 
 from fleet.clock import SystemClock
+from fleet.errors import HostUnreachable
 from fleet.manifests.model import AgentSpec, Slurm
 from fleet.runtimes.base import Runtime
 from fleet.runtimes.lease import Times
@@ -33,13 +34,13 @@ from fleet.runtimes.slurm_booking import Booking
 from fleet.runtimes.slurm_bookings import Bookings
 from fleet.runtimes.slurm_cluster import Cluster as Asked
 from fleet.runtimes.slurm_queue import Pace
-from fleet.runtimes.slurm_runs import Run
+from fleet.runtimes.slurm_runs import NOTES, Run
 from fleet.runtimes.slurm_runtime import SlurmRuntime
 from fleet.runtimes.slurm_tenant import TenantRuntime, folder_of
 from fleet.settings import Places, Settings
 from fleet.terms import Handle, LaunchPlan
+from tests.contract.hosts import IMPATIENT, PATIENT, Kit, answers_within, until_async
 from tests.contract.hosts import PROGRAMS as SCRIPTS
-from tests.contract.hosts import Kit, until_async
 from tests.homes import Home
 
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "squeue", "scancel", "scontrol", "sinfo", "tmux")
@@ -266,8 +267,11 @@ def cluster(
 
 # -- agents on it -----------------------------------------------------------------------------------------------------
 
-PACE = Pace(interval=0.5, timeout=3.0, slowest=1.0, fastest=0.1)
-TIMES = Times(every=2, ttl=12, grace=3)
+PACE = Pace(interval=0.5, timeout=PATIENT, slowest=1.0, fastest=0.1)
+TIMES = Times(every=2, ttl=40, grace=3)
+"""Of leases that are held and let go of …"""
+SHORT = Times(every=2, ttl=14, grace=3)
+"""… and of those whose end is waited for."""
 
 
 class SlurmHost:
@@ -275,11 +279,14 @@ class SlurmHost:
 
     multiplexer = "tmux"
 
-    def __init__(self, cluster: Cluster, home: Path, *, pace: Pace = PACE, settings: Settings | None = None) -> None:
+    def __init__(
+        self, cluster: Cluster, home: Path, *, pace: Pace = PACE, settings: Settings | None = None, times: Times = TIMES
+    ) -> None:
         self.cluster = cluster
+        self.times = times
         self.folder = str(home / "work")
         self.places = Places.of({"FLEET_HOME": str(home / "fleet"), "HOME": str(home)})
-        self.settings = settings or Settings(observe_timeout=5.0, observe_idle_interval=0.5)
+        self.settings = settings or Settings(observe_timeout=PATIENT, observe_idle_interval=0.5)
         self._pace = pace
         bin_ = Path(self.folder) / "bin"
         bin_.mkdir(parents=True, exist_ok=True)
@@ -294,7 +301,7 @@ class SlurmHost:
         clock = SystemClock()
         self.local = LocalRuntime(self.places, self.settings, clock)
         self.asked = Asked(self.local, self.cluster.env | {"HOME": str(Path(self.folder).parent)}, self._pace)
-        self.slurm = SlurmRuntime(self.asked, self.places, self.settings, clock, times=TIMES, read_every=0.1)
+        self.slurm = SlurmRuntime(self.asked, self.places, self.settings, clock, times=self.times, read_every=0.1)
         self.runtime: Runtime = self.slurm
 
     async def leave(self) -> None:
@@ -309,13 +316,15 @@ class SlurmHost:
             booking = Booking(name=name, cpus=cpus, mem="4G", persistent=persistent)
             await Bookings(self.asked, self.places, self.settings, home).book(booking)
         await happens(there.exists, "the booking has its node")
-        made = TenantRuntime(self.asked, name, self.places, self.settings, SystemClock(), times=TIMES, read_every=0.1)
+        clock = SystemClock()
+        made = TenantRuntime(self.asked, name, self.places, self.settings, clock, times=self.times, read_every=0.1)
         self.tenancies.append(made)
         return made
 
     def run_of(self, handle: Handle, number: int = 1) -> Run:
         folder = Path(handle.folder) / f"run.{number}"
-        return Run(number, {path.name: path.read_text().strip() for path in folder.glob("[a-z]*") if path.is_file()})
+        notes = {path.name: path.read_text().strip() for name in NOTES if (path := folder / name).is_file()}
+        return Run(number, notes)
 
     def _kill(self, handle: Handle, name: str) -> None:
         pid, start = self.run_of(handle).notes[name].split()
@@ -339,10 +348,16 @@ class SlurmHost:
         return next(process for process in self.cluster.daemons() if process.name().startswith("slurmctld"))
 
     def cut(self) -> None:
+        self._answers_within(IMPATIENT)
         self._controller().suspend()
 
     def heal(self) -> None:
         self._controller().resume()
+        self._answers_within(PATIENT)
+
+    def _answers_within(self, seconds: float) -> None:
+        self.asked._pace = replace(self.asked._pace, timeout=seconds)
+        answers_within(self.settings, seconds)
 
     async def close(self) -> None:
         with suppress(StopIteration):
@@ -386,7 +401,10 @@ class SlurmKit(Kit):
         await self.runtime.launch(self.plan(agent, program, **section), handle)
 
         async def runs() -> bool:
-            look = await self.runtime.look(handle)
+            try:
+                look = await self.runtime.look(handle)
+            except HostUnreachable:  # the queue was not told in time
+                return False
             return look.waiting is None and look.program is not None
 
         await until_async(runs, "the job's start")

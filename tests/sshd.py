@@ -27,7 +27,7 @@ from fleet.runtimes.ssh import Link
 from fleet.runtimes.ssh_runtime import SshRuntime
 from fleet.settings import Places, Settings
 from fleet.terms import Handle, Process
-from tests.contract.hosts import PATIENCE, PROGRAMS, until
+from tests.contract.hosts import IMPATIENT, PATIENCE, PATIENT, PROGRAMS, until
 from tests.networks import Network
 
 SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/usr/local/sbin")
@@ -240,7 +240,7 @@ class SshHost:
         self.folder = str(home / "work")
         self.root = str(home / "there")
         self.places = Places.of({"FLEET_HOME": str(home / "fleet"), "HOME": str(home)})
-        self.settings = settings or Settings(observe_timeout=1.5, observe_idle_interval=0.5)
+        self.settings = settings or Settings(observe_timeout=PATIENT, observe_idle_interval=0.5)
         bin_ = Path(self.folder) / "bin"
         bin_.mkdir(parents=True, exist_ok=True)
         for name, text in PROGRAMS.items():
@@ -262,7 +262,7 @@ class SshHost:
         self.runtime: Runtime = self.ssh
 
     def link(self) -> Link:
-        return Link("there", config=[str(self.sshd.config)], keepalive=0.5, probe_within=2)
+        return Link("there", config=[str(self.sshd.config)], keepalive=PATIENT / 4, probe_within=PATIENT)
 
     def again(self) -> SshRuntime:
         """A runtime as a daemon that starts anew makes it."""
@@ -292,10 +292,19 @@ class SshHost:
             processes.send(server, signal.SIGKILL)
 
     def cut(self) -> None:
+        """It is noticed soon. Once it is healed, nobody takes a busy machine for a cut."""
         (self._network or self.wire).cut()
+        self._answers_within(IMPATIENT)
 
     def heal(self) -> None:
+        self._answers_within(PATIENT)
         (self._network or self.wire).heal()
+
+    def _answers_within(self, seconds: float) -> None:
+        link = self.ssh.link
+        link._keepalive, link._within = seconds / 4, seconds
+        if link._connection is not None:
+            link._connection.set_keepalive(link._keepalive)
 
     async def end_agents(self, names: Sequence[str]) -> None:
         for name in names:

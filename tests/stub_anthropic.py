@@ -17,7 +17,8 @@ first match of one of these, anywhere in it:
     BIG <n>                  answer with n lines
 
 A mode for all, set with POST /_stub/mode {"error": 401, "count": 2, "usage": 150000, "delay": 0.2,
-"headers": {...}}, comes first; {} clears it; with "hold": true nothing is answered until it is cleared.
+"headers": {...}}, comes first; {} clears it; with "hold": true nothing is answered until it is cleared, with
+"hold_answers" nothing but errors.
 GET /_stub/log returns what was asked so far; POST /_stub/reset forgets log, mode and counts.
 """
 
@@ -220,6 +221,8 @@ async def messages(request: web.Request) -> web.StreamResponse:
     reply = reply_to(body, script)
     if reply.error:
         return error_response(*reply.error, mode.get("headers"))
+    while script.mode.get("hold_answers"):  # noqa: ASYNC110
+        await asyncio.sleep(0.05)
     await asyncio.sleep(reply.delay)
     tokens = reply.usage or mode.get("usage") or len(json.dumps(body)) // 4
     usage = {

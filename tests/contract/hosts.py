@@ -21,6 +21,10 @@ from fleet.testing import MemoryRuntime, Pane
 
 PATIENCE = 60.0
 """Seconds a test waits for what must happen. Only a failing test waits so long."""
+PATIENT = 20.0
+"""Seconds a host may take to answer, so that a busy machine is not taken for a host that is away …"""
+IMPATIENT = 1.0
+"""… and one that a test has cut, so that it is soon noticed."""
 
 PROGRAMS = {
     "greeter": r"""#!/bin/sh
@@ -210,7 +214,7 @@ class LocalHost:
         self.multiplexer = multiplexer
         self.folder = str(home / "work")
         self.places = Places.of({"FLEET_HOME": str(home / "fleet"), "HOME": str(home)})
-        self.settings = settings or Settings(observe_timeout=3, observe_idle_interval=0.5)
+        self.settings = settings or Settings(observe_timeout=PATIENT, observe_idle_interval=0.5)
         bin_ = Path(self.folder) / "bin"
         bin_.mkdir(parents=True, exist_ok=True)
         for name, text in PROGRAMS.items():
@@ -242,10 +246,12 @@ class LocalHost:
         self._signal(signal.SIGKILL)
 
     def cut(self) -> None:
+        answers_within(self.settings, IMPATIENT)
         self._signal(signal.SIGSTOP)
 
     def heal(self) -> None:
         self._signal(signal.SIGCONT)
+        answers_within(self.settings, PATIENT)
 
     def _signal(self, number: int) -> None:
         servers = self.servers()
@@ -264,6 +270,11 @@ class LocalHost:
         for server in self.servers():
             processes.send(server, signal.SIGKILL)
         await until(lambda: not self.servers(), "the end of the multiplexer")
+
+
+def answers_within(settings: Settings, seconds: float) -> None:
+    """Have those who were given these settings wait so long for an answer from now on."""
+    object.__setattr__(settings, "observe_timeout", seconds)
 
 
 def bears(generation: str) -> list[int]:

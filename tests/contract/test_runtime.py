@@ -242,7 +242,7 @@ async def test_a_lost_multiplexer_is_told_as_such_once_per_agent(kit: Kit, host:
         death = await each.death()
         assert death.multiplexer_lost
         assert (await kit.runtime.look(handle)).multiplexer_lost
-        assert len([look for look in each.all if look.multiplexer_lost]) == 1
+        assert len(each.deaths) == 1
 
 
 async def test_agents_come_back_after_the_multiplexer_was_lost(kit: Kit, host: Host) -> None:

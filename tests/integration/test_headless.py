@@ -156,7 +156,7 @@ async def test_stopping_a_conversation_ends_its_turn_and_no_other(desk: Desk) ->
 async def test_a_turn_that_waits_for_its_conversation_does_not_begin_once_that_was_stopped(desk: Desk) -> None:
     desk.runner("echo x >> began; sleep 300")
     first, second = desk.begin(message(1)), desk.begin(message(2))
-    await until(lambda: (desk.home / "work" / "began").exists(), "the first turn runs")
+    await until(lambda: _begun(desk.home / "work" / "began") == ["x"], "the first turn runs")
     await desk.turns.stop_turn("web", message().thread)
     assert [(await first).reason, (await second).reason] == ["interrupted", "interrupted"]
     assert (desk.home / "work" / "began").read_text() == "x\n"

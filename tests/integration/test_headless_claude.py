@@ -166,13 +166,17 @@ async def test_its_log_reads_as_a_conversation(desk: Desk, claude_program: str, 
     assert '● Bash: {"command": "echo hi"}' in told and "  ⎿ hi" in told and "● TOOL-DONE hi" in told
 
 
-async def test_its_prompt_is_seen_by_nobody_in_the_process_table(desk: Desk, claude_program: str, version: str) -> None:
+async def test_its_prompt_is_seen_by_nobody_in_the_process_table(
+    desk: Desk, stub: Stub, claude_program: str, version: str
+) -> None:
     desk.claude(claude_program, version)
-    turn = desk.begin(message(1, text="THINK 3 for the eyes of the agent"))
+    stub.mode(hold=True)
+    turn = desk.begin(message(1, text="Repeat what is for the eyes of the agent"))
     folder = desk.places.agent("web") / "turns" / f"{message().id}.1"
     pid = await until(lambda: _pid(folder / "program"), "the turn runs")
     await until(lambda: b"stream-json" in Path(f"/proc/{pid}/cmdline").read_bytes(), "the program runs")
     assert b"for the eyes" not in Path(f"/proc/{pid}/cmdline").read_bytes()
+    stub.mode()
     assert (await turn).ok
 
 

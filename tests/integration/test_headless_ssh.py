@@ -18,11 +18,9 @@ from fleet.headless import log_of
 from fleet.runtimes.base import Runtime
 from fleet.runtimes.headless import WithHeadless
 from fleet.runtimes.local_tmux import UMASK
-from fleet.runtimes.ssh import Link
 from fleet.runtimes.ssh_hosts import HostState
 from fleet.runtimes.ssh_turns import SshGround
 from fleet.runtimes.turns import NONE, Ground
-from fleet.settings import Settings
 from fleet.terms import File, LaunchPlan
 from tests.homes import Home, Stub
 from tests.sshd import SshHost, needs_sshd
@@ -30,13 +28,6 @@ from tests.turns import Desk, message
 from tests.waiting import until
 
 pytestmark = [pytest.mark.real, needs_sshd]
-
-
-class SteadyHost(SshHost):
-    """One that is not taken for cut because this machine is busy."""
-
-    def link(self) -> Link:
-        return Link("there", config=[str(self.sshd.config)], keepalive=1.0, probe_within=15)
 
 
 @dataclass(kw_only=True)
@@ -79,7 +70,7 @@ class FarDesk(Desk):
 
 @pytest.fixture
 async def desk(home: Home) -> AsyncIterator[FarDesk]:
-    there = SteadyHost(home.path, Settings(observe_timeout=15))
+    there = SshHost(home.path)
     await there.open()
     made = FarDesk(home.path, home.env, there=there)
     yield made

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from fleet.hub.stream import Pace
 from tests.hub_doors import LOOSE, SOON, Hub, Socket, handshake, masked, read_frame, running_hub
 from tests.waiting import until
 
@@ -367,7 +368,8 @@ def many_files() -> Iterator[None]:
 
 @pytest.mark.usefixtures("many_files")
 async def test_of_two_thousand_connections_from_one_address_those_too_many_are_told_so_and_the_others_stay() -> None:
-    async with running_hub(hub_connections=ROOM, **LOOSE) as hub, hub.socket("op") as watching:
+    pace = Pace(ping=1000)  # which those that idle would not answer
+    async with running_hub(pace=pace, hub_connections=ROOM, **LOOSE) as hub, hub.socket("op") as watching:
         idle = []
         refused = 0
         for _ in range(MANY):
@@ -397,13 +399,17 @@ async def test_of_two_thousand_connections_from_one_address_those_too_many_are_t
 
 
 async def test_who_sends_its_request_drop_by_drop_is_let_go() -> None:
-    async with running_hub(head_time=0.5, **LOOSE) as hub, somebody_else(hub):
+    async with running_hub(**LOOSE) as hub, somebody_else(hub):
+        gate = hub.server._gate
+        assert gate is not None
+        gate._head_time, usual = 0.5, gate._head_time
         async with hub.raw() as (reader, writer):
             writer.write(b"GET /api/v1/members HTTP/1.1\r\nHost: localhost\r\n")
             answer = await asyncio.wait_for(reader.read(), SOON)
             assert answer.startswith(b"HTTP/1.1 408") and b'"timed_out"' in answer
         async with hub.raw() as (reader, _):
             assert b'"timed_out"' in await asyncio.wait_for(reader.read(), SOON)
+        gate._head_time = usual
 
 
 async def test_a_head_that_is_too_large_or_none_at_all_is_refused(hub: Hub) -> None:

@@ -73,9 +73,9 @@ async def test_two_that_always_reply_run_as_many_turns_as_there_are_hops(tmp_pat
 
 async def until_quiet(stage: Stage) -> int:
     """The head of the log once nothing more comes into it."""
-    head = -1
-    while head != stage.exchange.log.head:
-        head = stage.exchange.log.head
+    head, log = -1, stage.exchange.log
+    while head != log.head or not log.idle:
+        head = log.head
         await asyncio.sleep(0.05)
     return head
 

@@ -164,7 +164,7 @@ TREES = {
     "a daemon that forked twice": "(setsid sh -c 'sleep 600 & sleep 0.1' &) ; sleep 0.3; echo ready; cat",
     "a child with an empty environment": "env -i /bin/sleep 600 & echo ready; wait",
     "a program that is stopped": "sleep 600 & kill -STOP $!; echo ready; wait",
-    "a tree that grows again": "trap '' TERM; echo ready; while :; do sleep 600 & wait; done",
+    "a tree that grows again": "trap '' TERM; sleep 600 & echo ready; while wait; do sleep 600 & done",
     "children of children": "sh -c 'sh -c \"sleep 600; :\" & sleep 600; :' & echo ready; sleep 600; :",
 }
 
@@ -333,8 +333,11 @@ async def test_what_runs_too_long_takes_its_children_with_it(kit: Kit, host: Loc
 
     note = Path(host.folder) / "pid"
     line = f"sleep 600 & echo $! > {note}.new; mv {note}.new {note}; wait"
-    with pytest.raises(TimedOut):
-        await kit.runtime.run(["sh", "-c", line], env={"PATH": os.defpath}, cwd=host.folder, timeout=1)
+    for within in (1, 5, 25):  # a busy machine may not have begun with it within the first of them
+        with pytest.raises(TimedOut):
+            await kit.runtime.run(["sh", "-c", line], env={"PATH": os.defpath}, cwd=host.folder, timeout=within)
+        if note.exists():
+            break
     pid = int(await content(note))
     await until(lambda: processes.start_time(pid) is None, "the end of the child")
 

@@ -11,13 +11,11 @@ import pytest
 
 from fleet.manifests.model import Command, Slurm, SlurmHooks
 from fleet.runtimes import files, slurm_queue, slurm_script
-from fleet.runtimes.lease import Times
 from fleet.terms import LaunchPlan
-from tests.cluster import Cluster, needs_slurm, until
+from tests.cluster import TIMES, Cluster, needs_slurm, until
 
 RUNTIMES = Path(slurm_script.__file__).parent
 AWKWARD = "a b'c\"d$HOME`id`\\e\nf"
-TIMES = Times(every=2, ttl=12, grace=3)
 PROGRAM = 'printf "%s\\0" "$ODD" "$LOADED" "$1" "$FLEET_GENERATION" >"$2.new"; mv "$2.new" "$2"; exec sleep 600'
 
 pytestmark = [pytest.mark.real, needs_slurm]

@@ -17,7 +17,17 @@ import pytest
 from fleet.errors import HostUnreachable
 from fleet.runtimes import lease
 from fleet.terms import Handle, Process
-from tests.cluster import Cluster, SlurmHost, SlurmKit, TenantHost, happens, needs_slurm, slurm_kit, until  # noqa: F401
+from tests.cluster import (  # noqa: F401
+    SHORT,
+    Cluster,
+    SlurmHost,
+    SlurmKit,
+    TenantHost,
+    happens,
+    needs_slurm,
+    slurm_kit,
+    until,
+)
 from tests.contract.hosts import Looks, until_async
 from tests.contract.test_runtime import (  # noqa: F401
     test_a_host_that_cannot_be_read_is_no_death,
@@ -79,7 +89,10 @@ async def stubborn(kit: SlurmKit, agent: str) -> tuple[Handle, Looks, Process]:
 
 
 def lives(pid: int) -> bool:
-    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def held(host: TenantHost, agent: str) -> lease.Lease | None:
@@ -124,7 +137,10 @@ async def test_what_a_killed_launcher_left_behind_is_ended_before_its_lease_is_l
     assert not lives(program.pid)
 
 
-async def test_a_lease_that_cannot_be_renewed_ends_the_program_by_its_deadline(kit: SlurmKit, host: TenantHost) -> None:
+async def test_a_lease_that_cannot_be_renewed_ends_the_program_by_its_deadline(host: TenantHost) -> None:
+    host.times = SHORT
+    await host.lodge()
+    kit = SlurmKit(host)
     handle, looks, program = await stubborn(kit, "cut-off")
     leases = host.places.agent("cut-off") / "leases"
     leases.rename(leases.with_name("leases-away"))

@@ -88,7 +88,7 @@ async def test_a_turn_is_a_step_of_its_launchs_job_and_the_next_daemon_waits_for
     assert (look.screen, look.program, look.pane) == (None, None, None)
     turn = desk.begin(message(text="größe 'x' $HOME\n"))
     begun = desk.home / "work" / "begun"
-    await until(begun.exists, "the turn runs")
+    await until(lambda: begun.exists() and begun.read_text().endswith("\n"), "the turn runs")
     job, _, step = begun.read_text().strip().partition(".")
     assert desk.cluster.cluster.states()[job] == "RUNNING" and step.isdigit()
     await desk.next_daemon()

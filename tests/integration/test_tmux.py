@@ -18,12 +18,11 @@ from pathlib import Path
 import libtmux
 import pytest
 
-from fleet import processes
 from fleet.runtimes.local_tmux import Client, LocalTmux, program
 from fleet.runtimes.tmux import Control
 from fleet.settings import Settings
 from fleet.terms import Handle
-from tests.contract.hosts import PATIENCE, Kit, LocalHost, Looks, until
+from tests.contract.hosts import PATIENCE, PATIENT, Kit, LocalHost, Looks, until
 from tests.homes import Home
 
 
@@ -118,7 +117,7 @@ async def test_no_pane_is_ever_stale(kit: Kit, host: LocalHost) -> None:
 
 
 async def test_more_agents_than_a_server_holds_get_another(home: Home) -> None:
-    host = LocalHost(home.path, settings=Settings(panes_per_server=2, observe_timeout=3))
+    host = LocalHost(home.path, settings=Settings(panes_per_server=2, observe_timeout=PATIENT))
     try:
         kit = Kit(host)
         handles = [await kit.launch(f"a{n}") for n in range(5)]
@@ -202,7 +201,7 @@ async def test_title_cursor_colours_and_alternate_screen_are_seen(kit: Kit) -> N
 
 async def test_the_scrollbacks_limit_loses_no_line(home: Home) -> None:
     """Also where a tenth of the scrollback was dropped many times between two looks."""
-    host = LocalHost(home.path, settings=Settings(history_limit=200, observe_timeout=20))
+    host = LocalHost(home.path, settings=Settings(history_limit=200, observe_timeout=PATIENT))
     try:
         kit = Kit(host)
         handle = kit.mint("web")
@@ -257,12 +256,11 @@ async def test_a_silent_server_keeps_its_client_and_goes_on(kit: Kit, host: Loca
     looks = kit.watch(handle)
     await looks.show("hello")
     before = set(tmux_of(host, handle)._clients)
-    (server,) = host.servers()
     told: list[str | None] = []
     kit.runtime.on_host(told.append)
-    processes.send(server, signal.SIGSTOP)
+    host.cut()
     await until(lambda: told, "word that it cannot be read")
-    processes.send(server, signal.SIGCONT)
+    host.heal()
     await until(lambda: told[-1] is None, "word that it can be read again")
     await kit.say(handle, "well")
     await looks.show("you said well")

@@ -7,7 +7,7 @@ import os
 import socket
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +82,8 @@ class ScriptedDaemon:
                 self.heard.append(request)
                 scripts = self._scripts.get(request["verb"], [])
                 if scripts:
-                    connection.sendall(scripts[0] if len(scripts) == 1 else scripts.pop(0))
+                    with suppress(OSError):  # whoever asked has left
+                        connection.sendall(scripts[0] if len(scripts) == 1 else scripts.pop(0))
 
 
 @contextmanager

@@ -96,7 +96,14 @@ async def test_appends_from_many_tasks_share_commits_and_leave_no_gap(logs):
         commits += 1
 
     log.tail(0, count)
-    stored = await asyncio.gather(*(log.append([said(str(n)), said(f"{n}b")]) for n in range(200)))
+    gate = threading.Event()  # the disk is busy until all of them are there
+    held = asyncio.create_task(log.database.write(lambda _: gate.wait(30)))
+    await asyncio.sleep(0)
+    appends = [asyncio.create_task(log.append([said(str(n)), said(f"{n}b")])) for n in range(200)]
+    await asyncio.sleep(0)
+    gate.set()
+    await held
+    stored = await asyncio.gather(*appends)
     assert sorted(s.seq for batch in stored for s in batch) == list(range(1, 401))
     assert all(second.seq == first.seq + 1 for first, second in stored)
     assert commits < 20
