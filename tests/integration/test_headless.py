@@ -218,12 +218,13 @@ async def test_a_conversation_has_one_turn_at_a_time_and_others_run_beside_it(de
     """
     desk.runner(script, headless={"max_parallel": 4})
     one, two, three = message(1, thread="t-a"), message(2, thread="t-a"), message(3, thread="t-b")
-    turns = [desk.begin(m) for m in (one, two, three)]
     work = desk.home / "work"
+    turns = [desk.begin(one)]
+    await until(lambda: _begun(work / "order.t-a"), "the first turn runs")
+    turns += [desk.begin(two), desk.begin(three)]
     (work / "go.t-b").touch()
     assert (await turns[2]).ok
-    begun = await until(lambda: _begun(work / "order.t-a"), "the other conversation's turn runs")
-    assert begun == ["begin", one.id]
+    assert _begun(work / "order.t-a") == ["begin", one.id]
     (work / "go.t-a").touch()
     await asyncio.gather(*turns)
     told = (work / "order.t-a").read_text().split()

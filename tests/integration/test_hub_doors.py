@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from fleet.hub import app, websocket, wire
+from fleet.hub import app, stream, websocket, wire
 from fleet.hub.auth import Role
 from fleet.hub.stream import Pace
 from tests.hub_doors import LOOSE, SOON, Ahead, Hub, handshake, masked, read_frame, running_hub
@@ -582,7 +582,10 @@ async def caller(hub: Hub) -> Any:
     return hub.exchange.tokens.check(hub.tokens["op"])
 
 
-async def test_a_reader_without_progress_is_cut_off_and_goes_on_by_its_position() -> None:
+async def test_a_reader_without_progress_is_cut_off_and_goes_on_by_its_position(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(stream, "FAREWELL", SOON)
     async with running_hub(pace=Pace(stalled=0.5), **LOOSE) as hub:
         pad = "x" * 30_000
         async with hub.deaf("op") as (reader, _):
