@@ -21,6 +21,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import select
 import socket
 import sys
 import threading
@@ -261,10 +262,11 @@ class Shim:
         with self._lock:
             self._unanswered -= 1
 
-    def finish(self) -> None:
-        """The program asks nothing more: what it has asked is answered, if that does not take long."""
+    def finish(self, is_read: Callable[[], bool]) -> None:
+        """The program asks nothing more: what it has asked is answered, if that does not take long and anybody reads
+        it. Of one that was killed nothing stays open: mail that is taken by it would be lost."""
         give_up = time.monotonic() + LAST
-        while time.monotonic() < give_up:
+        while is_read() and time.monotonic() < give_up:
             with self._lock:
                 if not self._unanswered:
                     return
@@ -493,6 +495,13 @@ def _note(text: str) -> None:
     print(f"fleet mcp: {text}", file=sys.stderr)
 
 
+def is_read(descriptor: int) -> bool:
+    """Whether there is anybody who could read what is written there."""
+    looking = select.poll()
+    looking.register(descriptor, 0)  # that the other end is closed is told always
+    return not looking.poll(0)
+
+
 def _to_stdout(line: bytes) -> None:
     try:
         sys.stdout.buffer.write(line)
@@ -517,7 +526,7 @@ def main(
     for line in sys.stdin.buffer:
         if line.strip():
             shim.take(line)
-    shim.finish()
+    shim.finish(lambda: is_read(sys.stdout.fileno()))
     os._exit(0)  # threads may wait for answers that nobody reads any more
 
 

@@ -118,6 +118,10 @@ def full(
     life, facts, spec, handle = runner.life, runner.facts, runner.spec, runner.handle
     line, transcript = facts.status_line, facts.transcript
     up = life.phase in (*UP, Phase.UNVERIFIABLE)
+
+    def clean(text: str | None) -> str | None:
+        return redact(text, runner.secrets) if text else text
+
     pane = (
         {"multiplexer": handle.multiplexer, "socket": handle.socket, "target": facts.pane or f"={handle.session}:"}
         if handle and up and not runner.headless
@@ -136,7 +140,7 @@ def full(
         "pane": pane,
         "pane_text": redact(facts.screen.text, runner.secrets) if facts.screen and up else None,
         "size": [facts.screen.width, facts.screen.height] if facts.screen and up else None,
-        "title": facts.screen.title if facts.screen and up else None,
+        "title": clean(facts.screen.title) if facts.screen and up else None,
         "launched_at": life.launched_at,
         "launches": runner.record.launches,
         "generation": handle.generation if handle else None,
@@ -147,10 +151,10 @@ def full(
         "metrics": dict(host),
         "depends_on": [need.model_dump(mode="json") for need in spec.depends_on],
         "warnings": list(facts.warnings),
-        "last_user_msg": getattr(transcript, "last_user_message", None),
-        "last_assistant_msg": getattr(transcript, "last_assistant_message", None),
+        "last_user_msg": clean(getattr(transcript, "last_user_message", None)),
+        "last_assistant_msg": clean(getattr(transcript, "last_assistant_message", None)),
         "current_tool": getattr(transcript, "current_tool", None) if up else None,
-        "current_tool_input": getattr(transcript, "current_tool_input", None) if up else None,
+        "current_tool_input": clean(getattr(transcript, "current_tool_input", None)) if up else None,
         "model_transcript": getattr(transcript, "model", None),
         "context_tokens": getattr(transcript, "context_tokens", None),
         "transcript_at": getattr(transcript, "last_at", None),

@@ -120,7 +120,8 @@ class Senses:
         self._looked()
 
     def _hear_eyes(self, screen: Screen, verdict: Verdict, at: float) -> None:
-        """What screen and title say."""
+        """What screen and title say, without the agent's secrets."""
+        secrets = self._agent.secrets
         self._note(
             Evidence(
                 source=Source.SCREEN,
@@ -128,14 +129,14 @@ class Senses:
                 observed_at=at,
                 activity=verdict.activity,
                 kind=verdict.kind,
-                question=verdict.question,
-                options=verdict.options,
+                question=redact(verdict.question, secrets) if verdict.question else verdict.question,
+                options=tuple(redact(option, secrets) for option in verdict.options),
                 draft=verdict.draft,
                 composer=verdict.composer,
                 background=verdict.background,
                 resets_at=verdict.resets_at,
                 continues=verdict.continues,
-                excerpt=redact(verdict.evidence),
+                excerpt=redact(verdict.evidence, secrets),
             )
         )
         version = self._agent.record.version

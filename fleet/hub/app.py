@@ -245,7 +245,7 @@ async def discuss(call: Call) -> Reply:
 
 
 async def read_inbox(call: Call) -> Reply:
-    """Somebody's mail, whatever became of it: one's own, or any for an operator."""
+    """Somebody's mail, whatever became of it: one's own, or any for whoever sees all of the workspace."""
     return await call.exchange.inbox(
         call.caller, call.part("name"), after=call.number("after", 0), limit=call.limit(),
         newest=call.flag("newest"), waiting=call.flag("waiting"),

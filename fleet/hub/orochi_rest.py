@@ -22,6 +22,7 @@ from fleet.hub.auth import Caller
 from fleet.hub.blobs import served
 from fleet.hub.bodies import as_json, read_body, send_file, uploaded
 from fleet.hub.exchange import Card, Exchange, Speaker
+from fleet.hub.mailbox import HUB
 from fleet.hub.message import CHANNEL, NAME, Attachment, Code
 from fleet.hub.stream import as_fault
 from fleet.hub.wire import Fault
@@ -239,10 +240,25 @@ async def create_workspace(call: Call) -> Answer:
     call.operator()
     body = await call.body()
     name = _name(body.get("name"), "name")
+    asked = _channels(body.get("channels"))
     made = await call.exchange.create_workspace(call.caller, name, str(body.get("description") or ""))
     token = await call.exchange.create_token(call.caller, {"role": "agent", "name": "default", "workspace": name})
-    asked = [frames.channel(item) for item in body.get("channels") or ()]
     return 201, _workspace(call, made) | {"token": token["token"], "channels": asked or list(made.get("channels", ()))}
+
+
+def _channels(value: object) -> list[str]:
+    """Names of channels, checked before anything is made of them."""
+    if value is not None and not isinstance(value, list):
+        raise Fault(Code.WRONG_TYPE, "`channels` is a list of names.", field="channels")
+    named = [frames.channel(item) for item in value or ()]
+    for name in named:
+        _check_channel(name)
+    return named
+
+
+def _check_channel(name: str) -> None:
+    if not CHANNEL.fullmatch(name):
+        raise Fault("bad_channel", f"{ascii(name)[:60]} is no channel.")
 
 
 async def delete_workspace(call: Call) -> Answer:
@@ -257,8 +273,7 @@ async def add_channel(call: Call) -> Answer:
     call.operator()
     await _space(call)
     name = frames.channel((await call.body()).get("channel"))
-    if not CHANNEL.fullmatch(name):
-        raise Fault("bad_channel", f"{ascii(name)[:60]} is no channel.")
+    _check_channel(name)
     return {"ok": True, "channel": name}
 
 
@@ -268,8 +283,10 @@ async def add_member(call: Call) -> Answer:
     space = await _space(call)
     body = await call.body()
     name = _name(body.get("agent_name"), "agent_name")
-    if call.caller.workspace == space["name"] and any(m["name"] == name for m in call.exchange.members(call.caller)):
-        return {"ok": True}
+    if name == HUB:
+        raise Fault(Code.NAME_TAKEN, f"{HUB} is the hub's own name.")
+    if call.exchange.registry.present(space["name"], name) is not None:
+        return {"ok": True}  # it stays as it is
     await call.exchange.enroll(Card(name=name), Speaker(name=name), [frames.GENERAL], space["name"])
     return {"ok": True}
 

@@ -477,7 +477,7 @@ class Talk(Base):
     async def ask_end(self, caller: Caller, id: str) -> Ask:
         """How it ended, as soon as it has. It may be awaited by many, and again after a restart."""
         ended = await self._asks.wait(await self._asked(caller, id))
-        if ended.answer is not None and caller.name == ended.asker:
+        if ended.answer is not None and caller.speaks and caller.name == ended.asker:
             # Whoever waited has the answer by this: it is not to be given to it once more, and what it goes on to
             # ask in the same turn is not caused by it.
             of = box(caller.workspace, caller.name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import socket
 import socketserver
 import subprocess
 import sys
@@ -348,3 +349,50 @@ def test_the_shim_needs_nothing_but_the_standard_library() -> None:
     loaded = {name.partition(".")[0] for name in done.stdout.split()}
     assert loaded - set(sys.stdlib_module_names) <= {"__main__"}
     assert loaded & {"asyncio", "http", "email", "ssl", "urllib"} == set(), "each would cost more than the rest"
+
+
+def _a_pipe() -> tuple[int, int]:
+    read, write = os.pipe()
+    return read, write
+
+
+def _a_socket() -> tuple[int, int]:
+    one, other = socket.socketpair()
+    return one.detach(), other.detach()
+
+
+@pytest.mark.parametrize("ends", [_a_pipe, _a_socket], ids=["pipe", "socket"])
+def test_that_nobody_reads_any_more_is_seen(ends: Callable[[], tuple[int, int]]) -> None:
+    reader, writer = ends()
+    assert mcp_shim.is_read(writer)
+    os.write(writer, b"full\n")
+    assert mcp_shim.is_read(writer), "whoever reads late reads"
+    os.close(reader)
+    assert not mcp_shim.is_read(writer)
+    os.close(writer)
+
+
+def test_what_a_killed_program_has_asked_stays_open_no_longer(
+    home: Home, hub: ScriptedHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else mail that comes meanwhile would be taken by it, and reach nobody."""
+    asked, release = threading.Event(), threading.Event()
+
+    def says(request: Json) -> Json:
+        asked.set()
+        assert release.wait(DEADLINE)
+        return {"content": []}
+
+    hub.says = says
+    monkeypatch.setattr(mcp_shim, "LAST", float("inf"))
+    (home.path / "token").write_text("flt_right\n")
+    answers: list[bytes] = []
+    shim = mcp_shim.Shim(mcp_shim.Hub(str(hub.socket), str(home.path / "token")), answers.append)
+    call = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "poll", "arguments": {"wait": 50}}}
+    shim.take(json.dumps(call).encode())
+    assert asked.wait(DEADLINE)
+    shim.finish(lambda: False)
+    assert answers == []
+    release.set()
+    shim.finish(lambda: True)
+    assert len(answers) == 1

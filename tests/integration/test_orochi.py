@@ -16,8 +16,9 @@ import pytest
 
 from fleet.clock import SystemClock
 from fleet.hub import orochi, tools
-from fleet.hub.auth import Role
-from fleet.hub.exchange import Exchange
+from fleet.hub.auth import Caller, Role
+from fleet.hub.exchange import Card, Exchange, Speaker
+from fleet.hub.mailbox import HUB
 from fleet.hub.stream import Pace
 from fleet.settings import Settings
 from tests import orochi as package
@@ -670,6 +671,22 @@ async def test_no_script_is_stored_where_a_page_would_run_it(hub: Hub) -> None:
     for name in (script, "a b", "../x", ""):
         assert (await hub.rest("POST", "/api/workspaces/main/members", {"agent_name": name}))[0] == 400
     await alice.close()
+
+
+async def test_a_member_that_is_there_stays_as_it_is_and_what_is_refused_makes_nothing(hub: Hub) -> None:
+    await hub.exchange.enroll(Card(name="web", supervised=True, turns=True), Speaker(name="web"), [])
+    assert (await hub.rest("POST", "/api/workspaces", {"name": "lab"}))[0] == 201
+    of_lab = Caller("boss", Role.ADMIN, "lab")
+    token = (await hub.exchange.create_token(of_lab, {"role": "admin", "name": "boss"}))["token"]
+    for name, status in (("web", 200), (HUB, 409)):
+        url = f"{hub.ports.http}/api/workspaces/main/members?token={token}"
+        async with hub.session.post(url, json={"agent_name": name}) as answer:
+            assert answer.status == status
+    assert hub.exchange.member(Caller("ops", Role.ADMIN), "web")["supervised"]
+    for channels in (5, "#a", ["#a", 7], ["no channel"]):
+        assert (await hub.rest("POST", "/api/workspaces", {"name": "other", "channels": channels}))[0] == 400
+    status, made = await hub.rest("POST", "/api/workspaces", {"name": "other", "channels": ["a", "#b"]})
+    assert (status, made["channels"]) == (201, ["#a", "#b"])
 
 
 async def test_more_than_five_thousand_messages_are_kept_and_no_clients_clock_orders_them(hub: Hub) -> None:

@@ -608,6 +608,23 @@ async def _until_typed(world: World, pane: Pane, count: int = 1) -> None:
     pytest.fail(f"only {pane.typed} was typed")
 
 
+async def test_a_dialog_that_shows_a_secret_is_told_of_without_it(world: World, daemon: Daemon) -> None:
+    secret = "correct-horse"
+    spec = world.shell(env={"TOKEN": {"env": "TOKEN"}})
+    await daemon.start(spec, env={"HOME": "/home/u", "PATH": "/bin", "TOKEN": secret})
+    await world.clock.turn(2)
+    pane, asked = world.host.pane("web"), f"Overwrite the token {secret}? [y/N] "
+    pane.screen = replace(pane.screen, cursor=(len(asked), 0))
+    pane.show(asked)
+    await world.clock.turn(2)
+    proof = daemon["web"].state.proof
+    assert proof is not None
+    assert (proof.activity, "[redacted]? [y/N]" in proof.excerpt) == (Activity.NEEDS_INPUT, True)
+    for verb in ("inspect", "explain", "status"):
+        told = (await daemon.verb(verb, target="web", targets=["web"])).data
+        assert secret not in json.dumps(told, default=str)
+
+
 # -- whose word counts ----------------------------------------------------------------------------------------------
 
 
