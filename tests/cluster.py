@@ -72,7 +72,7 @@ SchedulerType=sched/backfill
 SchedulerParameters=batch_sched_delay=0,sched_interval=1,bf_interval=1,sched_min_interval=0
 ReturnToService=2
 KillWait=20
-SlurmdTimeout=10
+SlurmdTimeout=100
 MinJobAge={kept}
 FirstJobId={first_job}
 JobRequeue=1

@@ -20,7 +20,7 @@ import pytest
 
 from tests import networks
 from tests.cluster import Cluster, cluster, no_mounts
-from tests.homes import Home, Stub, claude_path, end_all, left_behind, stub_server, wait_gone
+from tests.homes import Home, Stub, claude_path, end_all, stub_server, wait_gone
 
 GROUND = "FLEET_TEST_GROUND"
 """The environment variable by which the workers of a run know its ground."""
@@ -106,7 +106,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> Iterator[N
     finally:
         if outside := session.config.stash.get(ours, None):
             ground = Path(os.environ[GROUND])
-            left = [*end_all(left_behind(ground)), *outside.changes(ground)]
+            left = [*end_all(wait_gone(ground)), *outside.changes(ground)]
             shutil.rmtree(ground, ignore_errors=True)
             if left:
                 print("\n\nThe run left this behind:", *left, sep="\n  ")

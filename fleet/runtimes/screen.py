@@ -147,10 +147,10 @@ class Screens:
                     if client.returncode is not None:
                         raise LaunchError(f"screen would not open a session for {generation}")
                     await asyncio.sleep(0.01)
-                await self._tell(found, "detach")
                 while client.returncode is None:
+                    with contextlib.suppress(HostUnreachable):  # its socket is there before it takes commands
+                        await self._tell(found, "detach")
                     await asyncio.sleep(0.01)
-                    await self._tell(found, "detach")
         except TimeoutError:
             raise HostUnreachable("screen did not open a session in time") from None
         finally:

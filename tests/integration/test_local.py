@@ -16,6 +16,7 @@ import pytest
 
 from fleet import processes
 from fleet.runtimes import files, launches
+from fleet.runtimes.local_tmux import program
 from fleet.terms import Handle, Process
 from tests.contract.hosts import Kit, LocalHost, bears, until
 from tests.homes import Home
@@ -112,6 +113,28 @@ async def test_a_home_may_be_called_anything(home: Home) -> None:
         finally:
             await host.close()
     assert not list(home.path.rglob("X"))
+
+
+async def test_a_screen_session_that_takes_no_command_yet_is_waited_for(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its socket is there before it listens."""
+    real, refused = program("screen"), home.path / "refused"
+    slow = home.path / "slow" / "screen"
+    slow.parent.mkdir()
+    slow.write_text(
+        f'#!/bin/sh\ncase "$*" in *detach*) [ -e {refused} ] || {{ : >{refused}; exit 1; }} ;; esac\nexec {real} "$@"\n'
+    )
+    slow.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{slow.parent}:{os.environ['PATH']}")
+    host = LocalHost(home.path, "screen")
+    try:
+        kit = Kit(host)
+        looks = kit.watch(await kit.launch("web"))
+        await looks.show("hello")
+        assert refused.exists()
+    finally:
+        await host.close()
 
 
 async def test_a_zero_byte_is_refused(kit: Kit) -> None:
