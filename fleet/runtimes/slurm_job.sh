@@ -256,6 +256,11 @@ done
 
 # -- the end --------------------------------------------------------------------------------------------------------
 
+case $why in
+    exited | multiplexer | lease) # a cancel ends these too, and a look at them, before this script hears of it
+        [ -n "$ended" ] || pause
+        [ -z "$ended" ] || why=told ;;
+esac
 clock
 case $why in
     told) [ "$now" -ge $((end - 5)) ] || withdraw ;; # ended before its time: a cancel, and what it submitted goes too

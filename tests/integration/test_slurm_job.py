@@ -132,6 +132,24 @@ def test_a_job_hands_its_conversation_on_once_and_stays_down_when_cancelled(
     assert not (one.run(2) / "successor").exists()
 
 
+def test_a_cancel_in_the_middle_of_a_look_is_a_cancel(slurm: Cluster, agent: Callable[[Slurm], Agent]) -> None:
+    """What the script has begun to look with is told to end too, and finds nobody alive."""
+    one = agent(Slurm(mem="100M", time_limit="30"))
+    one.put()
+    script, slow, looks = (one.folder / name for name in ("job", "slow", "looks"))
+    held = '\n    [ ! -e "$folder/slow" ] || { : >"$folder/looks"; sleep 60; }'
+    script.write_text(script.read_text().replace("\nidentity() {", "\nidentity() {" + held))
+    job = slurm_queue.submitted(slurm.run(*slurm_script.submit_argv(one.job)))
+    assert job is not None
+    until((one.run(1) / "pane").exists, f"it runs: {one.output()}")
+    slow.touch()
+    until(looks.exists, "it looks whether its processes live")
+    slow.unlink()
+    slurm.run("scancel", job)
+    until(lambda: state(slurm, job) == "CANCELLED" and not one.processes(), "it is gone with all it had")
+    assert (one.run(1) / "ended").read_text() == "told\n"
+
+
 def test_a_job_that_is_wanted_no_more_starts_nothing(slurm: Cluster, agent: Callable[[Slurm], Agent]) -> None:
     one = agent(Slurm(mem="100M"))
     one.put()
