@@ -306,14 +306,17 @@ class Runner(Agent):
         state = self.state
         if not command or state.activity is not Activity.READY or state.draft is not False:
             return
-        await self.runtime.type(handle, [command], literal=True)
-        await self.parts.clock.sleep(BEFORE_ENTER)
-        await self.runtime.type(handle, ["Enter"], literal=False)
-        until = self.parts.clock.now() + self.parts.settings.exit_command_grace
-        while self.parts.clock.now() < until:
-            if not (await self.runtime.look(handle)).alive:
-                return
-            await self.parts.clock.sleep(0.05)
+        try:
+            await self.runtime.type(handle, [command], literal=True)
+            await self.parts.clock.sleep(BEFORE_ENTER)
+            await self.runtime.type(handle, ["Enter"], literal=False)
+            until = self.parts.clock.now() + self.parts.settings.exit_command_grace
+            while self.parts.clock.now() < until:
+                if not (await self.runtime.look(handle)).alive:
+                    return
+                await self.parts.clock.sleep(0.05)
+        except HostUnreachable as error:  # whether it can be ended all the same, its end will show
+            log.info("agent %s: it could not be asked to leave: %s", self.name, error)
 
     async def _run_hooks(self, which: str, *, required: bool) -> None:
         """The manifest's own commands around the life. A required one that fails refuses the launch."""
@@ -488,6 +491,9 @@ class Runner(Agent):
             else:  # its launch was interrupted, or this daemon has never seen it
                 await self.adopt(replay)
             await self.handled()
+            to_end = self.life.phase is Phase.UNVERIFIABLE and self.life.before is Phase.STOPPING
+            if to_end and (self._acting is None or self._acting.done()):
+                self._perform(lifecycle.End())  # what cannot be seen may still be told to end
         finally:
             self._returning = False
 

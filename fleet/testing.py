@@ -242,6 +242,8 @@ class MemoryRuntime:
         """Agents whose launch the host refuses, and why."""
         self.reason: str | None = None
         """Why the host cannot be reached just now."""
+        self.blind: str | None = None
+        """Why no pane can be seen or typed into there just now, though it does what it is told."""
         self._run = run
         self._root = root
         self._panes: dict[str, Pane] = {}
@@ -315,7 +317,7 @@ class MemoryRuntime:
         pane.exit(status or 0)
 
     async def look(self, handle: Handle) -> Look:
-        self._reach()
+        self._reach(self.blind)
         pane = self._panes.get(handle.generation)
         return Look(at=self.clock.now(), alive=False) if pane is None else self._look(pane)
 
@@ -360,7 +362,7 @@ class MemoryRuntime:
         return self.clock.now() if handle.generation in self._watched and self.reason is None else None
 
     async def type(self, handle: Handle, keys: Sequence[str], *, literal: bool) -> None:
-        self._reach()
+        self._reach(self.blind)
         pane = self._panes.get(handle.generation)
         if pane is None or not pane.open:
             raise HostUnreachable("the agent has no pane")
@@ -476,9 +478,9 @@ class MemoryRuntime:
     def _is_folder(self, path: str) -> bool:
         return path in self.folders or any(name.startswith(path.rstrip("/") + "/") for name in self.files)
 
-    def _reach(self) -> None:
-        if self.reason is not None:
-            raise HostUnreachable(self.reason)
+    def _reach(self, also: str | None = None) -> None:
+        if (why := self.reason or also) is not None:
+            raise HostUnreachable(why)
 
 
 # -- headless agents of the hub -------------------------------------------------------------------------------------

@@ -180,6 +180,16 @@ class Cluster:
                     return process
         raise AssertionError(f"job {job} has no script")
 
+    def lose(self, job: str) -> None:
+        """Kill what watches over a job on its node: from now on a cancel tells nobody, and ends nothing there."""
+        lost = []
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                if process.name().startswith("slurmstepd") and f"[{job}." in " ".join(process.cmdline()):
+                    process.kill()
+                    lost.append(process)
+        assert lost, f"nothing watches over job {job}"
+
     def daemons(self) -> list[psutil.Process]:
         """The daemons and the steps' own processes: all that was started with this configuration."""
         config = str(self.folder / "slurm.conf")

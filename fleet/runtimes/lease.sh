@@ -17,7 +17,7 @@
 # - The holder counts TTL from before its last good renewal, on its own clock since boot, and by the end of it has
 #   ended every process that bears MARK (an assignment, in the environment) or stands below a ROOT (PID START).
 #   That needs no shared file system and no daemon. It also ends them when a higher number is there, or when the
-#   OWNER (PID START) is gone.
+#   OWNER (PID START) is gone: then it also lets go of the lease.
 # - HERE is a folder of the node itself: HERE/keeper is written (the keeper's pid and start time), HERE/roots is read
 #   when it comes to ending (a root a line), and HERE/lapsed is made before the first process is ended.
 # - It is let go of when HERE/release is there, which TERM makes it look for at once. TERM alone ends nothing: a cluster
@@ -112,7 +112,7 @@ renew() {
     exit 0
 }
 
-release() { # a renewal under way would write over it; one that hangs says nothing, and the lease runs out by itself
+release() { # STATUS: a renewal under way would write over it; one that hangs says nothing, and the lease runs out by itself
     tries=0
     start_of "${renewing:-none}"
     while [ -n "$start" ] && [ "$tries" -lt 25 ]; do
@@ -124,7 +124,7 @@ release() { # a renewal under way would write over it; one that hangs says nothi
         printf 'released %s\n' "$holder" 2>/dev/null >"$leases/.$number.new" &&
             mv -f "$leases/.$number.new" "$leases/$number"
     }
-    exit 0
+    exit "$1"
 }
 
 keep() {
@@ -134,7 +134,7 @@ keep() {
     printf '%s %s\n' "$$" "$start" >"$here/.keeper.new" && mv "$here/.keeper.new" "$here/keeper" || exit 73
     deadline=$((taken + ttl)) next=0
     while :; do
-        [ ! -e "$here/release" ] || release
+        [ ! -e "$here/release" ] || release 0
         uptime
         if [ -n "$renewing" ] && ! kill -0 "$renewing" 2>/dev/null; then
             wait "$renewing"
@@ -159,6 +159,11 @@ finish() {
     true >"$here/lapsed" # (a `:` that cannot write would end the shell)
     [ ! -e "$here/roots" ] || while read -r root; do quoted "$root"; done <"$here/roots"
     end_all "$grace"
+    if [ "$1" = 72 ]; then # nobody waits for it in vain; what its owner had just begun is seen a moment later
+        sleep 2
+        end_all 0
+        release 72
+    fi
     exit "$1"
 }
 

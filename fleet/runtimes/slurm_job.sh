@@ -245,7 +245,7 @@ while [ -z "$why" ]; do
         prepare
     elif [ -e "$run/leave" ]; then
         why=left
-    elif [ $((ticks += 1)) -ge 15 ] && ticks=0 && unwanted; then
+    elif [ $((ticks += 1)) -ge 5 ] && ticks=0 && unwanted; then
         why=stopped
     elif [ -n "$preparing" ] && [ "$now" -ge $((end - grace - 20)) ]; then
         why=walltime

@@ -27,7 +27,7 @@ from fleet.errors import CannotYet, FleetError, HostUnreachable, LaunchError, Ti
 from fleet.manifests.model import AgentSpec, Slurm
 from fleet.redact import redact
 from fleet.runtimes import handoff as handing
-from fleet.runtimes import slurm_queue, slurm_runs, slurm_script, slurm_tmux, watching
+from fleet.runtimes import lease, slurm_queue, slurm_runs, slurm_script, slurm_tmux, watching
 from fleet.runtimes.base import Ended, OnLook
 from fleet.runtimes.handoff import Handoff, Outcome, Successor
 from fleet.runtimes.lease import Times
@@ -46,9 +46,11 @@ SCRIPTS = {name: Path(__file__).with_name(name) for name in ("launcher.sh", "lea
 READ_EVERY = 1.0
 """Seconds between two looks at a launch's folder for new notes."""
 END_WITHIN = 90.0
-"""Seconds a cancelled job may take to be gone: its grace, and what SLURM waits before it kills."""
+"""Seconds a cancelled job may take to be gone, beside its grace and its lease: what SLURM waits before it kills."""
 LOOK_WITHIN = 3.0
 """Seconds a look waits for the queue's answer."""
+TOLD_WITHIN = 30.0
+"""Seconds that the queue's word on a job whose pane cannot be reached counts."""
 KEPT_LAUNCHES = 5
 """Folders of ended launches that are kept per agent."""
 SUBMIT_AGAIN = 5.0
@@ -371,12 +373,40 @@ class SlurmRuntime(OnSubmitHost):
         await self._take_in_notes(chain)
         if chain.handoff.ended is not None:
             return
-        if job is None:  # the queue has forgotten it
+        if job is None and not chain.lingers:  # the queue has forgotten it
             job = await self._cluster.accounted(chain.handoff.job)
         run = chain.present
-        told = run.told if run is not None else None
+        told = Cause.CANCELLED if chain.lingers else run.told if run is not None else None
         cause = (job.cause if job is not None else None) or told or Cause.FORGOTTEN
-        await self._post(chain, handing.Ended(cause))
+        chain.lingers = cause is Cause.CANCELLED and not await self._has_ended(chain)
+        if chain.lingers:  # cancelled behind the back of its script, which nobody told to end
+            await self._want_no_more(chain.handle)
+        else:
+            await self._post(chain, handing.Ended(cause))
+
+    async def _has_ended(self, chain: _Chain) -> bool:
+        """Whether nothing of the present run lives, by its own word or by its lease."""
+        run = chain.present
+        if run is None or run.ended is not None:
+            return True
+        chain.lease, free = await self._lease(chain.handle, run.number, chain.lease)
+        return free
+
+    async def _lease(
+        self, handle: Handle, number: int, before: lease.Watched | None
+    ) -> tuple[lease.Watched | None, bool]:
+        """The lease of a run after one more look, and whether it covers nothing any more. A run without one that can
+        be read has said nothing."""
+        folder = str(self._places.agent(handle.agent) / "leases")
+        newest = lease.newest(await self._host.list(folder))
+        if newest is None or newest > number:  # it was free before the next one was taken
+            return before, True
+        held = lease.parse(number, await self._host.read(f"{folder}/{number}"))
+        if held is None:
+            return before, False
+        now = time.monotonic()
+        watched = lease.seen(before, held, now)
+        return watched, watched.free(now, self._times)
 
     async def _requeued(self, chain: _Chain) -> None:
         """It will run again, under the same id; where a successor is under way, that one has the conversation."""
@@ -398,8 +428,23 @@ class SlurmRuntime(OnSubmitHost):
             await self._learn(chain)
         else:
             await self._take_in_notes(chain)
-        seen = None if chain.over else await self._seen(chain)
+        try:
+            seen = None if chain.over else await self._seen(chain)
+        except HostUnreachable:
+            if not await self._is_gone(chain):
+                raise
+            seen = None
         return self._look(chain, seen.screen if seen else None, seen.pane if seen else None)
+
+    async def _is_gone(self, chain: _Chain) -> bool:
+        """Whether a job whose pane cannot be reached is no more, as far as anybody tells."""
+        try:
+            answer = await self._answer(max(chain.since, time.monotonic() - TOLD_WITHIN))
+        except HostUnreachable as error:
+            log.debug("agent %s: %s", chain.handle.agent, error)
+            return False
+        await self._queue_told(chain, answer)
+        return chain.over or chain.lingers
 
     async def _learn(self, chain: _Chain) -> None:
         """Read the notes; of a job that has noted nothing yet, or no longer, the queue knows."""
@@ -422,7 +467,8 @@ class SlurmRuntime(OnSubmitHost):
     async def _server(self, chain: _Chain) -> slurm_tmux.JobTmux | None:
         """tmux in the present run; one that belongs to an earlier run is let go."""
         run = chain.present
-        number = run.number if run is not None and run.open and not chain.over else None
+        there = run is not None and run.open and not (chain.over or chain.lingers)
+        number = run.number if run is not None and there else None
         if chain.server is not None and chain.server_run != number:
             gone, chain.server = chain.server, None
             await gone.close()
@@ -471,10 +517,11 @@ class SlurmRuntime(OnSubmitHost):
 
     def _waiting(self, chain: _Chain) -> str | None:
         """Why there is no program at the moment."""
-        run = chain.present
+        run, job = chain.present, chain.job
+        if chain.lingers:
+            return f"job {chain.handoff.job} was cancelled, and its script has not said yet that nothing of it lives"
         if run is not None and run.open and run.program is not None:
             return None
-        job = chain.job
         if job is None:
             return f"job {chain.handoff.job} is submitted"
         if job.standing is Standing.RUNNING:
@@ -528,6 +575,8 @@ class SlurmRuntime(OnSubmitHost):
             if chain.asked is None and not chain.over and chain.present is None:
                 watched.tell(self._look(chain, None, None))  # it waits, whatever the queue will say
             await self._learn(chain)
+            if chain.lingers and self._cluster.answer is not None:
+                await self._queue_told(chain, self._cluster.answer)
             self._carry_hub(chain)
             self._resume(chain)
             await self._watch_pane(watched, chain)
@@ -549,7 +598,7 @@ class SlurmRuntime(OnSubmitHost):
     def _carry_hub(self, chain: _Chain) -> None:
         """See that the agent reaches the hub from its node."""
         run = chain.present
-        if run is None or not run.open or chain.over or run.hub is None or self._closed:
+        if run is None or not run.open or chain.over or chain.lingers or run.hub is None or self._closed:
             return
         assert run.job is not None and run.node is not None
         door = Door(run.job, run.node, run.hub, f"{chain.handle.folder}/run.{run.number}/env")
@@ -592,8 +641,14 @@ class SlurmRuntime(OnSubmitHost):
     # -- ending --------------------------------------------------------------------------------------------------
 
     async def end(self, handle: Handle, *, grace: float) -> Ended:
+        return await self._end(handle, grace)
+
+    async def _end(self, handle: Handle, grace: float, *, proven: bool = True) -> Ended:
         """Cancel the launch's jobs, and see that what runs of it has ended. It is wanted no more before anything is
-        asked of SLURM: also a job that starts just now, or that nobody has heard of, starts nothing."""
+        asked of SLURM: also a job that starts just now, or that nobody has heard of, starts nothing.
+
+        Not `proven`: it is enough that no job is left. What may live still on a node that was lost then keeps the next
+        launch waiting for its lease."""
         names = await self._host.list(handle.folder)
         if "submitting" not in names:
             return Ended(None)
@@ -601,8 +656,7 @@ class SlurmRuntime(OnSubmitHost):
             await self._want_no_more(handle)
             chain = await self._chain_to_end(handle)
             await self._cluster.cancel(f"--name={_name(handle)}")
-            cancelled = time.monotonic()
-            await self._until_gone(handle, chain, cancelled, grace)
+            gone = await self._until_gone(handle, time.monotonic(), grace, proven=proven)
             if chain is not None:
                 if chain.writing is not None:
                     chain.writing.cancel()
@@ -610,7 +664,8 @@ class SlurmRuntime(OnSubmitHost):
                 await self._post(chain, handing.Ended(Cause.CANCELLED))
                 chain.cancels.clear()
                 await self._server(chain)
-            await self._host.put([File(f"{handle.folder}/{PURGED}", b"")])
+            if gone:
+                await self._host.put([File(f"{handle.folder}/{PURGED}", b"")])
         await self._watches.log(handle.agent).flush()
         return Ended(await self._exit_status(handle))
 
@@ -627,16 +682,24 @@ class SlurmRuntime(OnSubmitHost):
             return None
         return self._chains.setdefault(handle.generation, _Chain(handle, slurm_runs.from_json(content)))
 
-    async def _until_gone(self, handle: Handle, chain: _Chain | None, cancelled: float, grace: float) -> None:
-        """A run says so itself at its end; of one that cannot, the queue says that no job is left."""
-        deadline = time.monotonic() + END_WITHIN + grace
+    async def _until_gone(self, handle: Handle, cancelled: float, grace: float, *, proven: bool) -> bool:
+        """Wait until nothing of it lives: a run says so itself at its end, and of one that cannot, its lease does. That
+        the queue has no job of it any more does not say that: who killed the job's daemon on its node, or cut the node
+        off, has left what ran there. False, where this need not be `proven`: then the queue's word is enough."""
+        deadline = time.monotonic() + END_WITHIN + grace + self._times.ttl
+        held, look_at = None, 0.0
         while True:
             number = (await self._host.read(f"{handle.folder}/run") or b"").decode().strip()
             if not number or "ended" in await self._host.list(f"{handle.folder}/run.{number}"):
-                return
+                return True
+            if time.monotonic() >= look_at:
+                held, free = await self._lease(handle, int(number), held)
+                if free:
+                    return True
+                look_at = time.monotonic() + READ_EVERY
             answer = self._cluster.answer
-            if answer is not None and answer.asked_at > cancelled and not answer.named(_name(handle)):
-                return
+            if not proven and answer is not None and answer.asked_at > cancelled and not answer.named(_name(handle)):
+                return False
             if time.monotonic() > deadline:
                 raise Unconfirmed(f"the jobs of {handle.agent} were cancelled, and nothing says that they are gone")
             self._cluster.want(END)
@@ -651,13 +714,14 @@ class SlurmRuntime(OnSubmitHost):
         return int(status) if status.isdigit() else None
 
     async def purge(self, agent: str, *, keep: str | None = None, grace: float = 0.5) -> tuple[int, ...]:
-        """End what other launches left, by their jobs; what runs in those is ended there, and not told by pid."""
+        """End what other launches left, by their jobs; what runs in those is ended there, and not told by pid. Before
+        the next launch it is enough that they have no job: the lease keeps that one from running beside them."""
         root = self._root(agent)
         found = [name for name in await self._host.list(str(root)) if name != keep]
         for name in found:
             names = await self._host.list(str(root / name))
             if "submitting" in names and PURGED not in names:
-                await self.end(self._handle(agent, name), grace=grace)
+                await self._end(self._handle(agent, name), grace, proven=keep is None)
         if len(found) > KEPT_LAUNCHES:
             old = sorted(found, key=_counted)[: len(found) - KEPT_LAUNCHES]
             await self._host.run(["rm", "-rf", *(str(root / name) for name in old)], env=RM, cwd="/", timeout=30)
@@ -764,6 +828,10 @@ class _Chain:
         """When the queue was last asked of it."""
         self.floor = 0
         """Runs up to this one are over: the job was requeued since."""
+        self.lingers = False
+        """The job was cancelled, and what ran in it may live."""
+        self.lease: lease.Watched | None = None
+        """That of its run, while it lingers."""
 
     @property
     def present(self) -> Run | None:

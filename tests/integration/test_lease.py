@@ -176,6 +176,7 @@ def test_a_program_does_not_outlive_the_owner_of_its_lease(holder: Callable[[str
     owner.wait()
     assert keeper.wait(60) == 72
     assert one.members() == []
+    assert (one.leases / "1").read_text().startswith("released "), "nobody waits for it in vain"
 
 
 def test_an_end_is_carried_through_whatever_it_is_told_itself(holder: Callable[[str], Holder]) -> None:

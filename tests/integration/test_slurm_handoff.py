@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from fleet.errors import HostUnreachable
@@ -85,6 +87,53 @@ async def test_a_job_that_somebody_cancels_is_told_as_that(kit: SlurmKit, slurm:
     slurm.run("scancel", *slurm.jobs(handle))
     death = await looks.death()
     assert death.gone == "cancelled" and not slurm.jobs(handle)
+
+
+@pytest.mark.parametrize("by", ["stop", "cancel"])
+async def test_what_its_cluster_has_lost_hold_of_is_over_once_nothing_of_it_lives(
+    kit: SlurmKit, host: SlurmHost, slurm: Cluster, by: str
+) -> None:
+    handle = await kit.launch("web")
+    look = await kit.runtime.look(handle)
+    assert look.program is not None
+    program = psutil.Process(look.program.pid)
+    (job,) = slurm.jobs(handle)
+    slurm.lose(job)
+    if by == "stop":
+        await kit.runtime.end(handle, grace=1)
+        assert not is_alive(program)
+        return
+    slurm.run("scancel", job)
+    await happens(lambda: slurm.states()[job] == "CANCELLED", "the queue takes it for cancelled")
+    await host.leave()
+    host.open()
+    look = await seen(host, handle)  # by a daemon that cannot reach its pane
+    assert look.alive and "was cancelled" in (look.waiting or "")
+    looks = Looks()
+    host.runtime.watch(handle, looks)
+    assert (await looks.death()).gone == "cancelled"
+    assert not is_alive(program)
+
+
+async def seen(host: SlurmHost, handle: Handle) -> Look:
+    """A look, once the queue has answered."""
+    looks: list[Look] = []
+
+    async def told() -> bool:
+        with suppress(HostUnreachable):
+            looks.append(await host.runtime.look(handle))
+        return bool(looks)
+
+    await until_async(told, "a look")
+    return looks[0]
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """Whether it lives; a zombie does not."""
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 async def test_a_requeued_job_is_waited_for_and_goes_on(kit: SlurmKit, host: SlurmHost, slurm: Cluster) -> None:

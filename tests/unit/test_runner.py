@@ -937,6 +937,24 @@ async def test_a_host_that_fails_only_one_stop_is_asked_again(world: World, daem
     assert (phase(daemon), world.host.living("web")) == (Phase.STOPPED, [])
 
 
+@pytest.mark.parametrize("asked", ["while it runs", "while it cannot be seen"])
+async def test_what_cannot_be_seen_is_ended_where_it_can_be(world: World, daemon: Daemon, asked: str) -> None:
+    await daemon.start(world.claude_code())
+    pane = world.host.pane("web")
+    draw(pane, "idle-manual")
+    await world.clock.turn(2)
+    world.host.blind = "its pane cannot be reached"
+    if asked == "while it cannot be seen":
+        world.host.cut()
+        await settle()
+        assert phase(daemon) is Phase.UNVERIFIABLE
+    daemon["web"].post(lifecycle.Stop())
+    await settle()
+    world.host.heal()
+    await world.clock.turn(10)
+    assert (phase(daemon), world.host.living("web"), pane.typed) == (Phase.STOPPED, [], [])
+
+
 async def test_a_host_that_is_lost_while_a_dialog_is_settled_is_no_failed_start(world: World, daemon: Daemon) -> None:
     await daemon.start(world.claude_code(auto_accept=["trust-folder"]))
     pane = world.host.pane("web")
