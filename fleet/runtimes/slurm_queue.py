@@ -87,7 +87,8 @@ HELD: Mapping[str, str] = {
     "JobHeldUser": "it is held; `scontrol release {id}` lets it go",
     "JobHeldAdmin": "an administrator holds it",
     "JobHoldMaxRequeue": "it was requeued too often and is held; `scontrol release {id}` lets it go",
-    "launch_failed_requeued_held": "its start failed on a node and it is held; `scontrol release {id}` lets it go",
+    "job requeued in held state": "it was put back and is held; `scontrol release {id}` lets it go",
+    "launch failed requeued held": "its start failed on a node and it is held; `scontrol release {id}` lets it go",
     "PartitionTimeLimit": "its time_limit is over what the partition allows: as it is, it never starts",
     "PartitionNodeLimit": "it asks for other nodes than the partition gives: as it is, it never starts",
     "AssocMaxWallDurationPerJobLimit": "its time_limit is over what the account allows: as it is, it never starts",
@@ -100,7 +101,8 @@ HELD: Mapping[str, str] = {
     "PartitionDown": "the partition is down",
     "PartitionInactive": "the partition is inactive",
 }
-"""Reasons by which a job waits until a person acts, and what that is about. Other reasons pass by themselves."""
+"""Reasons by which a job waits until a person acts, and what that is about. Other reasons pass by themselves. Those of
+several words are SLURM's own sentence, in which some of its versions write underscores."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +129,7 @@ class Job:
     @property
     def held(self) -> bool:
         """Whether it waits for a person."""
-        return self.standing is Standing.WAITING and self.reason in HELD
+        return self.standing is Standing.WAITING and _held(self.reason) is not None
 
 
 # -- asking -----------------------------------------------------------------------------------------------------------
@@ -309,11 +311,15 @@ def summary(job: Job, now: float) -> str:
     if job.standing is not Standing.WAITING:
         return f"job {job.id} is {job.state.lower()}{f' on {job.nodes}' if job.nodes else ''}"
     why = f" ({job.reason})" if job.reason else ""
-    if (about := HELD.get(job.reason or "")) is not None:
+    if (about := _held(job.reason)) is not None:
         return f"job {job.id} waits{why}: {about.format(id=job.id)}"
     if job.start is None:
         return f"job {job.id} waits{why}"
     return f"job {job.id} waits{why}, estimated to start in {_duration(max(0.0, job.start - now))}"
+
+
+def _held(reason: str | None) -> str | None:
+    return HELD.get((reason or "").replace("_", " "))
 
 
 def _duration(seconds: float) -> str:

@@ -522,6 +522,8 @@ class SlurmRuntime(OnSubmitHost):
             return f"job {chain.handoff.job} was cancelled, and its script has not said yet that nothing of it lives"
         if run is not None and run.open and run.program is not None:
             return None
+        if (run is not None and run.ended is not None) or (job is not None and job.state == "COMPLETING"):
+            return f"job {chain.handoff.job} is being ended, and SLURM has not said yet what becomes of it"
         if job is None:
             return f"job {chain.handoff.job} is submitted"
         if job.standing is Standing.RUNNING:

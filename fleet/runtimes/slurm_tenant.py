@@ -106,7 +106,8 @@ class TenantRuntime(OnSubmitHost):
             waiting = answer.named(slurm_booking.job_name(self._folder))
         why = slurm_queue.summary(waiting[-1], time.time()) if waiting else "it has no job any more"
         if not waiting or waiting[-1].standing is Standing.RUNNING:
-            why += f"; where that has ended, `fleet slurm book {self._booking} …` books it again"
+            where = "; where that has ended," if waiting else ";"
+            why += f"{where} `fleet slurm book {self._booking} …` books it again"
         raise HostUnreachable(f"the booking {self._booking} has no node: {why}")
 
     def _server(self, place: Place) -> slurm_tmux.JobTmux:

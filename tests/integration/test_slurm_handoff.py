@@ -141,8 +141,10 @@ async def test_a_requeued_job_is_waited_for_and_goes_on(kit: SlurmKit, host: Slu
     looks = kit.watch(handle)
     await looks.show("hello")
     (job,) = slurm.jobs(handle)
+    before = len(looks.all)
     slurm.run("scontrol", "requeue", job)
     await happens(lambda: any("requeued" in (look.waiting or "") for look in looks.all), "word of the queue")
+    assert not any("prepares the start" in (look.waiting or "") for look in looks.all[before:]), "it ended first"
     assert (await kit.runtime.look(handle)).alive
     slurm.run("scontrol", "update", f"JobId={job}", "StartTime=now")
     await runs_as(host, handle, 2)

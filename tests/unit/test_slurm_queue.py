@@ -93,6 +93,11 @@ def test_a_waiting_job_says_why_and_until_when() -> None:
 def test_a_job_that_is_held_waits_for_a_person() -> None:
     (job,) = jobs("7|PENDING|1|N/A|N/A||a|JobHeldUser")
     assert job.held and summary(job, 1.0) == "job 7 waits (JobHeldUser): it is held; `scontrol release 7` lets it go"
+    for reason in ("job requeued in held state", "launch failed requeued held", "launch_failed_requeued_held"):
+        (job,) = jobs(f"7|PENDING|1|113|N/A||a|{reason}")
+        assert job.held and summary(job, 1.0).endswith("held; `scontrol release 7` lets it go"), (
+            "not that it will start"
+        )
 
 
 def test_a_job_that_never_starts_as_it_is_says_so() -> None:
