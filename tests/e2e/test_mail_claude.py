@@ -8,6 +8,7 @@ import os
 import signal
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -208,6 +209,35 @@ async def test_a_program_killed_between_hand_over_and_proof_is_given_it_again_on
     await post.is_at("web", Activity.READY)
     assert post.times_there(id) == 1
     assert post.times_there(first) == 1
+
+
+async def test_a_prompt_that_a_hook_told_of_and_no_conversation_has_is_typed_again_once(post: Post) -> None:
+    """A hook of the person's own holds the program up between fleet's and its conversation, where it is killed."""
+    gate = post.home.path / "gate"
+    held_up = {"type": "command", "command": f"while [ -e {gate} ]; do sleep 0.05; done"}
+    settings = post.home.path / ".claude" / "settings.json"
+    settings.parent.mkdir()
+    settings.write_text(json.dumps({"hooks": {"UserPromptSubmit": [{"hooks": [held_up]}]}}))
+    runner = await post.ready(**ASKS_NOTHING)
+    gate.touch()
+    id = await post.prompt("Repeat ORDERED")
+    record = await until(lambda: r if (r := runner.record).session_used and r.transcript else None, "fleet's hook told")
+    transcript = Path(record.transcript)
+    assert not transcript.exists() or "Repeat ORDERED" not in transcript.read_text()
+    assert runner.facts.owner is not None
+    os.kill(runner.facts.owner, signal.SIGKILL)
+    await until(lambda: runner.record.launches == 2, "it is launched again")
+    gate.unlink()
+    told = await post.arrives(id)
+    assert (told["way"], told["evidence"], told["attempts"]) == ("typed", "transcript", 2)
+    await until(lambda: _asked(post, "Repeat ORDERED"), "the model is asked")
+    await post.is_at("web", Activity.READY)
+    assert _asked(post, "Repeat ORDERED") == 1
+
+
+def _asked(post: Post, prompt: str) -> int:
+    """How often the model was asked this, a prompt's own side questions left out."""
+    return sum(bool(e.get("tools")) and str(e.get("prompt", "")).strip() == prompt for e in post.stub.log())
 
 
 @pytest.mark.parametrize("step", ["before it is put", "before the ring", "after the ring"])
