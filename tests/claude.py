@@ -162,11 +162,13 @@ class Program:
     @property
     def state(self) -> StateFile | None:
         path = self.harness.state_file(self.ask.env, self.pid)
-        try:
-            content = Path(path or "").read_bytes()
-        except FileNotFoundError:
-            return None
-        return self.harness.read_state(content, time.time())
+        for _ in range(100):  # it may be being written just now
+            if (content := _content(path or "")) is None:
+                return None
+            if (state := self.harness.read_state(content, time.time())) is not None:
+                return state
+            time.sleep(0.01)
+        return None
 
     @property
     def activity(self) -> Activity | None:
