@@ -109,6 +109,7 @@ Act = Callable[[Call], Awaitable[Reply]]
 
 EVERYBODY = frozenset(Role)
 SPEAKERS = frozenset({Role.AGENT, Role.OPERATOR, Role.ADMIN})
+OBSERVERS = frozenset({Role.VIEWER, Role.OPERATOR, Role.ADMIN})
 OPERATORS = frozenset({Role.OPERATOR, Role.ADMIN})
 ADMINS = frozenset({Role.ADMIN})
 NOBODY_ASKED: frozenset[Role] = frozenset()
@@ -595,7 +596,7 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/tokens", OPERATORS, read_tokens, query={"workspace": "Of this one; an admin's right."}),
     Route("POST", "/tokens", OPERATORS, create_token, wire.TokenAnswer, wire.TokenBody, status=201),
     Route("DELETE", "/tokens/{id}", OPERATORS, revoke_token),
-    Route("GET", "/audit", OPERATORS, read_audit, wire.EventsAnswer, query=PAGING),
+    Route("GET", "/audit", OBSERVERS, read_audit, wire.EventsAnswer, query=PAGING),
     Route(
         "GET", "/events", EVERYBODY, read_events, wire.EventsAnswer,
         query={**PAGING, "stream": "For SSE: only this stream; may be given several times."},
