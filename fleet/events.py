@@ -180,6 +180,13 @@ class Events:
         )
         return await asyncio.to_thread(lambda: [_event(row) for row in reversed(rows)])
 
+    async def first_pids(self, generations: Iterable[str]) -> dict[str, int]:
+        """By launch, the process whose hook was heard first: its program's. What that starts speaks later."""
+        sql = "SELECT pid FROM events WHERE generation = ? AND type = ? AND pid IS NOT NULL ORDER BY id LIMIT 1"
+        wanted = set(generations)
+        rows = await self._database.read(lambda c: {one: c.execute(sql, (one, HOOK)).fetchone() for one in wanted})
+        return {generation: row["pid"] for generation, row in rows.items() if row is not None}
+
     async def of_generation(self, generation: str) -> builtins.list[HookEvent]:
         """What one launch's hooks told, oldest first, those of all of its job's runs (`Handle.is_of`): for a daemon
         that takes it up again."""

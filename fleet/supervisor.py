@@ -183,7 +183,7 @@ class Supervisor:
             "measure there": self._again_and_again(MEASURE_EVERY, self._measure_there),
         }.items():
             self._tasks.begin(rounds, name)
-        await self._collect(None)
+        await self._collect_first()
         here = [runner for runner in self.runners.values() if runner.runtime.far is None]
         for runner in self.runners.values():
             if runner.runtime.far is not None:  # a host that is away must not keep the others waiting
@@ -795,6 +795,13 @@ class Supervisor:
     async def _collect(self, name: str | None) -> None:
         """Store what lies in the spool, then tell the agents whose hooks it was."""
         await self._heard(await self._drain.drain(name))
+
+    async def _collect_first(self) -> None:
+        """Hear what hooks have told while no daemon was there. No launch has been looked at yet, so its first hook
+        says who its program is: a nested run of it must not take the agent to its own conversation."""
+        events = await self._drain.drain()
+        programs = await self.events.first_pids(event.generation for event in events if event.generation)
+        await self._heard([e for e in events if e.pid is None or programs.get(e.generation or "", e.pid) == e.pid])
 
     async def _take_in(self, name: str) -> None:
         """Hear what an agent's hooks have told so far. What cannot be had within a moment is heard later."""

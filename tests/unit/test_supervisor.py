@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -261,6 +262,26 @@ async def test_what_hooks_told_while_no_daemon_was_there_counts(world: World) ->
     assert daemon["web"].record.session_id == "typed-clear"
     assert daemon["web"].record.session_used
     assert list(folder.iterdir()) == []
+
+
+async def test_a_nested_run_that_no_daemon_saw_does_not_take_a_dead_agent_to_its_own_conversation(world: World) -> None:
+    daemon = await world.daemon()
+    await daemon.start(world.claude_code())
+    draw(world.host.pane("web"), "idle-manual")
+    await world.clock.turn(2)
+    own = daemon["web"].record.session_id
+    daemon.kill()
+    pane, folder = world.host.pane("web"), world.places.spool / "web"
+    told = [(pane.pid, "UserPromptSubmit", own), (pane.pid + 1, "SessionStart", "nested")]
+    for count, (pid, name, session) in enumerate(told):
+        payload = json.dumps({"hook_event_name": name, "session_id": session, "prompt": "go"})
+        (folder / f"{pane.handle.generation},{pid},100.0{count},77").write_text(payload)
+    world.host.files[f"/home/u/.claude/projects/-work/{own}.jsonl"] = b'{"type":"user"}\n'
+    pane.kill()
+    daemon = await world.daemon()
+    await world.clock.turn(1)
+    argv = world.host.pane("web").plan.argv
+    assert argv[argv.index("--resume") + 1] == own
 
 
 # -- the brake ------------------------------------------------------------------------------------------------------
