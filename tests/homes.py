@@ -25,7 +25,7 @@ KEY = "sk-ant-test-000000000000000000000000"
 ANSWERS_WITHIN = 100.0
 """Seconds that a daemon may take to answer: a deadline on a busy machine."""
 GONE_WITHIN = 60.0
-"""Seconds that what was told to end may take to be gone: a deadline, not a wait."""
+"""Seconds that what was told to end may take to be gone: a deadline on a busy machine, not a wait."""
 WORKER = "import sys;exec(eval(sys.stdin.readline()))"
 """How a worker of pytest-xdist is started."""
 
@@ -70,7 +70,7 @@ class Home:
         return path
 
     def fleet(
-        self, *words: str, env: Mapping[str, str] | None = None, stdin: str = "", timeout: float = 120
+        self, *words: str, env: Mapping[str, str] | None = None, stdin: str = "", timeout: float = 200
     ) -> subprocess.CompletedProcess[str]:
         """Run `fleet WORDS…` here to its end. Where that does not come, what the daemon was at is told."""
         try:

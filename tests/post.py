@@ -44,7 +44,7 @@ class Post:
         self.clock = SystemClock()
         self.places.run.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.database = Database.open(self.places.database, [EVENTS_MIGRATIONS, LEDGER_MIGRATIONS])
-        events = Events(self.database)
+        self.events = events = Events(self.database)
         runtime = LocalRuntime(self.places, self.settings, self.clock, lambda agent: ())
         self.supervisor = Supervisor(self.settings, self.places, self.clock, Ledger(self.database), events, runtime)
         self.runtime = runtime
@@ -128,6 +128,10 @@ class Post:
         assert handle is not None
         look = await self.runtime.look(handle)
         return look.screen.text if look.screen else ""
+
+    async def told_by_hook(self, event: str, name: str = "web") -> int:
+        """How often the agent's program has told such an event."""
+        return sum(told.name == event for told in await self.events.list(agent=name, type="hook"))
 
     def box(self, name: str = "web") -> Path:
         handle = self.runner(name).handle

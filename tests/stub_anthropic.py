@@ -18,7 +18,7 @@ first match of one of these, anywhere in it:
 
 A mode for all, set with POST /_stub/mode {"error": 401, "count": 2, "usage": 150000, "delay": 0.2,
 "headers": {...}}, comes first; {} clears it; with "hold": true nothing is answered until it is cleared, with
-"hold_answers" nothing but errors.
+"hold_answers" nothing but errors, and with "hurry": true whatever is slow or thinks, also already, goes on at once.
 GET /_stub/log returns what was asked so far; POST /_stub/reset forgets log, mode and counts.
 """
 
@@ -223,7 +223,7 @@ async def messages(request: web.Request) -> web.StreamResponse:
         return error_response(*reply.error, mode.get("headers"))
     while script.mode.get("hold_answers"):  # noqa: ASYNC110
         await asyncio.sleep(0.05)
-    await asyncio.sleep(reply.delay)
+    await wait(script, reply.delay)
     tokens = reply.usage or mode.get("usage") or len(json.dumps(body)) // 4
     usage = {
         "input_tokens": 7,
@@ -249,6 +249,13 @@ async def messages(request: web.Request) -> web.StreamResponse:
     return web.json_response({**head, **tail}, headers=headers)
 
 
+async def wait(script: Script, seconds: float) -> None:
+    """So long, or until it is to hurry."""
+    over = time.monotonic() + seconds
+    while (left := over - time.monotonic()) > 0 and not script.mode.get("hurry"):  # noqa: ASYNC110
+        await asyncio.sleep(min(left, 0.1))
+
+
 def stop_reason(reply: Reply) -> str:
     return "tool_use" if any(block["type"] == "tool_use" for block in reply.blocks) else "end_turn"
 
@@ -269,7 +276,7 @@ async def stream(request: web.Request, reply: Reply, head: Json, headers: Json) 
                 if reply.drop and request.transport is not None:
                     request.transport.close()
                     return response
-                await asyncio.sleep(reply.pace)
+                await wait(request.app[SCRIPT], reply.pace)
         else:
             await send("content_block_start", index=i, content_block={**block, "input": {}})
             arguments = {"type": "input_json_delta", "partial_json": json.dumps(block["input"])}

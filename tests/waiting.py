@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-DEADLINE = 100.0
+DEADLINE = 150.0
 
 
 async def until(what: Callable[[], Any], why: Callable[[], str] | str = "it", deadline: float = DEADLINE) -> Any:

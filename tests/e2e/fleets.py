@@ -17,8 +17,12 @@ import yaml
 
 from tests.homes import Home, Stub
 
-DEADLINE = 100.0
-"""Seconds for what must happen: generous, since the machine may be busy."""
+DEADLINE = 180.0
+"""Seconds for what must happen: generous, since the machine may be busy; a whole test has 300."""
+DRAWN = "Esc to cancel"
+"""The last line of every dialog of Claude Code: it is drawn."""
+DROPPED = 10.0
+"""Seconds after which a dialog that stands as it stood is taken to have dropped a key, not to be slow over it."""
 
 
 def until(what: Callable[[], Any], why: str, deadline: float = DEADLINE) -> Any:
@@ -171,9 +175,27 @@ class Claude(Fleet):
         until(lambda: not stands(), f"{text!r} is taken")
 
     def press(self, name: str, key: str) -> None:
-        """A key, as a person presses it who has read what is asked: a dialog just drawn drops keys."""
+        """A key, as a person presses it who has read what is there."""
         time.sleep(0.5)
         self.tmux(name, "send-keys", key)
+
+    def decide(self, name: str, key: str, shows: str | None = None) -> None:
+        """Press a key in the dialog that is open, until that is gone or, given it, `shows` stands there. A dialog just
+        drawn drops keys."""
+        until(lambda: DRAWN in self.screen(name), "the dialog is drawn")
+
+        def done() -> bool:
+            screen = self.screen(name)
+            return shows in screen if shows else DRAWN not in screen
+
+        def pressed() -> bool:
+            self.press(name, key)
+            end = time.monotonic() + DROPPED
+            while not (heard := done()) and time.monotonic() < end:
+                time.sleep(0.05)
+            return heard
+
+        until(pressed, f"{key} is heard by the dialog")
 
     def at_rest(self, name: str) -> dict[str, Any]:
         """Wait until every source says that it is ready, the slowest too: what is told of it then (`explain`)."""

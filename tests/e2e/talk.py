@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -74,7 +74,7 @@ class Caller:
             headers["Authorization"] = f"Bearer {self.token}"
         given = urlencode({key: value for key, value in query.items() if value is not None})
         target = f"/api/v1/{path}" + (f"?{given}" if given else "")
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=150)
         try:
             connection.request(method, target, raw if raw is not None else _json(body), headers)
             answer = connection.getresponse()
@@ -99,7 +99,7 @@ class Caller:
         assert answer.status in (200, 201), answer
         return dict(answer.body)
 
-    def ask(self, to: str, text: str, timeout: float = 30.0, **more: Any) -> dict[str, Any]:
+    def ask(self, to: str, text: str, timeout: float = 100.0, **more: Any) -> dict[str, Any]:
         """A question, and its one end."""
         return dict(self.done("POST", "asks", {"to": to, "text": text, "timeout": timeout, **more}))
 
@@ -201,7 +201,7 @@ class Talk(Fleet):
         self.home.write("turn.sh", TURN)
         paths = [self._headless(name, script, **spec) for name, script in scripts.items()]
         self.run("start", *paths)
-        until(lambda: scripts.keys() <= self.members().keys(), f"they are members\n{self.log()}")
+        self._online(scripts)
 
     def models(self, *names: str, **spec: Any) -> None:
         """Start headless agents whose program is a model's: they are given messages as a model is."""
@@ -209,13 +209,22 @@ class Talk(Fleet):
         wanted = {"harness": "claude-code", "mode": "headless", "command": ["sh", "model.sh"]}
         wanted |= {"workdir": str(self.home.work), "auto_accept": ["trust-folder"]}
         self.run("start", *(self.manifest(name, **wanted | spec) for name in names))
-        until(lambda: set(names) <= self.members().keys(), f"they are members\n{self.log()}")
+        self._online(names)
 
     def _headless(self, name: str, script: str, **spec: Any) -> str:
         self.home.write(f"{name}.sh", script)
         wanted = {"harness": "shell", "mode": "headless", "command": ["sh", "turn.sh"], "workdir": str(self.home.work)}
         wanted |= {"hub": {"hop_limit": 64}, "headless": {"max_parallel": 8, "timeout": 60}}
         return self.manifest(name, **wanted | spec)
+
+    def _online(self, names: Iterable[str]) -> None:
+        """Wait until the hub knows them, and that they are there."""
+
+        def known() -> bool:
+            members = self.members()
+            return all(members.get(name, {}).get("presence") == "online" for name in names)
+
+        until(known, f"{names} are members, and online\n{self.log()}")
 
     def members(self) -> dict[str, dict[str, Any]]:
         return {m["name"]: m for m in self.operator.done("GET", "members")["members"]}

@@ -552,7 +552,7 @@ def test_a_shutdown_leaves_no_process_no_socket_and_no_tmux_server(fleet: Fleet)
     keeper = fleet.keeper_pid()
     fleet.run("shutdown")
     until(lambda: keeper is not None and not alive(keeper), "the keeper has ended")
-    assert commands_left(fleet.home.path) == []
+    until(lambda: not commands_left(fleet.home.path), f"nothing lives any more: {commands_left(fleet.home.path)}")
     assert list((fleet.home.path / "fleet" / "run").iterdir()) == []
     time_of_log = (state(fleet) / "daemon.log").stat().st_mtime
     assert time_of_log <= time.time()

@@ -244,14 +244,14 @@ def test_what_no_turn_can_handle_is_set_aside_after_three_tries_and_its_sender_i
 def test_whatever_the_program_does_its_asker_gets_one_typed_outcome(
     talk: Talk, name: str, script: str, outcome: str, reason: str | None, turns: int
 ) -> None:
-    talk.cast({name: script}, headless={"timeout": 2})
+    talk.cast({name: script}, headless={"timeout": 5 if reason == "timed_out" else 60})
     ended = talk.caller("c12a").ask(name, "Well?")
     assert (ended["outcome"], ended["reason"] and ended["reason"].partition(": ")[0]) == (outcome, reason)
     talk.quiet()
     assert len(talk.turns(name)) == turns
     ends = [e for e in spoken(talk.caller("c12a").events(), "ask_ended") if e["data"]["message"] == ended["id"]]
     assert len(ends) == 1
-    assert not alive_in_turn(talk, name)
+    until(lambda: not alive_in_turn(talk, name), "nothing of its turns lives")
 
 
 @pytest.mark.parametrize(("name", "times", "outcome", "runs"), [("c12s", 1, "answered", 2), ("c12g", 9, "failed", 6)])
@@ -461,6 +461,7 @@ def test_benign_and_hostile_text_give_the_same_kinds_of_events(talk: Talk) -> No
     talk.models("c19b")
 
     def kinds(text: str) -> list[str]:
+        talk.quiet()
         there = talk.operator.position()
         sent = talk.caller("c19a").send("c19b", text, intent="ask")
         talk.settled(sent["id"], "c19b")
@@ -684,7 +685,8 @@ def test_a_reader_that_comes_back_after_any_position_sees_no_gap_and_no_double(t
     numbers = [e["seq"] for e in every]
     assert numbers == sorted(set(numbers))
     for event in every[-30:]:
-        assert [e["seq"] for e in talk.operator.events(event["pos"])] == [n for n in numbers if n > event["seq"]]
+        again = [e["seq"] for e in talk.operator.events(event["pos"]) if e["seq"] <= numbers[-1]]
+        assert again == [n for n in numbers if n > event["seq"]]
     first = talk.operator.done("GET", "events")
     assert len(first["events"]) <= 1000, "the first load is bounded"
     epoch = talk.operator.info()["epoch"]
@@ -702,7 +704,7 @@ def test_an_ask_returns_when_the_answer_is_there(talk: Talk) -> None:
     until(lambda: talk.turns("c31b"), "it is at work on it")
     assert answers == []
     talk.open_gate("c31-go-one")
-    asking.join(60)
+    asking.join(150)
     assert (answers[0]["outcome"], answers[0]["answer"]["text"]) == ("answered", "It is 8080.")
     assert talk.caller("c31a").done("POST", "inbox/take", {})["messages"] == [], "it is not given again"
 

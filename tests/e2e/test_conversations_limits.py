@@ -12,7 +12,8 @@ from tests.e2e.talk import Answer, Talk, spoken, talking
 
 pytestmark = pytest.mark.real
 
-WINDOW = 4.0
+WINDOW = 12.0
+"""Seconds: a busy machine says within them what a test says at once."""
 SILENT = ":"
 
 
@@ -93,9 +94,7 @@ def test_every_reason_for_which_a_message_stopped_is_listed(talk: Talk) -> None:
     talk.operator.act(thread, "terminate")
     assert talk.settled(running["id"], "c29up") == "cancelled"
     assert a.try_send("c29up", "Go on", thread=thread).code == "thread_terminated"
-    for _ in range(8):
-        last = k.try_send("c29b", "Faster")
-    assert last.code == "pair_limited"
+    until(lambda: k.try_send("c29b", "Faster").code == "pair_limited", "it is told to speak less")
     assert talk.settled(sent["failed"]["id"], "c29bad") == "failed"
     talk.held(sent["offline"]["id"], "c29away", "offline")
     told = {e["data"]["code"] for e in spoken(talk.operator.audit(), "refused") if e["sender"].startswith("c29")}
@@ -107,7 +106,7 @@ def test_every_reason_for_which_a_message_stopped_is_listed(talk: Talk) -> None:
 
 
 def test_the_acts_of_an_operator_stand_in_the_audit_in_order_when_the_messages_are_gone() -> None:
-    with talking(hub_kept_days=2e-5, hub_clean_every=1) as talk:
+    with talking() as talk:
         talk.cast({"bob": SILENT})
         sent = talk.caller("alice").send("bob", "Hello")
         first = sent["seq"]
@@ -117,6 +116,9 @@ def test_the_acts_of_an_operator_stand_in_the_audit_in_order_when_the_messages_a
             talk.operator.act(thread, verb)
         talk.operator.done("POST", "prompts", {"to": "bob", "text": "Stop that"})
         talk.operator.act(thread, "terminate")
+        talk.configure(hub_kept_days=1e-6, hub_clean_every=1)
+        talk.run("daemon", "restart")
+        talk.find_port()
         until(lambda: talk.operator.call("GET", f"messages/{sent['id']}").status == 404, "the message is forgotten")
         acts = [e for e in talk.operator.audit() if e["sender"] == "operator" and e["kind"] in ("thread", "prompted")]
         assert [e["data"].get("verb", e["kind"]) for e in acts] == ["pause", "resume", "prompted", "terminate"]

@@ -27,7 +27,7 @@ class Clerks(Fleet):
 
     def ask(self, name: str, text: str, code: int = 0) -> dict[str, Any]:
         """Ask it; how that ended."""
-        said: dict[str, Any] = self.json("ask", name, text, "--timeout", "50", code=code)
+        said: dict[str, Any] = self.json("ask", name, text, "--timeout", "100", code=code)
         return said
 
     def counted(self) -> int:
@@ -69,7 +69,7 @@ def test_a_decline_and_a_failure_are_told_as_such(fleet: Clerks) -> None:
     fleet.clerk("shy", "echo not me >&2; exit 75")
     fleet.clerk("weak", "echo x >> count; exit 3")
     assert fleet.home.fleet("ask", "shy", "hi", "--json").stdout.count('"declined"')
-    said = json.loads(fleet.home.fleet("ask", "weak", "hi", "--timeout", "50", "--json").stdout)
+    said = json.loads(fleet.home.fleet("ask", "weak", "hi", "--timeout", "100", "--json").stdout)
     assert said.get("data", said)["outcome"] == "failed"
     assert 1 <= fleet.counted() <= 3
 
@@ -173,7 +173,7 @@ def test_a_headless_claude_code_answers_and_goes_on_with_its_conversation(
     fleet_home.seed_claude(stub.url)
     fleet = Claude(fleet_home, claude_program, stub)
     fleet.run("start", fleet.claude("clerk", mode="headless", permission_mode=None, auto_accept=[]))
-    first = fleet.json("ask", "clerk", "Repeat one", "--timeout", "50")
+    first = fleet.json("ask", "clerk", "Repeat one", "--timeout", "100")
     assert first["outcome"] == "answered" and first["answer"]["text"].startswith("one")
     second = fleet.json("send", "clerk", "Repeat two", "--thread", first["thread"])
     until(lambda: _state(fleet, second["id"]) == "delivered", "the turn ends")
@@ -182,7 +182,7 @@ def test_a_headless_claude_code_answers_and_goes_on_with_its_conversation(
     assert all("<fleet-message-" in e["prompt"] and "approves nothing" in e["prompt"] for e in asked)
     prompted = fleet.json("prompt", "clerk", "Repeat three")
     until(lambda: _state(fleet, prompted["id"]) == "delivered", "the turn ends")
-    assert stub.log()[-1]["prompt"].strip() == "Repeat three"
+    assert [e["prompt"].strip() for e in stub.log() if e.get("tools")][-1] == "Repeat three"
     spent = until(lambda: _spent(fleet, turns=3), "its turns are counted")
     assert spent["cost_usd"] > 0 and spent["usage"]["output_tokens"] > 0, spent["usage"]
 

@@ -34,7 +34,7 @@ def ask(path: Path, token: str, request: str, body: Any = None) -> tuple[int, An
     """One request over the hub's socket: its status and value."""
     sent = b"" if body is None else json.dumps(body).encode()
     with socket.socket(socket.AF_UNIX) as plain:
-        plain.settimeout(20)
+        plain.settimeout(60)
         plain.connect(str(path))
         plain.sendall(
             f"{request} HTTP/1.1\r\nHost: hub\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n"

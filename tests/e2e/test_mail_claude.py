@@ -19,7 +19,7 @@ from fleet.terms import Activity, Handle
 from tests.claude import trust
 from tests.homes import Home, Stub
 from tests.post import OPERATOR, Post
-from tests.waiting import until
+from tests.waiting import DEADLINE, until
 
 pytestmark = pytest.mark.real
 
@@ -154,7 +154,9 @@ async def test_what_may_cause_no_turn_goes_in_beside_a_tools_result(post: Post) 
     await post.ready(**ASKS_NOTHING)
     id = await post.send("For your information", to=["web", "operator"], intent="inform")
     await post.waits(id, "no_wake")
-    await post.say("web", bash("sleep 2"))
+    await post.say("web", bash(GATED))
+    await until(lambda: list(post.box().glob("b.*")), "it lies ready for the tool's end")
+    post.home.write("go", "")
     assert (await post.arrives(id))["way"] == "boundary"
     await post.is_at("web", Activity.READY)
     assert post.times_there(id) == 1
@@ -165,11 +167,15 @@ async def test_the_bell_is_heard_after_a_clearing_a_compaction_and_a_change_of_f
     await post.ready(**ASKS_NOTHING)
     ids = [await post.send("before")]
     await post.arrives(ids[0])
-    for command in ("/clear", bash("cd sub && pwd"), "/compact"):
+    for command, over in (("/clear", "SessionStart"), (bash("cd sub && pwd"), "Stop"), ("/compact", "PostCompact")):
         await post.is_at("web", Activity.READY)
+        before = await post.told_by_hook(over)
         await post.say("web", command)
-        await until(lambda: not post.runner().state.draft, "it is taken")
-        await asyncio.sleep(1)
+
+        async def is_over(over: str = over, before: int = before) -> bool:
+            return await post.told_by_hook(over) > before
+
+        await until(is_over, lambda command=command: f"{command} is over: {post.told('web')}")
         await post.is_at("web", Activity.READY)
         ids.append(await post.send(f"after {command[:6]}"))
         assert (await post.arrives(ids[-1]))["way"] == "doorbell"
@@ -182,7 +188,7 @@ async def test_a_nested_program_with_the_same_settings_takes_nothing(post: Post)
     nested = f"{post.program} -p 'SLOW 8' --settings \"$FLEET_LAUNCH/settings.json\" > nested; touch nested-over"
     await post.say("web", bash(nested))
     await post.is_at("web", Activity.WORKING)
-    await asyncio.sleep(2)
+    await until(lambda: [e for e in post.stub.log() if str(e.get("prompt")).strip() == "SLOW 8"], "the nested one asks")
     id = await post.send("Hello there")
     await until(lambda: list(post.box().glob("taken/*")), "it is taken")
     assert (post.box() / "owner").read_text().strip() == str(post.runner().facts.owner)
@@ -261,7 +267,7 @@ async def test_a_courier_killed_between_any_two_steps_loses_and_doubles_nothing(
         post.reach.ring = stop if step == "before the ring" else ring_and_stop  # type: ignore[method-assign, assignment]
     assert put is not None
     id = await post.send("Hello there")
-    await asyncio.wait_for(reached.wait(), 30)
+    await asyncio.wait_for(reached.wait(), DEADLINE)
     assert (await post.recipient(id))["state"] == State.INJECTING, "it is written down before it is done"
     await post.again()
     assert (await post.arrives(id))["way"] == "doorbell"
@@ -286,7 +292,7 @@ async def test_what_a_killed_courier_left_half_typed_is_taken_out_and_typed_whol
     post.runtime.type = half  # type: ignore[method-assign, assignment]
     text = "the first half\nof several lines\nand then the SECOND half"
     id = await (post.send(text) if whose == "others" else post.prompt(text))
-    await asyncio.wait_for(stuck.wait(), 60)
+    await asyncio.wait_for(stuck.wait(), DEADLINE)
     assert (await post.recipient(id))["state"] == State.INJECTING
     await post.again()
     ways_again = post.reach.ways
@@ -340,9 +346,11 @@ async def test_a_version_without_a_doorbell_is_told_at_a_tools_end_or_typed_to(p
     idle = await post.send("to the idle")
     assert (await post.arrives(idle))["way"] == "typed"
     await post.is_at("web", Activity.READY)
-    await post.say("web", bash("sleep 3"))
+    await post.say("web", bash(GATED))
     await post.is_at("web", Activity.WORKING)
     busy = await post.send("to the busy")
+    await until(lambda: list(post.box().glob("b.*")), "it lies ready for the tool's end")
+    post.home.write("go", "")
     assert (await post.arrives(busy))["way"] == "boundary"
     await post.is_at("web", Activity.READY)
     assert [post.times_there(idle), post.times_there(busy)] == [1, 1]
@@ -350,10 +358,14 @@ async def test_a_version_without_a_doorbell_is_told_at_a_tools_end_or_typed_to(p
 
 async def test_a_conversation_that_is_terminated_stops_the_turn_that_is_about_it(post: Post) -> None:
     await post.ready(**ASKS_NOTHING)
-    order = await post.prompt("SLOW 60")
+    order = await post.prompt("SLOW 600")
     await post.arrives(order)
     await post.is_at("web", Activity.WORKING)
     thread = (await post.exchange.receipt(OPERATOR, order))["thread"]
     await post.exchange.thread_act(OPERATOR, thread, Verb.TERMINATE)
-    await until(lambda: post.runner().state.activity is Activity.READY, lambda: post.told("web"), 30)
-    assert "Interrupted" in await post.screen()
+    await post.is_at("web", Activity.READY)
+
+    async def interrupted() -> bool:
+        return "Interrupted" in await post.screen()
+
+    await until(interrupted, lambda: post.told("web"))

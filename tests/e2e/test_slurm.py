@@ -38,11 +38,16 @@ def fleet(slurm: Cluster, home: Home) -> Iterator[Fleet]:
         there.fleet("shutdown")
         if (home.path / "fleet" / "state" / "bookings").exists():
             there.fleet("slurm", "release", "pool")
-    for line in slurm.run("squeue", "-h", "-t", "PD,R", "-o", "%i %j").splitlines():
-        job, name = line.split()
-        if str(home.path) in slurm.run("scontrol", "show", "job", job, check=False):
+    try:
+        until(lambda: not left_behind(slurm, home), "its jobs have gone", 60)
+    finally:
+        for job in left_behind(slurm, home):
             slurm.run("scancel", job, check=False)
-            pytest.fail(f"job {job} ({name}) was left behind")
+
+
+def left_behind(slurm: Cluster, home: Home) -> list[str]:
+    """The jobs of this home that wait or run."""
+    return [job for job in jobs(slurm, "") if str(home.path) in slurm.run("scontrol", "show", "job", job, check=False)]
 
 
 def jobs(slurm: Cluster, agent: str) -> list[str]:
@@ -138,8 +143,8 @@ def test_tenants_share_a_booking_are_sized_against_it_and_move_along_with_it(cla
     assert shown["free_cpus"] == 0 and {t["agent"] for t in shown["tenants"]} == {"one", "two"}
     assert "--overlap" in fleet.run("attach", "one", "--print")
     until(lambda: "hello home two" in "\n".join(fleet.json("logs", "two")["lines"]), "its first line is in the log")
-    before = fleet.wait("one", phase="running", activity="ready")
     assert claude.answer("one") == "FIRST"
+    before = fleet.wait("one", phase="running", activity="ready", last_assistant_msg="FIRST")  # and it is written down
     launch = claude.launch_folder("one")
 
     fleet.json("stop", "two")
@@ -167,7 +172,7 @@ def test_a_headless_agents_turns_are_steps_of_its_job(fleet: Fleet, slurm: Clust
     status = fleet.wait("clerk", phase="running", activity="ready")
     assert (status["pane"], status["pid"]) == (None, None)
     (job,) = jobs(slurm, "clerk")
-    said = fleet.json("ask", "clerk", "the time is nigh", "--timeout", "50")
+    said = fleet.json("ask", "clerk", "the time is nigh", "--timeout", "100")
     assert (said["outcome"], said["answer"]["text"]) == ("answered", f"the time is nigh\nfrom {job}")
     refused = fleet.home.fleet("attach", "clerk", "--print")
     assert refused.returncode == 1 and "headless" in refused.stderr
@@ -198,6 +203,7 @@ def test_claude_code_writes_down_where_it_is_before_its_jobs_end_and_goes_on_in_
     until(lambda: first not in jobs(slurm, "web") and jobs(slurm, "web"), "the next job has the conversation")
     told = [event["payload"]["prompt"] for event in claude.hooks("web", "UserPromptSubmit")]
     assert len(told) == 2 and told[1].startswith(f"The time limit of this SLURM job ({first}) is near")
+    until(lambda: len(claude.hooks("web", "Stop")) > 1, "both turns' ends are told")
     assert len(claude.hooks("web", "Stop")) == 2 and (run / "ended").read_text() == "left\n"
 
     until(lambda: claude.status("web")["pid"] not in (None, before["pid"]), "its program runs in the next job")
@@ -212,8 +218,8 @@ def test_a_preempted_claude_code_goes_on_in_its_conversation_also_if_it_is_preem
     claude: Claude, slurm: Cluster
 ) -> None:
     claude.json("start", claude.claude("web", prompt="Repeat FIRST", slurm={"mem": "500M", "partition": "grace"}))
-    before = claude.wait("web", phase="running", activity="ready")
     assert claude.answer("web") == "FIRST"
+    before = claude.wait("web", phase="running", activity="ready", last_assistant_msg="FIRST")  # and it is written down
 
     def node_of(job: str) -> str:
         return slurm.run("squeue", "-h", "-j", job, "-o", "%N").strip()
@@ -309,7 +315,7 @@ def test_agents_and_bookings_are_submitted_over_ssh_and_a_cut_link_says_nothing_
     away.run("prompt", "one", "say from a booking")
     is_told(away, "one", "say from a booking", job)
     away.json("start", away.shell("clerk", "cat; echo; echo from $SLURM_JOB_ID", mode="headless", **there))
-    said = away.json("ask", "clerk", "the time is nigh", "--timeout", "50")
+    said = away.json("ask", "clerk", "the time is nigh", "--timeout", "100")
     assert (said["outcome"], said["answer"]["text"]) == ("answered", f"the time is nigh\nfrom {job}")
     away.json("stop", "one", "clerk")
     away.json("slurm", "release", "pool", "--host", "there")

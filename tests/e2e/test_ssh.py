@@ -288,11 +288,12 @@ def test_the_real_program_works_there_hears_of_mail_and_replies_and_a_cut_loses_
 ) -> None:
     status = claude.wait("web", phase="running", activity="ready")
     assert status["workdir"] == f"{there.folder}/workspaces/web"
-    assert claude.hooks("web", "SessionStart"), "its hooks are told by push"
+    until(lambda: claude.hooks("web", "SessionStart"), "its hooks are told by push")
 
-    sent = claude.json("send", "web", "Hello there", "--wait", "60")["id"]
+    sent = claude.json("send", "web", "Hello there", "--wait", "100")["id"]
+    until(lambda: claude.hooks("web", "Stop"), "the turn on it is over")
     work = there.folder / "workspaces" / "web"
-    claude.run("prompt", "web", bash("until [ -e go ]; do sleep 0.1; done"), "--wait", "60")
+    claude.run("prompt", "web", bash("until [ -e go ]; do sleep 0.1; done"), "--wait", "100")
     claude.wait("web", activity="working")
     there.cut()
     claude.wait("web", phase="unverifiable")
@@ -315,7 +316,7 @@ def test_the_real_program_works_there_hears_of_mail_and_replies_and_a_cut_loses_
     again = claude.wait("web", phase="running", activity="ready")
     assert (again["pid"], again["session_id"]) == (status["pid"], status["session_id"])
     reply = shlex.join([*fleet_argv(), "reply", sent, "from over there"])
-    claude.run("prompt", "web", bash(reply), "--wait", "60")
+    claude.run("prompt", "web", bash(reply), "--wait", "100")
     until(lambda: "from over there" in claude.run("history"), f"its reply\n{claude.log()}")
     claude.run("restart", "web")
     resumed = claude.wait("web", phase="running", activity="ready")

@@ -61,8 +61,12 @@ def test_a_killed_program_is_restarted_at_once_the_first_time(fleet: Fleet) -> N
 
 
 def test_a_crash_loop_parks_the_agent_with_a_reason_and_a_reset_frees_it(fleet: Fleet) -> None:
-    path = fleet.shell("web", "sleep 1.5; exit 3", restart={**QUICK, "max_retries": 3})
-    fleet.run("start", path)
+    die = fleet.home.work / "die"
+    script = f"until [ -e {die} ]; do sleep 0.1; done; rm {die}; exit 3"
+    fleet.run("start", fleet.shell("web", script, restart={**QUICK, "max_retries": 3}))
+    for restarts in range(3):
+        fleet.wait("web", phase="running", restarts=restarts)
+        die.touch()
     status = fleet.wait("web", phase="failed", reason="CrashLoop")
     assert "3" in status["message"]
     assert status["restarts"] == 2
@@ -75,11 +79,13 @@ def test_a_program_that_never_starts_is_told_as_a_failed_start(fleet: Fleet) -> 
     agent = told["agents"][0]
     assert agent["outcome"] == "failed"
     assert "4" in agent["message"]
-    assert "no licence" in (fleet.json("logs", "web")["screen"] or "")
+    until(lambda: "no licence" in (fleet.json("logs", "web")["screen"] or ""), "its last words are kept")
 
 
 def test_a_clean_exit_is_no_failure(fleet: Fleet) -> None:
-    fleet.run("start", fleet.shell("job", "sleep 1.3; exit 0"))
+    done = fleet.home.work / "done"
+    fleet.run("start", fleet.shell("job", f"until [ -e {done} ]; do sleep 0.1; done; exit 0"))
+    done.touch()
     status = fleet.wait("job", phase="finished")
     assert (status["exit_status"], status["restarts"]) == (0, 0)
 
@@ -228,8 +234,9 @@ def test_secrets_stand_in_no_command_line(fleet: Fleet) -> None:
     assert got.split() == ["hunter2-from-a-file", "hunter2-from-the-environment", "hunter2-from-a-command"]
     told = [" ".join(p.info["cmdline"] or ()) for p in psutil.process_iter(["cmdline"])]
     assert not [line for line in told if "hunter2" in line]
-    kill(fleet.status("web")["pid"])
+    pid = fleet.status("web")["pid"]
     (fleet.home.work / "got").unlink()
+    kill(pid)
     got = until(lambda: _text(fleet.home.work / "got"), "the restarted agent has them too")
     assert len(got.split()) == 3
 
@@ -259,7 +266,10 @@ def test_who_depends_on_others_starts_after_them_and_stops_before(fleet: Fleet) 
 
 
 def test_logs_and_last_screen_outlive_the_pane(fleet: Fleet) -> None:
-    fleet.run("start", fleet.shell("job", "seq 1 200; echo the end; sleep 1.5; exit 0"))
+    done = fleet.home.work / "done"
+    script = f"seq 1 200; echo the end; until [ -e {done} ]; do sleep 0.1; done; exit 0"
+    fleet.run("start", fleet.shell("job", script))
+    done.touch()
     fleet.wait("job", phase="finished")
     told = fleet.json("logs", "job", "-n", "500")
     assert "the end" in told["screen"]
