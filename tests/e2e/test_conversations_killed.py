@@ -23,7 +23,7 @@ KILLS = 6
 
 def client(talk: Talk, name: str) -> SyncClient:
     """A program that speaks under that name, and goes on where the hub is away for a while."""
-    return SyncClient("127.0.0.1", talk.port, token=talk.caller(name).token)
+    return SyncClient("127.0.0.1", talk.port, token=talk.caller(name).token, patience=100)
 
 
 def test_what_was_accepted_is_done_and_a_turn_that_has_ended_is_never_run_again() -> None:

@@ -297,8 +297,8 @@ def test_two_homes_are_two_fleets_that_never_meet(fleet: Fleet) -> None:
 
 
 def test_a_tmux_server_that_does_not_answer_is_not_a_death(fleet: Fleet) -> None:
-    fleet.run("start", fleet.shell("web", FOREVER), env={"FLEET_OBSERVE_TIMEOUT": "1"})
-    status = fleet.status("web")
+    fleet.run("start", fleet.shell("web", FOREVER), env={"FLEET_OBSERVE_TIMEOUT": "3"})
+    status = fleet.wait("web", activity="ready")  # it has nothing more to do: what is shown of it changes no more
     server = subprocess.run(
         ["tmux", "-S", status["pane"]["socket"], "display-message", "-p", "#{pid}"],
         capture_output=True,
