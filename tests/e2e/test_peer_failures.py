@@ -181,7 +181,7 @@ def test_what_fleet_writes_is_the_owners_alone_and_holds_no_secret_but_where_it_
     kill(fleet.status("web")["pid"])
     fleet.wait("web", phase="running", restarts=1)
     fleet.run("stop", "web")
-    fleet.run("daemon", "stop")  # nothing comes and goes any more
+    fleet.run("shutdown")  # nothing comes and goes any more
     files = [path for path in (home / "state").rglob("*") if path.is_file()]
     open_to_others = [str(p) for p in files if stat.S_IMODE(p.stat().st_mode) & 0o077]
     assert open_to_others == []
