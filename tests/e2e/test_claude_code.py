@@ -55,7 +55,7 @@ def test_a_first_start_settles_what_it_may_and_leaves_no_dialog_open(fresh: Clau
     assert [(a["outcome"], a["phase"]) for a in told["agents"]] == [("started", "running")]
     assert fresh.answer("web") == "HELLO"
     fresh.wait("web", activity="ready", last_assistant_msg="HELLO")
-    until(lambda: "bypass permissions on" in fresh.status("web")["pane_text"], "its mode is seen")
+    until(lambda: "bypass permissions on" in (fresh.status("web")["pane_text"] or ""), "its mode is seen")
     accepted = [e["payload"] for e in fresh.events("web", "action") if e["name"] == "auto_accept"]
     assert {(a["dialog"], a["because"]) for a in accepted} == {("trust-folder", "Yes, I trust this folder")}
     assert fresh.asked("Repeat HELLO") == 1
