@@ -210,14 +210,16 @@ class Observer(_Client):
             self.streams.leave(self.reader)
 
     async def _take(self, raw: bytes) -> None:
-        """It may speak, where its token may, under the token's own name."""
+        """It may speak, where its token may, under the token's own name; else it is told that it may not."""
+        ref: str | None = None
         try:
             frame = frames.read(wire.read_json(raw))
-            if frame.type == "message" and self.caller.speaks:
+            ref = frame.id
+            if frame.type == "message":
                 await self.exchange.send(self.caller, frames.submission(frame.payload, frame.id))
         except (Fault, FleetError) as error:
             fault = as_fault(error)
-            self.refuse(fault, fault.facts.pop("ref", None))
+            self.refuse(fault, fault.facts.pop("ref", ref))
 
     def _shown(self, event: Event, epoch: str) -> bytes:
         told = fields(event)

@@ -553,7 +553,9 @@ async def test_observers_see_all_and_are_seen_by_nobody(hub: Hub) -> None:
     assert (await watcher.until(lambda f: f["type"] == "message"))["payload"]["content"] == "hm"
     assert "watcher" not in (await alice.ask("presence"))["payload"]["agents"]
     assert (await hub.rest("GET", "/api/stats"))[1]["observers_connected"] == 1
-    await watcher.say("message", channel="#lab", content="a viewer only reads")
+    await watcher.say("message", id="w", channel="#lab", content="a viewer only reads")
+    refused_so = await watcher.until(lambda f: f["type"] == "error")
+    assert (refused_so["payload"]["ref"], refused_so["payload"]["detail"]) == ("w", "A viewer only reads.")
     await alice.say("message", channel="#lab", content="end")
     assert (await watcher.until(lambda f: f["type"] == "message"))["payload"]["content"] == "end"
     with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
