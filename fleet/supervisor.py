@@ -805,7 +805,9 @@ class Supervisor:
 
     async def _take_in(self, name: str) -> None:
         """Hear what an agent's hooks have told so far. What cannot be had within a moment is heard later."""
-        runner = self.runners[name]
+        runner = self.runners.get(name)
+        if runner is None:
+            return  # it was removed meanwhile
         host = runner.runtime
         try:
             async with asyncio.timeout(TAKEN_IN_WITHIN):
