@@ -7,6 +7,7 @@
 #   wanted        there for as long as the booking is; a job that does not find it ends
 #   place         job, node and socket of the newest allocation, written by its own job
 #   successor.N   the job that job N has submitted, near its limit, to take over
+#   over.N        written by fleet: SLURM has no job N any more, also where its script was not told
 #
 # Beside it stands a guard, the same script in a session of its own: where the job's own script is killed and its
 # processes are not killed with it, that one ends them.
@@ -46,14 +47,20 @@ here=$base/$SLURM_JOB_ID.$node
 socket=$here/tmux
 on_server() { env -i PATH=/usr/local/bin:/usr/bin:/bin LANG=C.UTF-8 tmux -u -S "$socket" -f /dev/null "$@"; }
 
+end_all() { # GRACE [ROOT]: nobody is left; begun again where a signal to all of the job met it untrapped
+    tries=0
+    until sh "$lease" end "$job_mark" "$@" || [ "$tries" -ge 30 ]; do
+        tries=$((tries + 1))
+        pause
+    done
+}
+
 finish() { # end what it holds
     # First nobody is sent here any more, so that who ends now is known to end with the allocation.
     read -r newest _ <"$folder/place"
     [ "$newest" != "$SLURM_JOB_ID" ] || rm -f "$folder/place"
-    sh "$lease" end "$job_mark" "$grace" &
-    ending=$!
-    until wait "$ending"; do [ -n "$(identity "$ending")" ] || break; done
-    sh "$lease" end "$job_mark" 2 "$server"
+    end_all "$grace"
+    end_all 2 "$server"
     tries=0 # the guards of its tenants let go of their leases
     until [ -z "$(ls -A "$here/tenants" 2>/dev/null)" ] || [ "$tries" -ge 8 ]; do
         tries=$((tries + 1))
@@ -89,7 +96,9 @@ while [ -z "$ended" ] && [ -e "$folder/wanted" ] && [ "$(identity "${server%% *}
     [ "$now" -lt $((end - grace - 20)) ] || break
     read -r newest _ <"$folder/place"
     [ "$newest" = "$SLURM_JOB_ID" ] || break
+    [ ! -e "$folder/over.$SLURM_JOB_ID" ] || break
     pause
 done
 
 finish
+rm -f "$folder/over.$SLURM_JOB_ID"

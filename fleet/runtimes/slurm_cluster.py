@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fleet.errors import FleetError, HostUnreachable, LaunchError, TimedOut
-from fleet.runtimes import slurm_queue, tmux
+from fleet.runtimes import lease, slurm_queue, tmux
 from fleet.runtimes.base import ByItsHost, Capabilities, Far, OnHost, Runtime
 from fleet.runtimes.slurm_hub import HubInJobs
 from fleet.runtimes.slurm_queue import Job, Pace, Poll
@@ -294,6 +294,21 @@ class OnSubmitHost(ByItsHost):
 
     def capabilities(self, multiplexer: str) -> Capabilities:
         return tmux.CAPABILITIES
+
+    async def lease_of(
+        self, folder: str, number: int, before: lease.Watched | None, times: lease.Times
+    ) -> tuple[lease.Watched | None, bool]:
+        """A lease after one more look, and whether it covers nothing any more. One that cannot be read has said
+        nothing."""
+        newest = lease.newest(await self._host.list(folder))
+        if newest is None or newest > number:  # it was free before the next one was taken
+            return before, True
+        held = lease.parse(number, await self._host.read(f"{folder}/{number}"))
+        if held is None:
+            return before, False
+        now = time.monotonic()
+        watched = lease.seen(before, held, now)
+        return watched, watched.free(now, times)
 
 
 async def check(host: Runtime, plan: LaunchPlan) -> None:

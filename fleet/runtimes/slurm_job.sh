@@ -75,6 +75,14 @@ attend() { # PID: its status when it ends, whatever signals come meanwhile; TERM
     return "$status"
 }
 
+end_all() { # GRACE [ROOT …]: nobody of the run is left; begun again where a signal to all of the job met it untrapped
+    local tries=0
+    until sh "$lease" end "$job_mark" "$@" || [ "$tries" -ge 30 ]; do
+        tries=$((tries + 1))
+        pause 0.1
+    done
+}
+
 give_up() { # STATUS WHY
     echo "fleet: $2" >&2
     [ -z "${run:-}" ] || note ended "$2"
@@ -112,8 +120,7 @@ wanted || give_up 0 "it is not wanted any more"
 # Leftovers of an earlier run of this job on this node.
 if [ -d "$here" ]; then
     on_server kill-server 2>/dev/null
-    sh "$lease" end "$job_mark" "$grace" &
-    attend "$!"
+    end_all "$grace"
     rm -rf "$here"
 fi
 mkdir -p "$here" || give_up 73 "$here cannot be made"
@@ -269,15 +276,14 @@ esac
 if [ "$(on_server display-message -p -t "=$agent:" '#{alternate_on}' 2>/dev/null)" = 1 ]; then
     on_server capture-pane -p -t "=$agent:" >"$run/.screen.new" # what was up; below it what it says on leaving
 fi
-sh "$lease" end "$job_mark" "$grace" &
-attend "$!"
+end_all "$grace"
 tries=0 # the launcher notes the program's end, and then is gone
 until ! lives "$launcher_process" || [ "$tries" -ge 50 ]; do
     tries=$((tries + 1))
     pause 0.1
 done
 on_server capture-pane -p -t "=$agent:" >>"$run/.screen.new" 2>/dev/null && mv -f "$run/.screen.new" "$run/screen"
-sh "$lease" end "$job_mark" 2 "$launcher_process" "$server"
+end_all 2 "$launcher_process" "$server"
 post_agent_hooks
 if [ "$why" = told ]; then
     note told "$(grep -a "^slurmstepd.* JOB $SLURM_JOB_ID ON .* CANCELLED AT " "/proc/$$/fd/2" 2>/dev/null | tail -n 1)"

@@ -119,6 +119,9 @@ class SlurmRuntime(OnSubmitHost):
     def _root(self, agent: str) -> Path:
         return self._places.agent(agent) / "launch"
 
+    def _leases(self, handle: Handle) -> str:
+        return str(self._places.agent(handle.agent) / "leases")
+
     # -- launching -----------------------------------------------------------------------------------------------
 
     async def launch(self, plan: LaunchPlan, handle: Handle) -> None:
@@ -389,24 +392,8 @@ class SlurmRuntime(OnSubmitHost):
         run = chain.present
         if run is None or run.ended is not None:
             return True
-        chain.lease, free = await self._lease(chain.handle, run.number, chain.lease)
+        chain.lease, free = await self.lease_of(self._leases(chain.handle), run.number, chain.lease, self._times)
         return free
-
-    async def _lease(
-        self, handle: Handle, number: int, before: lease.Watched | None
-    ) -> tuple[lease.Watched | None, bool]:
-        """The lease of a run after one more look, and whether it covers nothing any more. A run without one that can
-        be read has said nothing."""
-        folder = str(self._places.agent(handle.agent) / "leases")
-        newest = lease.newest(await self._host.list(folder))
-        if newest is None or newest > number:  # it was free before the next one was taken
-            return before, True
-        held = lease.parse(number, await self._host.read(f"{folder}/{number}"))
-        if held is None:
-            return before, False
-        now = time.monotonic()
-        watched = lease.seen(before, held, now)
-        return watched, watched.free(now, self._times)
 
     async def _requeued(self, chain: _Chain) -> None:
         """It will run again, under the same id; where a successor is under way, that one has the conversation."""
@@ -695,7 +682,7 @@ class SlurmRuntime(OnSubmitHost):
             if not number or "ended" in await self._host.list(f"{handle.folder}/run.{number}"):
                 return True
             if time.monotonic() >= look_at:
-                held, free = await self._lease(handle, int(number), held)
+                held, free = await self.lease_of(self._leases(handle), int(number), held, self._times)
                 if free:
                     return True
                 look_at = time.monotonic() + READ_EVERY

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from fleet import processes
 from fleet.clock import Clock
-from fleet.errors import CannotYet, FleetError, HostUnreachable, LaunchError
+from fleet.errors import CannotYet, FleetError, HostUnreachable, LaunchError, Unconfirmed
 from fleet.manifests.model import AgentSpec, Slurm
 from fleet.runtimes import launches, slurm_booking, slurm_queue, slurm_runtime, slurm_tmux, tmux, watching
 from fleet.runtimes.base import Ended, OnLook, Runtime
@@ -42,6 +42,8 @@ LEASED_WITHIN = 3.0
 """… and a launch waits for its lease, before it is told as one that waits."""
 TOLD_WITHIN = 60.0
 """Seconds that the queue's word on a booking without a node counts."""
+LOOK_EVERY = 0.5
+"""Seconds between two looks at the lease of what SLURM does not reach any more."""
 SETTLE = 0.5
 """Seconds to wait, after a death, for the pane's last output."""
 PURGED = "purged"
@@ -84,6 +86,8 @@ class TenantRuntime(OnSubmitHost):
         self._known: dict[Place, float] = {}
         """Since when: what the queue was asked before may not know of it."""
         self._watches: watching.Watches[_Watched] = watching.Watches(places, settings, secrets)
+        self._over: set[Place] = set()
+        """Those that were told that SLURM has no job of theirs any more."""
         self._placed: dict[str, Place] = {}
         """By generation, where a launch was last seen to be."""
         self._launching = asyncio.Lock()
@@ -136,6 +140,9 @@ class TenantRuntime(OnSubmitHost):
             except TimeoutError:
                 raise HostUnreachable("SLURM's controller has not been heard yet") from None
         job = answer.jobs.get(place.job)
+        if job is not None and job.standing is Standing.ENDED and place not in self._over:
+            await self._host.put([File(f"{self._folder}/over.{place.job}", b"")])
+            self._over.add(place)
         return answer.asked_at > since if job is None else job.standing is Standing.ENDED
 
     # -- launching -----------------------------------------------------------------------------------------------
@@ -237,18 +244,29 @@ class TenantRuntime(OnSubmitHost):
             status = int(noted) if noted.isdigit() else None
             return replace(look, alive=False, exit_status=status, gone=gone, words=words), tenant
         if await self._gone(tenant.place):
-            gone, words = await self._why(tenant, names)
-            return replace(look, alive=False, gone=gone or "host", words=words or "its allocation is gone"), tenant
+            return await self._left(tenant, look, names), tenant
         if not see:
             return look, tenant
         try:
             seen = await self._server(tenant.place).see(handle.generation)
         except ServerGone:
             return replace(look, alive=False, multiplexer_lost=True), tenant
+        except HostUnreachable:
+            with contextlib.suppress(TimeoutError, HostUnreachable):  # what the queue said last may be long ago
+                async with asyncio.timeout(slurm_runtime.LOOK_WITHIN):
+                    await self._cluster.newer(time.monotonic() - TOLD_WITHIN)
+            if not await self._gone(tenant.place):
+                raise
+            return await self._left(tenant, look, names), tenant
         if seen is None or seen.screen.dead:
             gone, words = await self._why(tenant, names)
             return replace(look, alive=False, screen=seen.screen if seen else None, gone=gone, words=words), tenant
         return replace(look, screen=seen.screen, pane=seen.pane), tenant
+
+    async def _left(self, tenant: Tenant, look: Look, names: Collection[str]) -> Look:
+        """The look at one whose allocation is gone."""
+        gone, words = await self._why(tenant, names)
+        return replace(look, alive=False, gone=gone or "host", words=words or "its allocation is gone")
 
     async def place_of(self, handle: Handle) -> tuple[str, str, str]:
         """The job and node where the launch runs, and the file with its environment there."""
@@ -392,20 +410,45 @@ class TenantRuntime(OnSubmitHost):
     # -- ending --------------------------------------------------------------------------------------------------
 
     async def end(self, handle: Handle, *, grace: float) -> Ended:
+        return await self._end(handle, grace)
+
+    async def _end(self, handle: Handle, grace: float, *, proven: bool = True) -> Ended:
+        """Not `proven`: of what SLURM does not reach any more it is enough that the lease keeps the next launch waiting
+        for it."""
         tenant = await self._tenant(handle)
         names = await self._host.list(handle.folder)
         killed: tuple[int, ...] = ()
         if tenant is not None and PURGED not in names:
             # Where its allocation ends, the job ends what is left of it.
             over = "exit" in names and LAPSED not in names and (await self._why(tenant, names))[0] is not None
-            if not over and not await self._gone(tenant.place):
+            gone = not over and await self._gone(tenant.place)
+            if not over and not gone:
                 if await self._has_begun(handle):
                     _, killed = await self._end_there(handle, tenant, grace)
                 await self._server(tenant.place).close_pane(handle.generation)
-            await self._host.put([File(f"{handle.folder}/{PURGED}", b"")])
+            if gone and proven and await self._has_begun(handle):
+                await self._until_let_go(handle, grace)
+            if proven or not gone:
+                await self._host.put([File(f"{handle.folder}/{PURGED}", b"")])
             await self._watches.log(handle.agent).flush()
         noted = (await self._host.read(f"{handle.folder}/exit") or b"").strip()
         return Ended(int(noted) if noted.isdigit() else None, killed)
+
+    async def _until_let_go(self, handle: Handle, grace: float) -> None:
+        """Wait until nothing of it lives that SLURM no longer reaches: its guard lets go of its lease then, or is no
+        more, and the lease runs out."""
+        noted = (await self._host.read(f"{handle.folder}/lease") or b"").strip()
+        if not noted.isdigit():
+            return
+        leases, held = str(self._places.agent(handle.agent) / "leases"), None
+        deadline = time.monotonic() + grace + slurm_booking.GRACE + 2 * self._times.ttl
+        while True:
+            held, free = await self.lease_of(leases, int(noted), held, self._times)
+            if free:
+                return
+            if time.monotonic() > deadline:
+                raise Unconfirmed(f"the allocation of {handle.agent} is gone, and nothing says that it has ended there")
+            await asyncio.sleep(LOOK_EVERY)
 
     async def _has_begun(self, handle: Handle) -> bool:
         """Whether there is a program to end. Where there is none yet there will be none: the launch is claimed."""
@@ -455,7 +498,7 @@ class TenantRuntime(OnSubmitHost):
         root = self._places.agent(agent) / "launch"
         for name in await self._host.list(str(root)):
             if name != keep:
-                await self.end(self._handle(agent, name), grace=grace)
+                await self._end(self._handle(agent, name), grace, proven=keep is None)
         return ()
 
     async def cleanup(self, keep: Collection[str], *, dry_run: bool) -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -162,6 +163,29 @@ async def test_a_tenant_whose_keeper_is_killed_is_ended_too(kit: SlurmKit, host:
 async def _lapsed(kit: SlurmKit, handle: Handle) -> bool:
     look = await kit.runtime.look(handle)
     return not look.alive and look.gone == "host"
+
+
+async def test_a_tenant_whose_booking_its_cluster_has_lost_hold_of_is_ended_and_only_then_stopped(
+    host: TenantHost, slurm: Cluster
+) -> None:
+    host.runtime = await host.book("lost", cpus=1)
+    kit = SlurmKit(host)
+    handle = await kit.launch("squatter")
+    host.asked.want("a test")  # not by watching, which would open another step of the job
+    program = (await kit.runtime.look(handle)).program
+    job, _, socket = (host.places.state / "bookings" / "lost" / "place").read_text().split()
+    slurm.lose(job)
+    slurm.run("scancel", job)
+
+    async def is_over() -> bool:
+        with suppress(HostUnreachable):  # until the queue has said so
+            return (await kit.runtime.look(handle)).gone == "host"
+        return False
+
+    await until_async(is_over, "its allocation is gone")
+    await kit.runtime.end(handle, grace=1)
+    assert program is not None and not lives(program.pid)
+    await happens(lambda: not Path(socket).parent.exists(), "its tmux has ended")
 
 
 async def test_tenants_of_a_booking_whose_script_is_killed_end_and_wait_for_another(
