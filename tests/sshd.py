@@ -160,10 +160,20 @@ class Sshd:
         assert SSHD is not None
         if os.geteuid() == 0:
             Path("/run/sshd").mkdir(exist_ok=True)  # where it must find an empty folder to shut itself in
-        if not self.port:
-            with socket.socket() as free:
-                free.bind(("127.0.0.1", 0))
-                self.port = free.getsockname()[1]
+        has_port = bool(self.port)
+        for _ in range(20):  # somebody may be faster to take a port that is free now, or not have let go of it yet
+            if not has_port:
+                with socket.socket() as free:
+                    free.bind(("127.0.0.1", 0))
+                    self.port = free.getsockname()[1]
+            if self._listens(environment):
+                return
+            time.sleep(0.1)
+        raise AssertionError((self.folder / "sshd.log").read_text())
+
+    def _listens(self, environment: Sequence[str]) -> bool:
+        """Whether it could be started on its port."""
+        assert SSHD is not None
         lines = [
             f"Port {self.port}",
             f"ListenAddress {self._address}",
@@ -184,9 +194,11 @@ class Sshd:
         self._process = subprocess.Popen(argv, stdin=subprocess.DEVNULL)
         deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
-            assert self._process.poll() is None, (self.folder / "sshd.log").read_text()
-            with contextlib.suppress(OSError), socket.create_connection((self._address, self.port), 1):
-                return
+            if self._process.poll() is not None:
+                return False
+            with contextlib.suppress(OSError), socket.create_connection((self._address, self.port), 5) as said:
+                if said.recv(4) == b"SSH-":  # it is there, and not what is left of one that was killed
+                    return True
             time.sleep(0.02)
         raise AssertionError("sshd does not answer")
 
@@ -211,6 +223,8 @@ class Sshd:
     def stop(self) -> None:
         """End it with all its connections, as a reboot would."""
         if self._process is not None:
+            self._process.send_signal(signal.SIGSTOP)  # from now on it has no further child
+            os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
             family = psutil.Process(self._process.pid).children(recursive=True)
             self._process.kill()
             self._process.wait()
