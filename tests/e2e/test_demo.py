@@ -17,7 +17,7 @@ pytestmark = pytest.mark.real
 def demo(home: Home, *words: str) -> str:
     env = {**home.env, "DEMO_HOME": str(home.path / "demo"), "DEMO_PROGRAM": str(Path(sys.executable).parent / "fleet")}
     del env["FLEET_HOME"]
-    done = subprocess.run([ROOT / "tools" / "demo", *words], env=env, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([ROOT / "tools" / "demo", *words], env=env, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
