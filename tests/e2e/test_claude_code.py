@@ -227,8 +227,7 @@ def test_sub_agents_are_work_and_a_background_shell_is_not(fleet: Claude) -> Non
 
 def test_compaction_is_work_and_the_conversation_stays_the_same(fleet: Claude, stub: Stub) -> None:
     session = fleet.ready("web", prompt="Repeat HELLO")["session_id"]
-    fleet.answer("web")
-    fleet.at_rest("web")
+    fleet.wait("web", activity="ready", last_assistant_msg="HELLO")
     stub.mode(hold=True)
     fleet.type("web", "/compact")
     fleet.wait("web", activity="working")
@@ -352,8 +351,7 @@ def test_a_session_that_is_always_new_is_new_at_each_start_and_has_the_prompt_ea
 
 def test_clear_binds_the_agent_to_the_new_conversation_for_good(fleet: Claude) -> None:
     first = fleet.ready("web", prompt="Repeat HELLO")["session_id"]
-    fleet.answer("web")
-    fleet.at_rest("web")
+    fleet.wait("web", activity="ready", last_assistant_msg="HELLO")
     fleet.type("web", "/clear")
     second = until(lambda: s if (s := fleet.status("web")["session_id"]) != first else None, "it is another one")
     fleet.wait("web", activity="ready")
