@@ -180,7 +180,9 @@ class Operator:
         return Answer(whole, warnings=self._warnings())
 
     async def verb_explain(self, args: Args, progress: Progress) -> Answer:
-        return Answer(report.explanation(self._one(args), self.fleet.clock.now()))
+        runner = self._one(args)
+        await runner.senses.read_transcript()  # a turn's end is written there after its hook has told
+        return Answer(report.explanation(runner, self.fleet.clock.now()))
 
     async def verb_health(self, args: Args, progress: Progress) -> Answer:
         now = self.fleet.clock.now()

@@ -656,6 +656,23 @@ async def test_a_hook_of_something_else_moves_nothing(world: World, daemon: Daem
     assert (daemon["web"].record, daemon["web"].state.activity) == (record, state)
 
 
+async def test_what_is_explained_is_the_conversation_as_it_stands(world: World, daemon: Daemon) -> None:
+    """Its end is written down after the hook that makes fleet read it."""
+    await _ready(world, daemon)
+    await daemon.hook("UserPromptSubmit")
+    path = _transcripts(world, str(daemon["web"].record.session_id))[0]
+    asked = b'{"type":"user","message":{"role":"user","content":"go"},"timestamp":"1970-01-01T00:00:01Z"}\n'
+    world.host.files[path] = asked
+    await daemon.hook("Stop")
+    await world.clock.turn(1)
+    world.host.files[path] = asked + (
+        b'{"type":"assistant","message":{"role":"assistant","stop_reason":"end_turn","content":'
+        b'[{"type":"text","text":"done"}]},"timestamp":"1970-01-01T00:00:02Z"}\n'
+    )
+    told = (await daemon.verb("explain", target="web")).data
+    assert [row["evidence"] for row in told["evidence"] if row["source"] == "transcript"] == ["done"]
+
+
 async def test_a_program_that_is_ended_while_it_resumes_does_not_take_the_agent_from_its_conversation(
     world: World, daemon: Daemon
 ) -> None:
