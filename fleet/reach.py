@@ -412,7 +412,7 @@ class Agents:
         notes = self._notes_of(runner)
         found = None if handed.way is Way.TYPED else await self._find(runner, key)
         # Before its conversation is read: what is not there then is not.
-        alive = self._is_alive(runner, handed, found) or await self._lingers(runner, found)
+        alive = self._is_alive(runner, handed, found) or await self._lingers(runner, handed, found)
         read = await self._read(runner, notes, messages, since)
         taken_at, taker, heard_at = None, False, None
         if found is not None and found.taker is not None:
@@ -442,11 +442,12 @@ class Agents:
             return life.launched_at is None or life.launched_at <= handed.at
         return found is not None and found.generation == handle.generation
 
-    async def _lingers(self, runner: Runner, found: Found | None) -> bool:
+    async def _lingers(self, runner: Runner, handed: HandedOver, found: Found | None) -> bool:
         """Whether the program is still there although its launch is over: one that has lost its terminal writes down
         what it has before it goes. It is known by the box that it owns, and by its launch's mark."""
-        if runner.handle is None:
-            return False
+        typed = handed.way is Way.TYPED and runner.life.phase not in LIVES
+        if runner.handle is None or (found is None and not typed):
+            return False  # what lies in no box was never put into one
         generation = found.generation if found is not None else runner.handle.generation
         box = found.box if found is not None else f"{runner.handle.folder}/{BOX}"
         owner = (await runner.runtime.read(f"{box}/owner") or b"").strip().decode(errors="replace")
