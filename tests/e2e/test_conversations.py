@@ -588,7 +588,6 @@ OPERATORS = [
     ("POST", "threads/{thread}/resume", {}),
     ("POST", "threads/{thread}/terminate", {}),
     ("POST", "threads/{thread}/revive", {}),
-    ("GET", "audit", None),
     ("GET", "export", None),
     ("GET", "tokens", None),
     ("POST", "tokens", {"role": "agent", "name": "c26n"}),
@@ -634,6 +633,8 @@ def test_every_operators_route_takes_an_operators_token_and_no_other(talk: Talk)
     for path in READS:
         path = path.format(**names)
         assert [who.call("GET", path).status for who in (nobody, wrong, viewer, agent)] == [401, 401, 200, 200], path
+    audit = [who.call("GET", "audit").status for who in (nobody, wrong, agent, viewer, operator)]
+    assert audit == [401, 401, 403, 200, 200]
     for method, path, body in SPEAKS:
         assert [who.call(method, path, body).status for who in (nobody, wrong, viewer)] == [401, 401, 403], path
         assert agent.call(method, path, body).status < 300, path
