@@ -8,7 +8,9 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -110,7 +112,9 @@ def test_who_comes_while_the_table_is_read_is_in_it(monkeypatch: pytest.MonkeyPa
 
     def slow() -> dict[int, Row]:
         rows = read()
-        came.append(subprocess.Popen(["sleep", "600"], env={"FLEET_GENERATION": "web.1.ab"}))
+        came.append(child := subprocess.Popen(["sleep", "600"], env={"FLEET_GENERATION": "web.1.ab"}))
+        while not Path(f"/proc/{child.pid}/environ").read_bytes():  # the kernel is still setting it up
+            time.sleep(0.01)
         return rows
 
     monkeypatch.setattr(processes, "table", slow)
