@@ -55,7 +55,7 @@ class Watcher:
 
     def __init__(self, slurm: Cluster, home: Path) -> None:
         self.slurm = slurm
-        self.host = SlurmHost(slurm, home)
+        self.host = SlurmHost(slurm, home, times=SHORT)
         self.told: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
         """By name and job: its states."""
         self.open()
